@@ -1,0 +1,46 @@
+"""The one attention rule: the queries of one chunk over selected memory + window + own frames.
+
+Packed teacher forcing and cached rollout both end here (architecture.md, idea 2). Positions are compact and
+relative to the span (Block-Relative RoPE, method.md 3): the first frame that is seen gets temporal position 0.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rope import Rope, rotate
+
+
+def chunk_attention(q: Tensor, keys: Tensor, values: Tensor, rope: Rope, valid: Tensor | None = None) -> Tensor:
+    """Attend from the frames of one chunk to the frames it may see.
+
+    Args:
+        q: unrotated queries `[N, c, S, H, D]`, one row per chunk (and per batch element).
+        keys, values: unrotated `[N, F, S, H, D]` in temporal order; the last `c` frames are the chunk's own.
+        rope: rotations of this patch grid.
+        valid: bool `[N, F]`, False where a row has fewer frames than the others; None when every slot is filled.
+
+    Returns: `[N, c, S, H, D]`.
+    """
+    rows, own, tokens = q.shape[:3]
+    frames = keys.shape[1]
+    table = rope.table(frames)
+    mask = None
+    if valid is None:
+        q, keys = rotate(q, table[frames - own :]), rotate(keys, table)
+    else:
+        positions = (valid.cumsum(1) - 1).clamp(min=0)
+        q, keys = rotate(q, table[positions[:, frames - own :]]), rotate(keys, table[positions])
+        mask = valid.repeat_interleave(tokens, 1)[:, None, None]
+    q, keys, values = (x.flatten(1, 2).transpose(1, 2) for x in (q, keys, values))
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    return out.transpose(1, 2).unflatten(1, (own, tokens))
+
+
+def text_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Cross-attention: queries `[N, L, H, D]` over text keys and values `[N, T, H, D]`."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+    return out.transpose(1, 2)
+
+

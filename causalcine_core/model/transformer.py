@@ -1,0 +1,212 @@
+"""The causal Wan transformer: Wan2.1's modules under Wan2.1's names, and one forward over them.
+
+The forward is a function of a module tree, not a method of a class, so that it also runs over the network
+inside a stock ComfyUI MODEL. It calls submodules and never reads a Linear's weight: LoRA, fp8, GGUF and
+offloading live inside those calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .attention import text_attention
+from .config import WanConfig
+
+
+class View(Protocol):
+    """Where the frames come from that a chunk may see: a rollout's memory or the packed training pass."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Self-attention of unrotated `q, k, v [B, F, S, H, D]` under the one rule; gives `[B, F, S, H, D]`."""
+
+
+@dataclass(frozen=True)
+class TextKV:
+    """Cross-attention keys and values of M texts, computed once per text.
+
+    layers: one pair per block, each `[M, T, H, D]`. rows: which text each frame reads, `[B, F]` into M; frames of
+    one text must be runs of equal length (`run` frames each), so that a run is one attention call.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    rows: Tensor
+    run: int
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: WanConfig, ops: Any, **factory: Any):
+        super().__init__()
+        self.num_heads = config.num_heads
+        for name in ("q", "k", "v", "o"):
+            setattr(self, name, ops.Linear(config.dim, config.dim, **factory))
+        self.norm_q = ops.RMSNorm(config.dim, eps=config.eps, elementwise_affine=True, **factory)
+        self.norm_k = ops.RMSNorm(config.dim, eps=config.eps, elementwise_affine=True, **factory)
+
+
+class Block(nn.Module):
+    def __init__(self, config: WanConfig, ops: Any, **factory: Any):
+        super().__init__()
+        dim = config.dim
+        self.norm1 = ops.LayerNorm(dim, config.eps, elementwise_affine=False, **factory)
+        self.self_attn = SelfAttention(config, ops, **factory)
+        self.norm3 = ops.LayerNorm(dim, config.eps, elementwise_affine=True, **factory)
+        self.cross_attn = SelfAttention(config, ops, **factory)
+        self.norm2 = ops.LayerNorm(dim, config.eps, elementwise_affine=False, **factory)
+        self.ffn = nn.Sequential(
+            ops.Linear(dim, config.ffn_dim, **factory),
+            nn.GELU(approximate="tanh"),
+            ops.Linear(config.ffn_dim, dim, **factory),
+        )
+        self.modulation = nn.Parameter(torch.empty(1, 6, dim, **factory))
+
+
+class Head(nn.Module):
+    def __init__(self, config: WanConfig, ops: Any, **factory: Any):
+        super().__init__()
+        _, ph, pw = config.patch_size
+        self.norm = ops.LayerNorm(config.dim, config.eps, elementwise_affine=False, **factory)
+        self.head = ops.Linear(config.dim, config.out_dim * ph * pw, **factory)
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim, **factory))
+
+
+class CausalWanTransformer(nn.Module):
+    """Wan2.1's text-to-video transformer, parameter for parameter.
+
+    `ops` supplies `Linear`, `Conv3d`, `LayerNorm` and `RMSNorm` (torch.nn by default, ComfyUI's inside it).
+    Weights are left uninitialised; load them, or call `initialize` to train from scratch.
+    """
+
+    def __init__(self, config: WanConfig, ops: Any = nn, device: Any = None, dtype: torch.dtype | None = None):
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        dim = config.dim
+        self.config = config
+        self.patch_embedding = ops.Conv3d(
+            config.in_dim, dim, kernel_size=config.patch_size, stride=config.patch_size, **factory
+        )
+        self.text_embedding = nn.Sequential(
+            ops.Linear(config.text_dim, dim, **factory), nn.GELU(approximate="tanh"), ops.Linear(dim, dim, **factory)
+        )
+        self.time_embedding = nn.Sequential(
+            ops.Linear(config.freq_dim, dim, **factory), nn.SiLU(), ops.Linear(dim, dim, **factory)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim, **factory))
+        self.blocks = nn.ModuleList(Block(config, ops, **factory) for _ in range(config.num_layers))
+        self.head = Head(config, ops, **factory)
+
+    def forward(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
+        return forward(self, latents, timesteps, text, view)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> CausalWanTransformer:
+        """Draw fresh weights, as Wan2.1 does: Xavier linears, small text and time embeddings, a zero head."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for stack in (self.text_embedding, self.time_embedding):
+            for module in stack:
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02, generator=generator)
+        nn.init.zeros_(self.head.head.weight)
+        for module in (*self.blocks, self.head):
+            nn.init.normal_(module.modulation, std=self.config.dim**-0.5, generator=generator)
+        return self
+
+
+def forward(net: Any, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
+    """Velocity of noisy latents, frame by frame at each frame's own noise level.
+
+    Args:
+        net: any module tree with Wan2.1's names.
+        latents: model space `[B, C, F, h, w]`, h and w multiples of the patch.
+        timesteps: `[B, F]` in 0..1000, 0 = clean.
+        text: cross-attention keys and values; each frame reads its own text.
+        view: what self-attention sees.
+
+    Returns: `[B, C, F, h, w]`, float32.
+    """
+    batch, _, frames, height, width = latents.shape
+    x = net.patch_embedding(latents)
+    grid = x.shape[-2:]
+    dtype = x.dtype
+    x = x.flatten(3).permute(0, 2, 3, 1)  # B F S dim
+    embedded = net.time_embedding(sinusoid(timesteps.flatten(), _freq_dim(net)).to(dtype)).unflatten(0, (batch, frames))
+    modulation = net.time_projection(embedded).float().unflatten(-1, (6, -1))  # B F 6 dim
+    for layer, block in enumerate(net.blocks):
+        x = _block(block, layer, x, modulation, text, view)
+    return _head(net.head, x, embedded.float(), grid, (height // grid[0], width // grid[1]))
+
+
+def _block(block: Any, layer: int, x: Tensor, modulation: Tensor, text: TextKV, view: View) -> Tensor:
+    dtype = x.dtype
+    terms = (_parameter(block.modulation, modulation) + modulation).unsqueeze(3).unbind(2)
+    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = terms  # each B F 1 dim
+
+    attention = block.self_attn
+    heads = attention.num_heads
+    h = (block.norm1(x).float() * (1 + scale_a) + shift_a).to(dtype)
+    q = attention.norm_q(attention.q(h)).unflatten(-1, (heads, -1))
+    k = attention.norm_k(attention.k(h)).unflatten(-1, (heads, -1))
+    v = attention.v(h).unflatten(-1, (heads, -1))
+    y = attention.o(view.attend(layer, q, k, v).flatten(-2))
+    x = (x + y * gate_a).to(dtype)
+
+    cross = block.cross_attn
+    q = cross.norm_q(cross.q(block.norm3(x))).unflatten(-1, (heads, -1))
+    x = x + cross.o(_read_text(q, layer, text).flatten(-2))
+
+    h = (block.norm2(x).float() * (1 + scale_f) + shift_f).to(dtype)
+    return (x + block.ffn(h) * gate_f).to(dtype)
+
+
+def _read_text(q: Tensor, layer: int, text: TextKV) -> Tensor:
+    """Each run of frames reads the one text it belongs to: q `[B, F, S, H, D]`."""
+    batch, frames, tokens = q.shape[:3]
+    keys, values = text.layers[layer]
+    rows = text.rows[:, :: text.run].flatten()
+    q = q.reshape(len(rows), text.run * tokens, *q.shape[3:])
+    out = text_attention(q, keys[rows], values[rows])
+    return out.reshape(batch, frames, tokens, *out.shape[2:])
+
+
+def _head(head: Any, x: Tensor, embedded: Tensor, grid: Any, patch: tuple[int, int]) -> Tensor:
+    shift, scale = (_parameter(head.modulation, embedded) + embedded.unsqueeze(2)).unsqueeze(3).unbind(2)
+    x = head.head((head.norm(x).float() * (1 + scale) + shift).to(x.dtype)).float()
+    x = x.unflatten(2, tuple(grid)).unflatten(-1, (*patch, -1))  # B F h w p q C
+    return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+
+def project_text(net: Any, text: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Run text `[M, T, text_dim]` through the text embedding and every block's cross-attention key and value."""
+    embedded = net.text_embedding(text)
+    layers = []
+    for block in net.blocks:
+        cross = block.cross_attn
+        keys = cross.norm_k(cross.k(embedded)).unflatten(-1, (cross.num_heads, -1))
+        layers.append((keys, cross.v(embedded).unflatten(-1, (cross.num_heads, -1))))
+    return tuple(layers)
+
+
+def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding `[n, dim]` of timesteps `[n]`, cosines first, as Wan2.1 computes it."""
+    half = dim // 2
+    frequencies = torch.exp(
+        -torch.log(torch.tensor(10000.0)) * torch.arange(half, dtype=torch.float32) / half
+    ).to(timesteps.device)
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def _freq_dim(net: Any) -> int:
+    return net.freq_dim if hasattr(net, "freq_dim") else net.config.freq_dim
+
+
+def _parameter(parameter: Tensor, like: Tensor) -> Tensor:
+    """A bare parameter where the computation runs: ComfyUI may keep it on another device or in another dtype."""
+    return parameter.to(like.device, torch.float32)

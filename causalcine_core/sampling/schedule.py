@@ -1,0 +1,39 @@
+"""Noise levels of rectified flow, and the two samplers' steps (method.md, 1).
+
+`x_s = (1 - s) x_0 + s e`, velocity `v = e - x_0`; a timestep is `1000 s`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from .recipe import Recipe
+
+
+def shifted(levels: Tensor, shift: float) -> Tensor:
+    """Warp levels in 0..1 towards noise: `m s / (1 + (m - 1) s)`."""
+    return shift * levels / (1 + (shift - 1) * levels)
+
+
+def sampling_levels(recipe: Recipe) -> Tensor:
+    """Levels `s` that a chunk passes, from noise to 0: float32 `[steps + 1]`."""
+    if recipe.levels is not None:
+        return torch.tensor([*recipe.levels, 0.0]) / 1000
+    return shifted(torch.linspace(1, 0, recipe.steps + 1), recipe.shift)
+
+
+def add_noise(clean: Tensor, noise: Tensor, level: Tensor | float) -> Tensor:
+    return (1 - level) * clean + level * noise
+
+
+def predict_clean(noisy: Tensor, velocity: Tensor, level: Tensor | float) -> Tensor:
+    return noisy - level * velocity
+
+
+def chunk_generator(seed: int, chunk: int) -> torch.Generator:
+    """Randomness of one chunk: a function of the seed (0 .. 2**64 - 1) and the chunk's place in the film, no more."""
+    digest = hashlib.sha256(f"{seed}/{chunk}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

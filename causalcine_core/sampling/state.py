@@ -1,0 +1,147 @@
+"""A rollout's state: a value that can be kept, forked, saved, loaded and continued."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import InputError
+from ..memory import KVMemory, MemorySettings
+from ..story import PlannedChunk, PlannedShot
+from ..vae import VAEState
+from .recipe import Recipe
+
+FORMAT = "causalcine-state-1"
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """What a finished chunk was: its place, how long it took, and which frames each layer recalled."""
+
+    plan: PlannedChunk
+    seconds: float
+    routing: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a film needs to go on.
+
+    latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a finished chunk. shots: of the whole film,
+    asked and actual. planned: chunks that were planned but not made yet. decoder: of the streaming decode, if one runs.
+    model: fingerprint of the network that wrote the memory.
+    """
+
+    memory: KVMemory
+    recipe: Recipe
+    settings: MemorySettings
+    seed: int
+    model: str = ""
+    latents: tuple[Tensor, ...] = ()
+    records: tuple[ChunkRecord, ...] = ()
+    shots: tuple[PlannedShot, ...] = ()
+    planned: tuple[PlannedChunk, ...] = ()
+    decoder: VAEState | None = None
+
+    @property
+    def chunks(self) -> int:
+        """Chunks made so far."""
+        return len(self.records)
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames made so far."""
+        return self.records[-1].plan.frames[1] if self.records else 0
+
+    def film(self) -> Tensor:
+        """The film so far in VAE space: `[B, C, F, h, w]`."""
+        return torch.cat(self.latents, 2)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file. It appears under its name only when it is whole."""
+        tensors = {f"memory.{name}": t for name, t in self.memory.tensors().items()}
+        tensors |= {f"latents.{i}": t for i, t in enumerate(self.latents)}
+        tensors |= {f"routing.{i}": record.routing for i, record in enumerate(self.records)}
+        if self.decoder is not None:
+            tensors |= {f"decoder.{name}": t for name, t in self.decoder.tensors().items()}
+        header: dict[str, Any] = {
+            "recipe": self.recipe.to_dict(),
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+            "model": self.model,
+            "records": [{"plan": asdict(r.plan), "seconds": r.seconds} for r in self.records],
+            "shots": [asdict(shot) for shot in self.shots],
+            "planned": [asdict(chunk) for chunk in self.planned],
+        }
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            save_file(
+                {name: t.contiguous() for name, t in tensors.items()},
+                str(partial),
+                metadata={"format": FORMAT, "causalcine_state": json.dumps(header)},
+            )
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:
+        """Read a state file. Raises InputError where the file is missing, incomplete or something else."""
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"state file {path} does not exist")
+        try:
+            with safe_open(str(path), "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path} is a safetensors file but no CausalCine state; make one with --save-state")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is no readable state file ({error}); it may be incomplete") from error
+        header = json.loads(metadata["causalcine_state"])
+        decoder = _group(tensors, "decoder.")
+        records = tuple(
+            ChunkRecord(_chunk(entry["plan"]), entry["seconds"], tensors[f"routing.{i}"])
+            for i, entry in enumerate(header["records"])
+        )
+        return cls(
+            memory=KVMemory.from_tensors(_group(tensors, "memory."), torch.device(device)),
+            recipe=Recipe.from_dict(header["recipe"]),
+            settings=MemorySettings(**header["settings"]),
+            seed=header["seed"],
+            model=header["model"],
+            latents=tuple(tensors[f"latents.{i}"] for i in range(len(records))),
+            records=records,
+            shots=tuple(_shot(entry) for entry in header["shots"]),
+            planned=tuple(_chunk(entry) for entry in header["planned"]),
+            decoder=VAEState.from_tensors(decoder) if decoder else None,
+        )
+
+    def extended(self, memory: KVMemory, latent: Tensor, record: ChunkRecord) -> State:
+        """This state and one more chunk."""
+        return replace(self, memory=memory, latents=(*self.latents, latent), records=(*self.records, record))
+
+
+def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _tupled(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+
+
+def _chunk(entry: dict[str, Any]) -> PlannedChunk:
+    return PlannedChunk(**_tupled(entry))
+
+
+def _shot(entry: dict[str, Any]) -> PlannedShot:
+    return PlannedShot(**_tupled(entry))

@@ -1,0 +1,96 @@
+"""The built-in model's text encoder: a learned vocabulary of whole words and two small transformer layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PAD, UNKNOWN = 0, 1
+_TOKEN = re.compile(r"\[character\d+\]|[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
+
+
+def tokenize(text: str) -> list[str]:
+    """Split into lower-case words, numbers, punctuation marks and names such as `[character1]`."""
+    return _TOKEN.findall(text.lower())
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """vocabulary: known tokens; the ids 0 and 1 are padding and unknown, the first word is 2."""
+
+    vocabulary: tuple[str, ...]
+    dim: int = 256
+    heads: int = 4
+    layers: int = 2
+    length: int = 64
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TextConfig:
+        return cls(**{**data, "vocabulary": tuple(data["vocabulary"])})
+
+
+class NanoTextEncoder(nn.Module):
+    """Prompts to `[M, length, dim]`, zero where a prompt has ended (as Wan pads its UMT5 text)."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self._ids = {word: i + 2 for i, word in enumerate(config.vocabulary)}
+        self.tokens = nn.Embedding(len(config.vocabulary) + 2, config.dim, padding_idx=PAD)
+        self.positions = nn.Parameter(torch.empty(config.length, config.dim).normal_(std=0.02))
+        self.blocks = nn.ModuleList(_TextBlock(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def ids(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids `[M, length]`. A prompt longer than `length` is cut off; see `overlong`."""
+        out = torch.full((len(prompts), self.config.length), PAD)
+        for row, prompt in enumerate(prompts):
+            ids = [self._ids.get(word, UNKNOWN) for word in tokenize(prompt)][: self.config.length]
+            out[row, : len(ids)] = torch.tensor(ids, dtype=out.dtype)
+        return out
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that the vocabulary lacks, each once, in order. Punctuation is not a word."""
+        words = (word for word in tokenize(prompt) if word not in self._ids and re.match(r"[\w\[]", word))
+        return list(dict.fromkeys(words))
+
+    def overlong(self, prompt: str) -> int:
+        """How many tokens of a prompt do not fit."""
+        return max(0, len(tokenize(prompt)) - self.config.length)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        known = ids != PAD
+        x = self.tokens(ids) + self.positions[: ids.shape[1]]
+        mask = (known | ~known.any(1, keepdim=True))[:, None, None]  # an empty prompt attends to padding: no NaN
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x) * known[..., None]
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        return self(self.ids(prompts).to(self.positions.device))
+
+
+class _TextBlock(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.norm1, self.norm2 = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, 3 * config.dim), nn.GELU(approximate="tanh"), nn.Linear(3 * config.dim, config.dim)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        return x + self.ffn(self.norm2(x))

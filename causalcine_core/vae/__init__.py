@@ -1,0 +1,22 @@
+"""Wan's causal video VAE: pixels to latents and back, piece by piece."""
+
+from .checkpoint import load_vae, save_vae, vae_from_weights
+from .frames import frames_to_uint8, uint8_to_frames
+from .latent import WAN21_MEAN, WAN21_STD, denormalize, normalize
+from .state import VAEState
+from .wan import VAEConfig, WanVAE
+
+__all__ = [
+    "WAN21_MEAN",
+    "WAN21_STD",
+    "VAEConfig",
+    "VAEState",
+    "WanVAE",
+    "denormalize",
+    "frames_to_uint8",
+    "load_vae",
+    "normalize",
+    "save_vae",
+    "uint8_to_frames",
+    "vae_from_weights",
+]

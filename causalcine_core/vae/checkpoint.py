@@ -1,0 +1,147 @@
+"""Reads a VAE from safetensors, whichever of the public layouts it was saved in, and writes ours."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import InputError
+from .wan import VAEConfig, WanVAE
+
+Weights = dict[str, Tensor]
+
+PREFIXES = ("first_stage_model.", "vae.")  # where all-in-one ComfyUI files keep their VAE
+
+# diffusers' names on the left; down and up blocks need arithmetic and follow below
+DIFFUSERS_NAMES = (
+    (r"^quant_conv\.", "conv1."),
+    (r"^post_quant_conv\.", "conv2."),
+    (r"\.conv_in\.", ".conv1."),
+    (r"\.norm_out\.", ".head.0."),
+    (r"\.conv_out\.", ".head.2."),
+    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
+    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
+    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
+    (r"\.down_blocks\.", ".downsamples."),
+)
+DIFFUSERS_RESIDUAL_NAMES = (
+    (r"(\.\d+)\.norm1\.", r"\1.residual.0."),
+    (r"(\.\d+)\.conv1\.", r"\1.residual.2."),
+    (r"(\.\d+)\.norm2\.", r"\1.residual.3."),
+    (r"(\.\d+)\.conv2\.", r"\1.residual.6."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+)
+
+
+def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> WanVAE:
+    """A VAE from a safetensors file in Wan's, ComfyUI's or diffusers' layout, in eval mode.
+
+    Its shape is read off the weights. Raises InputError when the file holds no Wan2.1-like VAE.
+    """
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"VAE file {str(path)!r} does not exist.") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"VAE file {str(path)!r} is not a safetensors file: {error}.") from None
+    try:
+        vae = vae_from_weights(weights)
+    except InputError as error:
+        raise InputError(f"VAE file {str(path)!r}: {error}") from None
+    return vae.to(device=device, dtype=dtype)
+
+
+def vae_from_weights(weights: Weights) -> WanVAE:
+    """A VAE from the tensors of a file, which may hold other models too. Raises InputError."""
+    weights = original_names(weights)
+    config = infer_config(weights)
+    with torch.device("meta"):
+        vae = WanVAE(config)
+    expected = vae.state_dict()
+    wrong = [name for name, tensor in expected.items() if name not in weights or weights[name].shape != tensor.shape]
+    if wrong:
+        found = list(weights[wrong[0]].shape) if wrong[0] in weights else "nothing"
+        raise InputError(f"{wrong[0]} must have shape {list(expected[wrong[0]].shape)}, found {found}.")
+    vae.load_state_dict({name: weights[name] for name in expected}, assign=True)
+    return vae.eval()
+
+
+def save_vae(vae: WanVAE, path: str | Path, metadata: dict[str, object] | None = None) -> None:
+    """Writes the weights under their original names; `metadata` goes into the header as text or JSON."""
+    header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
+    save_file({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, path, metadata=header)
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text in a safetensors header."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def original_names(weights: Weights) -> Weights:
+    """The VAE's part of the tensors, under the names of the published Wan2.1 file."""
+    for prefix in PREFIXES:
+        inner = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        if inner:
+            weights = inner
+            break
+    return from_diffusers_keys(weights) if "encoder.conv_in.weight" in weights else weights
+
+
+def from_diffusers_keys(weights: Weights) -> Weights:
+    """Renames the tensors of diffusers' `AutoencoderKLWan` to the original names."""
+    resnets = {int(found[1]) for name in weights if (found := re.search(r"up_blocks\.0\.resnets\.(\d+)\.", name))}
+    blocks_per_stage = len(resnets) + 1  # residual blocks, then the upsampler
+
+    def up_block(found: re.Match) -> str:
+        stage, kind, index = int(found[1]), found[2], int(found[3])
+        inside = index if kind == "resnets" else len(resnets)
+        return f".upsamples.{stage * blocks_per_stage + inside}."
+
+    renamed = {}
+    for name, tensor in weights.items():
+        name = re.sub(r"\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.", up_block, name)
+        for pattern, replacement in (*DIFFUSERS_NAMES, *DIFFUSERS_RESIDUAL_NAMES):
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed
+
+
+def infer_config(weights: Weights) -> VAEConfig:
+    """The shape of the VAE, read off tensors under the original names. Raises InputError."""
+    if "encoder.downsamples.0.downsamples.0.residual.0.gamma" in weights:
+        raise InputError("this is a Wan2.2 VAE, which is not supported; use the Wan2.1 one.")
+    for name in ("encoder.conv1.weight", "conv2.weight"):
+        if name not in weights:
+            raise InputError(f"there is no tensor {name!r}, so it is no Wan VAE.")
+    dim, image_channels = weights["encoder.conv1.weight"].shape[:2]
+
+    blocks, widths, temporal = [0], [0], []  # per stage, walking down the encoder
+    while True:
+        prefix = f"encoder.downsamples.{sum(blocks) + len(temporal)}"
+        if f"{prefix}.residual.6.weight" in weights:
+            blocks[-1] += 1
+            widths[-1] = weights[f"{prefix}.residual.6.weight"].shape[0]
+        elif f"{prefix}.resample.1.weight" in weights:
+            temporal.append(f"{prefix}.time_conv.weight" in weights)
+            blocks.append(0)
+            widths.append(0)
+        else:
+            break
+    if 0 in blocks or len(set(blocks)) != 1:
+        raise InputError(f"the encoder has {blocks} residual blocks per stage; a Wan VAE has the same number in each.")
+    return VAEConfig(
+        dim=dim,
+        z_dim=weights["conv2.weight"].shape[0],
+        dim_mult=tuple(width // dim for width in widths),
+        num_res_blocks=blocks[0],
+        temporal_downsample=tuple(temporal),
+        patch_size=math.isqrt(image_channels // 3),
+    )

@@ -1,0 +1,364 @@
+"""The causal video VAE of Wan2.1, with its streaming state as a value.
+
+Layers look only back in time, so a film can be encoded and decoded piece by piece: what each layer must remember
+goes in and comes out as a `VAEState`, and nothing is kept inside the module. Parameter names and shapes are those
+of the published Wan2.1 file (`encoder.downsamples.0.residual.2.weight`, ...).
+
+Axes: B batch, C channels, F frames, H and W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .state import Tape, VAEState
+
+PIECE_PIXELS = 4 * 480 * 832  # pixels run through the network at once: bounds memory, whatever the film's length
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Shape of the VAE. The defaults are Wan2.1's.
+
+    dim: channels at full resolution; stage i has `dim * dim_mult[i]`. Every stage but the last halves rows and
+    columns, and frames too where `temporal_downsample` says so. patch_size: pixels are first folded into channels
+    as squares of this size (1: not at all), as Wan2.2 does.
+    """
+
+    dim: int = 96
+    z_dim: int = 16
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    patch_size: int = 1
+
+    def __post_init__(self):
+        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
+            raise ValueError(
+                f"temporal_downsample needs one entry fewer than dim_mult, "
+                f"got {len(self.temporal_downsample)} and {len(self.dim_mult)}"
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> VAEConfig:
+        """A config by name: 'wan2.1' or 'nano'."""
+        if name not in PRESETS:
+            raise ValueError(f"no VAE preset {name!r}; there are {', '.join(PRESETS)}")
+        return PRESETS[name]
+
+    @property
+    def image_channels(self) -> int:
+        return 3 * self.patch_size**2
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent row and column."""
+        return self.patch_size * 2 ** len(self.temporal_downsample)
+
+    @property
+    def temporal_stride(self) -> int:
+        """Pixel frames per latent frame, after the first, which is one pixel frame."""
+        return 2 ** sum(self.temporal_downsample)
+
+    def pixel_frames(self, latent_frames: int) -> int:
+        """Length in pixel frames of a film of so many latent frames."""
+        return 1 + self.temporal_stride * (latent_frames - 1)
+
+
+PRESETS = {
+    "wan2.1": VAEConfig(),
+    "nano": VAEConfig(dim=32, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2),
+}
+
+
+class WanVAE(nn.Module):
+    """Encoder and decoder between pixels and raw latents (`latent.normalize` leads on to model space)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.conv1 = nn.Conv3d(2 * config.z_dim, 2 * config.z_dim, 1)
+        self.conv2 = nn.Conv3d(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config)
+
+    def encode(self, video: Tensor, state: VAEState | None = None) -> tuple[Tensor, VAEState]:
+        """The posterior mean of a piece of film.
+
+        video: `[B 3 F H W]` in -1..1. A film begins (state None) with 1 + s*n frames and goes on with s*n, where s is
+        `config.temporal_stride`. Returns the latent `[B z f h w]` and the state to continue from.
+        Raises InputError when frames, rows or columns do not fit the strides.
+        """
+        mean, _, state = self.encode_moments(video, state)
+        return mean, state
+
+    def encode_moments(self, video: Tensor, state: VAEState | None = None) -> tuple[Tensor, Tensor, VAEState]:
+        """As `encode`, but mean and log variance of the posterior, for training."""
+        self._check_video(video, begins=state is None)
+        patches = patchify(video, self.config.patch_size)
+        first = 1 if state is None else 0
+        step = self.config.temporal_stride * self._latent_frames_at_once(video.shape[-2] * video.shape[-1])
+        outputs = []
+        for piece in pieces(patches, first, step):
+            tape = Tape(state)
+            outputs.append(self.conv1(self.encoder(piece, tape)))
+            state = tape.state()
+        mean, logvar = torch.cat(outputs, dim=2).chunk(2, dim=1)
+        return mean, logvar, state
+
+    def decode(self, latent: Tensor, state: VAEState | None = None, *, clamp: bool = True) -> tuple[Tensor, VAEState]:
+        """The pixels of a piece of film, of any length.
+
+        latent: `[B z f h w]`. Returns the video `[B 3 F H W]`, cut to -1..1 unless `clamp` is off, and the state to
+        continue from. The first latent frame of a film (state None) is one pixel frame, every other one
+        `config.temporal_stride`. Raises InputError when the latent has another shape.
+        """
+        if latent.ndim != 5 or latent.shape[1] != self.config.z_dim or 0 in latent.shape:
+            raise InputError(f"latent must be [B {self.config.z_dim} F H W], got {list(latent.shape)}.")
+        step = self._latent_frames_at_once(latent.shape[-2] * latent.shape[-1] * self.config.spatial_stride**2)
+        outputs = []
+        for piece in pieces(latent, 0, step):
+            tape = Tape(state)
+            outputs.append(unpatchify(self.decoder(self.conv2(piece), tape), self.config.patch_size))
+            state = tape.state()
+        video = torch.cat(outputs, dim=2)
+        return (video.clamp(-1, 1) if clamp else video), state
+
+    def _latent_frames_at_once(self, pixels: int) -> int:
+        return max(1, PIECE_PIXELS // (pixels * self.config.temporal_stride))
+
+    def _check_video(self, video: Tensor, begins: bool) -> None:
+        if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
+            raise InputError(f"video must be [B 3 F H W], got {list(video.shape)}.")
+        frames, height, width = video.shape[2:]
+        time, space = self.config.temporal_stride, self.config.spatial_stride
+        if height % space or width % space:
+            raise InputError(f"video height and width must be multiples of {space}, got {height} x {width}.")
+        if begins and (frames - 1) % time:
+            raise InputError(f"a film must begin with 1 + {time}n frames, got {frames}.")
+        if not begins and frames % time:
+            raise InputError(f"a film must be continued with a multiple of {time} frames, got {frames}.")
+
+
+class Encoder(nn.Module):
+    """Pixels (patches) to the unquantised moments."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        widths = [config.dim * mult for mult in config.dim_mult]
+        self.conv1 = CausalConv3d(config.image_channels, config.dim)
+        self.downsamples = nn.ModuleList()
+        width_in = config.dim
+        for stage, width in enumerate(widths):
+            for _ in range(config.num_res_blocks):
+                self.downsamples.append(ResidualBlock(width_in, width))
+                width_in = width
+            if stage < len(widths) - 1:
+                self.downsamples.append(Downsample(width, config.temporal_downsample[stage]))
+        self.middle = middle(widths[-1])
+        self.head = head(widths[-1], 2 * config.z_dim)
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        x = self.conv1(x, tape)
+        for block in (*self.downsamples, *self.middle):
+            x = block(x, tape)
+        norm, activation, conv = self.head
+        return conv(activation(norm(x)), tape)
+
+
+class Decoder(nn.Module):
+    """Latents to pixels (patches)."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        widths = [config.dim * mult for mult in reversed(config.dim_mult)]
+        doubles = tuple(reversed(config.temporal_downsample))
+        self.conv1 = CausalConv3d(config.z_dim, widths[0])
+        self.middle = middle(widths[0])
+        self.upsamples = nn.ModuleList()
+        width_in = widths[0]
+        for stage, width in enumerate(widths):
+            for _ in range(config.num_res_blocks + 1):
+                self.upsamples.append(ResidualBlock(width_in, width))
+                width_in = width
+            if stage < len(widths) - 1:
+                self.upsamples.append(Upsample(width, doubles[stage]))
+                width_in = width // 2
+        self.head = head(widths[-1], config.image_channels)
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        x = self.conv1(x, tape)
+        for block in (*self.middle, *self.upsamples):
+            x = block(x, tape)
+        norm, activation, conv = self.head
+        return conv(activation(norm(x)), tape)
+
+
+def middle(width: int) -> nn.ModuleList:
+    return nn.ModuleList([ResidualBlock(width, width), AttentionBlock(width), ResidualBlock(width, width)])
+
+
+def head(width: int, width_out: int) -> nn.ModuleList:
+    return nn.ModuleList([RMSNorm(width, 3), nn.SiLU(), CausalConv3d(width, width_out)])
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d`, but always through oneDNN on a CPU: by itself torch takes a loop three times slower for small inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            return torch.mkldnn_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
+        return super().forward(x)
+
+
+class CausalConv3d(Conv3d):
+    """A 3x3x3 convolution over the current frame and the two before it; before a film there is zero."""
+
+    def __init__(self, width_in: int, width_out: int):
+        super().__init__(width_in, width_out, kernel_size=3, padding=(0, 1, 1))
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        past = tape.read()
+        if past is None:
+            past = zero_frames(x, 2)
+        x = torch.cat([past, x], dim=2)
+        tape.write(x[:, :, -2:])
+        return super().forward(x)
+
+
+class RMSNorm(nn.Module):
+    """Scales the channel vector of every position to unit mean square; `axes` axes follow the channel."""
+
+    def __init__(self, width: int, axes: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width, *[1] * axes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype.itemsize >= 4 else x.float()
+        square = wide.square().mean(dim=1, keepdim=True)
+        return x * torch.rsqrt(square + 1e-24).to(x.dtype) * self.gamma  # 1e-24: only so that zero stays zero
+
+
+class ResidualBlock(nn.Module):
+    """Two causal convolutions and a shortcut."""
+
+    def __init__(self, width_in: int, width_out: int):
+        super().__init__()
+        self.residual = nn.ModuleDict(  # keys are the positions in the published file; the activations have no weights
+            {
+                "0": RMSNorm(width_in, 3),
+                "2": CausalConv3d(width_in, width_out),
+                "3": RMSNorm(width_out, 3),
+                "6": CausalConv3d(width_out, width_out),
+            }
+        )
+        self.shortcut = Conv3d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        norm1, conv1, norm2, conv2 = self.residual.values()
+        hidden = conv1(F.silu(norm1(x)), tape)
+        hidden = conv2(F.silu(norm2(hidden)), tape)
+        return hidden + self.shortcut(x)
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention among the positions of one frame."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = RMSNorm(width, 2)
+        self.to_qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        return x + each_frame(self._attend, x)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        height = x.shape[-2]
+        query, key, value = rearrange(self.to_qkv(self.norm(x)), "n (three c) h w -> three n 1 (h w) c", three=3)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(rearrange(mixed, "n 1 (h w) c -> n c h w", h=height))
+
+
+class Downsample(nn.Module):
+    """Halves rows and columns, and frames as well when `halve_frames`; the first frame of a film stays by itself."""
+
+    def __init__(self, width: int, halve_frames: bool):
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width, 3, stride=2)})
+        self.time_conv = Conv3d(width, width, (3, 1, 1), stride=(2, 1, 1)) if halve_frames else None
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        x = each_frame(lambda frames: self.resample["1"](F.pad(frames, (0, 1, 0, 1))), x)
+        return x if self.time_conv is None else self._halve_frames(x, tape)
+
+    def _halve_frames(self, x: Tensor, tape: Tape) -> Tensor:
+        past = tape.read()
+        tape.write(x[:, :, -1:])
+        if past is not None:
+            return self.time_conv(torch.cat([past, x], dim=2))
+        first = x[:, :, :1]
+        return first if x.shape[2] == 1 else torch.cat([first, self.time_conv(x)], dim=2)
+
+
+class Upsample(nn.Module):
+    """Doubles rows and columns and halves channels; doubles frames when `double_frames`, all but a film's first."""
+
+    def __init__(self, width: int, double_frames: bool):
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width // 2, 3, padding=1)})
+        self.time_conv = Conv3d(width, 2 * width, (3, 1, 1)) if double_frames else None
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        if self.time_conv is not None:
+            x = self._double_frames(x, tape)
+        return each_frame(lambda frames: self.resample["1"](F.interpolate(frames, scale_factor=2, mode="nearest")), x)
+
+    def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:
+        past, first = tape.read(), None
+        if past is None:  # the first frame passes as it is, and the convolution never sees it
+            first, x, past = x[:, :, :1], x[:, :, 1:], zero_frames(x, 2)
+        x = torch.cat([past, x], dim=2)
+        tape.write(x[:, :, -2:])
+        if x.shape[2] == 2:
+            return first
+        doubled = rearrange(self.time_conv(x), "b (two c) f h w -> b c (f two) h w", two=2)
+        return doubled if first is None else torch.cat([first, doubled], dim=2)
+
+
+def zero_frames(like: Tensor, frames: int) -> Tensor:
+    """`[B C frames H W]` of zeros."""
+    return like.new_zeros(*like.shape[:2], frames, *like.shape[3:])
+
+
+def each_frame(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Applies a function of pictures `[N C H W]` to every frame of `[B C F H W]`, in one call."""
+    frames = function(rearrange(x, "b c f h w -> (b f) c h w"))
+    return rearrange(frames, "(b f) c h w -> b c f h w", b=x.shape[0])
+
+
+def patchify(video: Tensor, size: int) -> Tensor:
+    """Folds squares of size x size pixels into channels, Wan2.2's order."""
+    return video if size == 1 else rearrange(video, "b c f (h q) (w r) -> b (c r q) f h w", q=size, r=size)
+
+
+def unpatchify(patches: Tensor, size: int) -> Tensor:
+    """The inverse of `patchify`."""
+    return patches if size == 1 else rearrange(patches, "b (c r q) f h w -> b c f (h q) (w r)", q=size, r=size)
+
+
+def pieces(x: Tensor, first: int, step: int) -> Iterator[Tensor]:
+    """Cuts `[B C F H W]` in time: the first piece is `first + step` frames long, later ones `step`."""
+    start, stop = 0, first + step
+    while start < x.shape[2]:
+        yield x[:, :, start:stop]
+        start, stop = stop, stop + step

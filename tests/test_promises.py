@@ -1,0 +1,284 @@
+"""The product's promises (method.md, 7), each on small random models of the real architecture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from causalcine_core.memory import KVMemory, MemorySettings, PackedView, RolloutView, route
+from causalcine_core.memory.cache import FrameStore
+from causalcine_core.model import TextKV, project_text
+from causalcine_core.model.rope import Rope
+from causalcine_core.sampling import State, begin, rollout
+from causalcine_core.vae import VAEConfig, WanVAE, normalize
+
+from .helpers import TINY, network, planned, text, tiny_net, tiny_recipe
+
+SIZE = (4, 4)
+LAYOUTS = [(3, 3), (3, 1), (1, 1)]
+
+
+def run(state, chunks, texts, **kwargs):
+    return list(rollout(network(tiny_net()), chunks, lambda shot: texts[shot], state, size=SIZE, **kwargs))
+
+
+def fresh(seed=7, **changes):
+    recipe = tiny_recipe(**changes)
+    return begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=seed)
+
+
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+@pytest.mark.parametrize(("window", "top_k"), [(1, 2), (2, 0), (1, 5), (0, 3)])
+def test_promise_1_train_equals_infer(chunk, first, window, top_k):
+    """The packed pass gives for every noisy chunk what the cached rollout gives on the same clean history."""
+    net, count = tiny_net(), 6
+    settings = MemorySettings(window, top_k)
+    lengths = [first] + [chunk] * (count - 1)
+    frames = sum(lengths)
+    generator = torch.Generator().manual_seed(1)
+    clean, noisy = (torch.randn(2, 16, frames, *SIZE, generator=generator) for _ in range(2))
+    prompts, shot_of = torch.cat([text(i) for i in range(3)]), [0, 0, 1, 1, 2, 2]
+    rope = Rope(TINY.head_dim, (2, 2), "cpu")
+    layers = project_text(net, prompts)
+
+    view = PackedView(lengths, settings, rope)
+    of_frame = [shot_of[i] for i, n in enumerate(lengths) for _ in range(n)]
+    rows = torch.tensor(of_frame[: view.clean] + of_frame).expand(2, -1)
+    timesteps = torch.zeros(2, view.frames)
+    timesteps[:, view.clean :] = 700.0
+    with torch.no_grad():
+        packed = net(view.pack(clean, noisy), timesteps, TextKV(layers, rows, 1), view)[:, :, view.clean :]
+
+    memory = KVMemory(FrameStore(TINY.num_layers, 2, (4, 2, TINY.head_dim), torch.float32, torch.device("cpu")))
+    start, recalled = 0, 0
+    for i, length in enumerate(lengths):
+        part = slice(start, start + length)
+        cached = RolloutView(memory, settings, rope, length)
+        text_kv = TextKV(layers, torch.full((2, length), shot_of[i]), length)
+        with torch.no_grad():
+            one = net(noisy[:, :, part], torch.full((2, length), 700.0), text_kv, cached)
+            torch.testing.assert_close(packed[:, :, part], one, atol=1e-4, rtol=0)
+            net(clean[:, :, part], torch.zeros(2, length), text_kv, cached)
+        recalled += int((cached.routing() >= 0).sum())
+        memory, start = cached.commit(), start + length
+    assert (recalled > 0) == (top_k > 0)
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_promise_2_base_parity(frames):
+    """One chunk as long as the video is the bidirectional Wan2.1 transformer, as diffusers has it."""
+    from diffusers import WanTransformer3DModel
+
+    net = tiny_net()
+    reference = WanTransformer3DModel(
+        num_attention_heads=TINY.num_heads,
+        attention_head_dim=TINY.head_dim,
+        text_dim=TINY.text_dim,
+        freq_dim=TINY.freq_dim,
+        ffn_dim=TINY.ffn_dim,
+        num_layers=TINY.num_layers,
+        qk_norm="rms_norm_across_heads",
+        cross_attn_norm=True,
+        eps=TINY.eps,
+    ).eval()
+    reference.load_state_dict({_diffusers_name(name): t for name, t in net.state_dict().items()})
+
+    generator = torch.Generator().manual_seed(2)
+    latents, prompt = torch.randn(1, 16, frames, 8, 4, generator=generator), text(0)
+    memory = KVMemory(FrameStore(TINY.num_layers, 1, (8, 2, TINY.head_dim), torch.float32, torch.device("cpu")))
+    view = RolloutView(memory, MemorySettings(3, 5), Rope(TINY.head_dim, (4, 2), "cpu"), frames)
+    with torch.no_grad():
+        kv = TextKV(project_text(net, prompt), torch.zeros(1, frames, dtype=torch.int64), frames)
+        ours = net(latents, torch.full((1, frames), 321.0), kv, view)
+        theirs = reference(latents, torch.tensor([321.0]), prompt).sample
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+def test_promise_3_no_leak(chunk, first):
+    """A later chunk's prompt or seed never changes an earlier output, and does change its own."""
+    shots = [0, 0, 1, 1, 2, 2]
+    chunks = planned(6, chunk, first, shots)
+    before = run(fresh(chunk=chunk, first_chunk=first), chunks, [text(0), text(1), text(2)])
+    other_text = run(fresh(chunk=chunk, first_chunk=first), chunks, [text(0), text(1), text(9)])
+    other_noise = run(fresh(chunk=chunk, first_chunk=first), chunks, [text(0), text(1), text(2)], shot_seeds={2: 99})
+    for changed in (other_text, other_noise):
+        for i in range(4):
+            assert torch.equal(before[i].latent, changed[i].latent)
+        assert not torch.equal(before[4].latent, changed[4].latent)
+
+
+def test_promise_3_no_leak_inside_the_packed_pass():
+    """Teacher forcing: what a later chunk holds, clean or noisy, is invisible to earlier chunks."""
+    net, lengths = tiny_net(), [3, 3, 3, 3]
+    rope, settings = Rope(TINY.head_dim, (2, 2), "cpu"), MemorySettings(1, 2)
+    generator = torch.Generator().manual_seed(3)
+    clean, noisy = (torch.randn(1, 16, 12, *SIZE, generator=generator) for _ in range(2))
+    kv_layers = project_text(net, text(0))
+
+    def outputs(clean, noisy):
+        view = PackedView(lengths, settings, rope)
+        timesteps = torch.zeros(1, view.frames)
+        timesteps[:, view.clean :] = 500.0
+        kv = TextKV(kv_layers, torch.zeros(1, view.frames, dtype=torch.int64), 3)
+        with torch.no_grad():
+            return net(view.pack(clean, noisy), timesteps, kv, view)[:, :, view.clean :]
+
+    before = outputs(clean, noisy)
+    changed_clean, changed_noisy = clean.clone(), noisy.clone()
+    changed_clean[:, :, 6:] += 1
+    changed_noisy[:, :, 9:] += 1
+    after = outputs(changed_clean, changed_noisy)
+    torch.testing.assert_close(before[:, :, :9], after[:, :, :9], atol=1e-5, rtol=0)
+    assert (before[:, :, 9:] - after[:, :, 9:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+def test_promise_4_bounded(chunk, first):
+    """What attention reads and the largest position stop growing once memory and window are full."""
+    state = fresh(chunk=chunk, first_chunk=first)
+    net = network(tiny_net())
+    spans = []
+    original = Rope.table
+
+    def recording(self, frames):
+        spans.append(frames)
+        return original(self, frames)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rope, "table", recording)
+        for _ in rollout(net, planned(40, chunk, first), lambda shot: text(0), state, size=SIZE):
+            pass
+    assert max(spans) == 2 + 1 * chunk + chunk  # k + W * c + c
+    assert spans[-1] == max(spans)
+
+
+def test_promise_4_the_store_holds_what_states_hold():
+    """Slots come back when the last state that holds them is gone."""
+    state = fresh()
+    store = state.memory.store
+    last = run(state, planned(3), [text(0)])[-1].state
+    assert store is last.memory.store
+    assert store.used == 9
+    del last
+    assert store.used == 0
+
+
+@pytest.mark.parametrize("distance", [10, 1000])
+def test_promise_5_recall(distance):
+    """The frame whose key matches is found at any distance, and ties with nothing in between."""
+    generator = torch.Generator().manual_seed(4)
+    descriptors = 0.1 * torch.randn(1, distance + 1, 2, 8, generator=generator)
+    query = torch.randn(1, 1, 2, 8, generator=generator)
+    descriptors[0, 3] = query[0, 0]
+    assert 3 in route(query, descriptors, 1)[0, 0].tolist()
+
+
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+def test_promise_5_the_window_never_competes(chunk, first):
+    """Nothing inside the window is recalled; everything before it can be."""
+    chunks = planned(8, chunk, first)
+    made = run(fresh(chunk=chunk, first_chunk=first, top_k=50, window=2), chunks, [text(0)])
+    for i, done in enumerate(made):
+        recalled = set(done.routing.flatten().tolist()) - {-1}
+        assert recalled == set(range(chunks[max(0, i - 2)].latents[0]))
+
+
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+def test_promise_6_fork(chunk, first, tmp_path):
+    """Two continuations of one state are the same film, change nothing in it, and survive a file bit for bit."""
+    chunks = planned(6, chunk, first, [0, 0, 0, 1, 1, 1])
+    texts = [text(0), text(1)]
+    middle = run(fresh(chunk=chunk, first_chunk=first), chunks[:3], texts)[-1].state
+    kept = {name: t.clone() for name, t in middle.memory.tensors().items()}
+
+    once = run(middle, chunks[3:], texts)
+    other = run(middle, chunks[3:], [text(5), text(6)])
+    twice = run(middle, chunks[3:], texts)
+    middle.save(tmp_path / "state.safetensors")
+    loaded = run(State.load(tmp_path / "state.safetensors"), chunks[3:], texts)
+
+    assert torch.equal(once[-1].state.film(), twice[-1].state.film())
+    assert torch.equal(once[-1].state.film(), loaded[-1].state.film())
+    assert not torch.equal(once[-1].latent, other[-1].latent)
+    assert all(torch.equal(t, middle.memory.tensors()[name]) for name, t in kept.items())
+    assert [r.plan for r in loaded[-1].state.records] == chunks
+
+
+@pytest.mark.parametrize("pieces", [[1] * 7, [3, 3, 1], [2, 5], [1, 3, 3]])
+def test_promise_7_streaming_decode_equals_whole_decode(pieces):
+    torch.manual_seed(0)
+    vae = WanVAE(VAEConfig(dim=8, num_res_blocks=1, z_dim=16)).eval()
+    latent = torch.randn(1, 16, 7, 3, 2)
+    with torch.no_grad():
+        whole, _ = vae.decode(latent)
+        state, parts = None, []
+        for part in latent.split(pieces, 2):
+            video, state = vae.decode(part, state)
+            parts.append(video)
+    torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-5, rtol=0)
+    assert whole.shape[2] == 4 * 7 - 3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("sampler", ["euler", "renoise"])
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+def test_promise_8_same_seed_same_video(chunk, first, sampler, guidance):
+    """One run, an appended run, and a run cancelled and resumed are equal; another seed is not."""
+    changes = {"chunk": chunk, "first_chunk": first, "sampler": sampler, "guidance": guidance}
+    kwargs = {"negative": text(50)}
+    chunks, texts = planned(5, chunk, first, [0, 0, 1, 1, 1]), [text(0), text(1)]
+    whole = run(fresh(**changes), chunks, texts, **kwargs)[-1].state.film()
+
+    half = run(fresh(**changes), chunks[:2], texts, **kwargs)[-1].state
+    assert torch.equal(run(half, chunks[2:], texts, **kwargs)[-1].state.film(), whole)
+
+    class Cancelled(Exception):
+        pass
+
+    def cancel(info):
+        if (info.chunk.index, info.step) == (3, 1):
+            raise Cancelled
+
+    state = fresh(**changes)
+    with pytest.raises(Cancelled):
+        for done in rollout(
+            network(tiny_net()), chunks, lambda shot: texts[shot], state, size=SIZE, on_step=cancel, **kwargs
+        ):
+            state = done.state
+    assert state.chunks == 3
+    assert torch.equal(run(state, state.planned, texts, **kwargs)[-1].state.film(), whole)
+    assert not torch.equal(run(replace(fresh(**changes), seed=8), chunks, texts, **kwargs)[-1].state.film(), whole)
+
+
+def test_latents_leave_the_rollout_in_vae_space():
+    state = run(fresh(), planned(1), [text(0)])[-1].state
+    assert state.film().shape == (1, 16, 3, *SIZE)
+    assert math.isfinite(normalize(state.film()).abs().max().item())
+
+
+def _diffusers_name(name: str) -> str:
+    for ours, theirs in (
+        ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+        ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+        ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+        ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+        ("time_projection.1", "condition_embedder.time_proj"),
+        ("self_attn", "attn1"),
+        ("cross_attn", "attn2"),
+        (".q.", ".to_q."),
+        (".k.", ".to_k."),
+        (".v.", ".to_v."),
+        (".o.", ".to_out.0."),
+        ("norm3", "norm2"),
+        ("ffn.0", "ffn.net.0.proj"),
+        ("ffn.2", "ffn.net.2"),
+        ("head.modulation", "scale_shift_table"),
+        ("modulation", "scale_shift_table"),
+        ("head.head", "proj_out"),
+    ):
+        name = name.replace(ours, theirs)
+    return name

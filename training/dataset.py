@@ -1,0 +1,208 @@
+"""Films as latents on disk: made once by the world and the VAE, read by every training stage.
+
+A shard is one safetensors file: `latents [n, 16, F, h, w]` in float16 (VAE space) and, in its metadata, one JSON
+record per film. Shards appear by rename, so a trainer may read while a maker still writes.
+
+    python -m training.dataset --kind films --vae VAE --out DIR --count 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from causalcine_core.story import Story
+from causalcine_core.vae import WanVAE, load_vae, normalize
+from training.data.world import Film, make_film, make_still
+
+CHUNK = 3
+_PIECE = 48  # pixel frames encoded at once
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Chunks of one film, ready for a packed pass.
+
+    latents: model space `[C, F, h, w]`. chunks: latent frames of each. prompts: text of each chunk. weights: of each
+    chunk in the loss.
+    """
+
+    latents: Tensor
+    chunks: tuple[int, ...]
+    prompts: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+def encode_film(vae: WanVAE, film: Film) -> Tensor:
+    """A film's latents `[16, F, h, w]`, encoded in pieces."""
+    end = film.shots[-1].end
+    state, out = None, []
+    first = 0
+    while first < end:
+        last = min(first + (_PIECE + 1 if first == 0 else _PIECE), end)
+        pixels = torch.from_numpy(np.ascontiguousarray(film.render(first, last)))
+        video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        latent, state = vae.encode(video, state)
+        out.append(latent[0])
+        first = last
+    return torch.cat(out, 1)
+
+
+def film_record(film: Film) -> dict[str, Any]:
+    """What training needs to know of a film: prompts, chunk ranges, who is named and who was described where."""
+    prompts = Story.from_dict(film.story())
+    shots = []
+    for i, shot in enumerate(film.shots):
+        shots.append(
+            {
+                "prompt": prompts.prompt(i),
+                "chunks": [_chunk_at(shot.first), _chunk_at(shot.end)],
+                "names": [character.name for character in shot.characters],
+                "name_only": bool(shot.name_only),
+            }
+        )
+    return {"shots": shots}
+
+
+def _chunk_at(frame: int) -> int:
+    """Chunk that begins at a pixel frame of a cut: boundaries are 9, 21, 33, ..."""
+    return 0 if frame == 0 else (frame + CHUNK) // (4 * CHUNK)
+
+
+def make_shards(kind: str, vae: WanVAE, out: Path, count: int, first_seed: int, per_shard: int) -> None:
+    """Render and encode `count` films or stills from `first_seed` on; shards that exist are kept."""
+    out.mkdir(parents=True, exist_ok=True)
+    for start in range(first_seed, first_seed + count, per_shard):
+        path = out / f"{kind}-{start:08d}.safetensors"
+        if path.exists():
+            continue
+        began, latents, records = time.monotonic(), [], []
+        seeds = range(start, min(start + per_shard, first_seed + count))
+        if kind == "stills":
+            pictures = []
+            for seed in seeds:
+                picture, caption, _ = make_still(seed)
+                pictures.append(torch.from_numpy(picture))
+                records.append({"shots": [{"prompt": caption, "chunks": [0, 1], "names": [], "name_only": False}]})
+            for part in torch.stack(pictures).split(32):
+                latent, _ = vae.encode(part.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1)
+                latents.extend(latent)
+        else:
+            for seed in seeds:
+                film = make_film(seed)
+                latents.append(encode_film(vae, film))
+                records.append(film_record(film))
+        partial = path.with_suffix(".partial")
+        save_file({"latents": torch.stack(latents).half()}, str(partial), metadata={"records": json.dumps(records)})
+        os.replace(partial, path)
+        print(f"{path.name}: {len(records)} in {time.monotonic() - began:.1f} s", flush=True)
+
+
+class Shards:
+    """All shards of one kind in a folder; new ones are picked up by `refresh`."""
+
+    def __init__(self, folder: Path, kind: str):
+        self.folder, self.kind = folder, kind
+        self._seen: set[str] = set()
+        self.latents: list[Tensor] = []
+        self.records: list[dict[str, Any]] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
+            if path.name in self._seen:
+                continue
+            with safe_open(str(path), "pt") as file:
+                self.latents.extend(file.get_tensor("latents"))
+                self.records.extend(json.loads(file.metadata()["records"]))
+            self._seen.add(path.name)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def still(shards: Shards, rng: random.Random) -> Sample:
+    """One frame: a still, or any latent frame of a film, under its prompt."""
+    i = rng.randrange(len(shards))
+    shot = rng.choice([s for s in shards.records[i]["shots"] if not s["name_only"]])
+    first, end = shot["chunks"]
+    latents = _normal(shards.latents[i])
+    frame = rng.randrange(latents.shape[1]) if latents.shape[1] < CHUNK else rng.randrange(first * CHUNK, end * CHUNK)
+    return Sample(latents[:, frame : frame + 1], (1,), (shot["prompt"],), (1.0,))
+
+
+def clip(shards: Shards, rng: random.Random, length: int, name_only_weight: float) -> Sample:
+    """`length` chunks out of one film, in order, chosen so that what is named was shown before.
+
+    The last chunk comes, where the film has one, from a shot that calls its characters by name only; the shots that
+    described them give a chunk each, the rest are drawn at random.
+    """
+    i = rng.randrange(len(shards))
+    shots = shards.records[i]["shots"]
+    by_name = [n for n, shot in enumerate(shots) if shot["name_only"]]
+    target = rng.choice(by_name) if by_name and rng.random() < 0.8 else len(shots) - 1
+    first, end = shots[target]["chunks"]
+    run = min(length - 1, rng.choice((1, 1, 2)), end - first)
+    start = rng.choice((first, rng.randrange(first, end - run + 1)))
+    chosen = set(range(start, start + run))
+    for name in shots[target]["names"]:
+        sources = [s for s in shots[:target] if name in s["names"] and not s["name_only"]]
+        if sources and len(chosen) < length:
+            chosen.add(rng.randrange(*sources[-1]["chunks"]))
+    earlier = [n for n in range(start) if n not in chosen]
+    chosen |= set(rng.sample(earlier, min(len(earlier), length - len(chosen))))
+    return _gather(shards, i, sorted(chosen), name_only_weight)
+
+
+def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:
+    """A whole film."""
+    i = rng.randrange(len(shards))
+    return _gather(shards, i, range(shards.records[i]["shots"][-1]["chunks"][1]), name_only_weight)
+
+
+def _gather(shards: Shards, i: int, chosen: Sequence[int], name_only_weight: float) -> Sample:
+    shots = shards.records[i]["shots"]
+    of = [next(s for s in shots if s["chunks"][0] <= n < s["chunks"][1]) for n in chosen]
+    frames = [frame for n in chosen for frame in range(n * CHUNK, (n + 1) * CHUNK)]
+    return Sample(
+        _normal(shards.latents[i][:, frames]),
+        (CHUNK,) * len(of),
+        tuple(s["prompt"] for s in of),
+        tuple(name_only_weight if s["name_only"] else 1.0 for s in of),
+    )
+
+
+def _normal(latents: Tensor) -> Tensor:
+    return normalize(latents[None].float())[0]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", choices=("stills", "films"), required=True)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--per-shard", type=int, default=None)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        per_shard = args.per_shard or (1000 if args.kind == "stills" else 20)
+        make_shards(args.kind, load_vae(args.vae).eval(), args.out, args.count, args.first_seed, per_shard)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Teacher forcing on multi-shot films (method.md, 2): one packed pass, clean chunks then noisy chunks.
+
+    causalcine train teacher_forcing training/recipes/nano.yaml [--work DIR]
+
+The recipe's curriculum goes from single frames over short clips to whole films; each phase mixes sample kinds. Everything
+that a run needs to go on (weights, EMA, optimisers, step, random state) is in one checkpoint, written often.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from causalcine_core.memory import MemorySettings, PackedView
+from causalcine_core.model import PRESETS, CausalWanTransformer, TextKV, WanConfig, project_text
+from causalcine_core.model.rope import Rope
+from causalcine_core.sampling import add_noise, shifted
+from causalcine_core.text import NanoTextEncoder, TextConfig
+
+from . import dataset
+from .data.world import CAPTION_VOCABULARY
+from .dataset import Sample, Shards
+from .optimizer import Muon, split_parameters
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the curriculum. until: share of the run at which it ends. mix: share of steps by kind of sample."""
+
+    until: float
+    mix: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """A run. seconds: training time over all sessions. batch: samples a step by kind."""
+
+    model: str = "nano"
+    seed: int = 0
+    seconds: float = 3600
+    learning_rate: float = 1e-3
+    muon_learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    cooldown: float = 0.25
+    ema: float = 0.999
+    text_dropout: float = 0.1
+    shift: float = 3.0
+    clip_length: int = 4
+    clip_window: int = 1
+    window: int = 3
+    top_k: int = 5
+    name_only_weight: float = 2.0
+    batch: dict[str, int] = field(default_factory=lambda: {"still": 48, "clip": 6, "film": 1})
+    curriculum: tuple[Phase, ...] = ()
+    save_every: float = 120
+    log_every: int = 50
+
+    @classmethod
+    def load(cls, path: Path) -> TrainRecipe:
+        data = yaml.safe_load(path.read_text())
+        data["curriculum"] = tuple(Phase(**phase) for phase in data["curriculum"])
+        return cls(**data)
+
+    def phase(self, progress: float) -> Phase:
+        return next((p for p in self.curriculum if progress < p.until), self.curriculum[-1])
+
+    def learning_rate_factor(self, step: int, progress: float) -> float:
+        """Linear warm-up, constant, then a cosine to zero over the last `cooldown` of the time."""
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        left = min(1.0, max(0.0, (1 - progress) / self.cooldown)) if self.cooldown else 1.0
+        return warm * (0.5 - 0.5 * math.cos(math.pi * left))
+
+
+class Model(nn.Module):
+    """What is trained together: the text encoder and the transformer."""
+
+    def __init__(self, config: WanConfig, text: TextConfig):
+        super().__init__()
+        self.text = NanoTextEncoder(text)
+        self.net = CausalWanTransformer(config)
+        self.net.initialize()
+
+
+def packed_loss(
+    model: Model, samples: Sequence[Sample], settings: MemorySettings, levels: Tensor, noise: Tensor, drop: Sequence[bool]
+) -> Tensor:
+    """Flow-matching loss of each chunk, `[B, N]`: every noisy chunk at its sample's level, over clean history.
+
+    levels: `[B]` in 0..1. noise: `[B, C, F, h, w]`. drop: samples whose text is withheld (for guidance).
+    """
+    chunks = list(samples[0].chunks)
+    clean = torch.stack([s.latents for s in samples])
+    _, ph, pw = model.net.config.patch_size
+    rope = Rope(model.net.config.head_dim, (clean.shape[3] // ph, clean.shape[4] // pw), clean.device)
+    view = PackedView(chunks, settings, rope, clean.device)
+    level = levels[:, None, None, None, None]
+    packed = view.pack(clean, add_noise(clean, noise, level))
+    timesteps = torch.zeros(len(samples), view.frames, device=clean.device)
+    timesteps[:, view.clean :] = 1000 * levels[:, None]
+
+    prompts = [("" if dropped else prompt) for s, dropped in zip(samples, drop, strict=True) for prompt in s.prompts]
+    unique = list(dict.fromkeys(prompts))
+    rows = torch.tensor([unique.index(p) for p in prompts], device=clean.device).view(len(samples), len(chunks))
+    lengths = torch.tensor(chunks, device=clean.device)
+    rows = torch.cat([rows[:, :-1].repeat_interleave(lengths[:-1], 1), rows.repeat_interleave(lengths, 1)], 1)
+    run = chunks[0] if len(set(chunks)) == 1 else 1
+    text = TextKV(project_text(model.net, model.text.encode(unique)), rows, run)
+
+    velocity = model.net(packed, timesteps, text, view)[:, :, view.clean :]
+    error = (velocity - (noise - clean)).square().mean((1, 3, 4))  # B F
+    return torch.stack([part.mean(1) for part in error.split(chunks, 1)], 1)
+
+
+def draw_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Training levels: logit-normal, shifted; a tenth uniform so that no level is left out."""
+    normal = torch.sigmoid(torch.randn(count, generator=generator))
+    uniform = torch.rand(count, generator=generator)
+    chosen = torch.where(torch.rand(count, generator=generator) < 0.1, uniform, normal)
+    return shifted(chosen, shift).clamp(1e-3, 1.0)
+
+
+class Trainer:
+    def __init__(self, recipe: TrainRecipe, data: Path, work: Path):
+        self.recipe, self.work = recipe, work
+        torch.manual_seed(recipe.seed)
+        self.text_config = TextConfig(tuple(sorted(CAPTION_VOCABULARY)), length=PRESETS[recipe.model].text_len)
+        self.model = Model(PRESETS[recipe.model], self.text_config)
+        self.ema = Model(PRESETS[recipe.model], self.text_config).requires_grad_(False)
+        self.ema.load_state_dict(self.model.state_dict())
+        matrices, rest = split_parameters(self.model)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        ]
+        if recipe.muon_learning_rate:
+            self.optimizers.append(Muon(matrices, recipe.muon_learning_rate, weight_decay=recipe.weight_decay))
+        else:
+            self.optimizers[0].add_param_group({"params": matrices})
+        self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
+        self.step, self.seconds = 0, 0.0
+        self.seen: dict[str, int] = {}
+        self.stills, self.films = Shards(data, "stills"), Shards(data, "films")
+        self.path = work / "state.pt"
+        if self.path.exists():
+            self._resume()
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.seconds / self.recipe.seconds)
+
+    def run(self) -> None:
+        saved, losses = time.monotonic(), []
+        while self.progress < 1:
+            began = time.monotonic()
+            kind, loss = self.train_step()
+            self.seconds += time.monotonic() - began
+            losses.append(loss)
+            if self.step % self.recipe.log_every == 0:
+                self._log(kind, sum(losses) / len(losses), losses)
+                losses = []
+                self.stills.refresh()
+                self.films.refresh()
+            if time.monotonic() - saved > self.recipe.save_every:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def train_step(self) -> tuple[str, float]:
+        """One update; its randomness depends on the seed and the step only."""
+        recipe = self.recipe
+        rng = random.Random(f"{recipe.seed}/{self.step}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(63))
+        kind = self._kind(rng)
+        samples = self._samples(kind, rng)
+        window = {"still": 0, "clip": recipe.clip_window, "film": recipe.window}[kind]
+        settings = MemorySettings(window, recipe.top_k)
+        noise = torch.randn(len(samples), *samples[0].latents.shape, generator=generator)
+        levels = draw_levels(len(samples), recipe.shift, generator)
+        drop = [rng.random() < recipe.text_dropout for _ in samples]
+
+        losses = packed_loss(self.model, samples, settings, levels, noise, drop)
+        weights = torch.tensor([s.weights for s in samples])
+        loss = (losses * weights).sum() / weights.sum()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        factor = recipe.learning_rate_factor(self.step, self.progress)
+        for group, rate in zip((g for o in self.optimizers for g in o.param_groups), self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._average()
+        self.step += 1
+        self.seen[kind] = self.seen.get(kind, 0) + len(samples)
+        return kind, losses.mean().item()
+
+    def _kind(self, rng: random.Random) -> str:
+        mix = {k: share for k, share in self.recipe.phase(self.progress).mix.items() if k == "still" or len(self.films)}
+        return rng.choices(list(mix), list(mix.values()))[0] if mix else "still"
+
+    def _samples(self, kind: str, rng: random.Random) -> list[Sample]:
+        recipe = self.recipe
+        count = recipe.batch[kind]
+        if kind == "still":
+            source = [self.films if len(self.films) and rng.random() < 0.5 else self.stills for _ in range(count)]
+            return [dataset.still(shards, rng) for shards in source]
+        if kind == "clip":
+            return [dataset.clip(self.films, rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
+        return [dataset.film(self.films, rng, recipe.name_only_weight) for _ in range(count)]
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        theirs, ours = list(self.ema.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(theirs, ours, 1 - decay)
+
+    def _log(self, kind: str, mean: float, losses: list[float]) -> None:
+        entry = {
+            "step": self.step,
+            "seconds": round(self.seconds),
+            "loss": round(mean, 4),
+            "last": kind,
+            "seen": self.seen,
+            "stills": len(self.stills),
+            "films": len(self.films),
+        }
+        line = json.dumps(entry)
+        print(line, flush=True)
+        with (self.work / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def save(self) -> None:
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "seen": self.seen,
+            "recipe": asdict(self.recipe),
+            "text": self.text_config.to_dict(),
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.path)
+
+    def _resume(self) -> None:
+        state = torch.load(self.path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds, self.seen = state["step"], state["seconds"], state["seen"]
+        print(f"resumed at step {self.step}, {self.seconds:.0f} s", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder of shards made by training.dataset")
+    parser.add_argument("--work", type=Path, required=True, help="where the run keeps its state and log")
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    Trainer(TrainRecipe.load(args.recipe), args.data, args.work).run()
+
+
+if __name__ == "__main__":
+    main()
