@@ -93,9 +93,7 @@ def check_size(width: object, height: object, multiple: int = 16) -> tuple[int, 
     """
     for name, value in (("width", width), ("height", height)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(
-                f"{name} must be a whole number of pixels, a multiple of {multiple}, got {_show(value)}"
-            )
+            raise InputError(f"{name} must be a whole number of pixels, a multiple of {multiple}, got {_show(value)}")
     w, h = int(width), int(height)  # type: ignore[call-overload]
     if w * h > MAX_PIXELS:
         # a Wan decoder's last layers: 96 channels, 4 frames, float32, a convolution's input and output
@@ -125,8 +123,7 @@ def join_prompt(global_prompt: str, prompt: str) -> str:
 
 @dataclass(frozen=True)
 class Shot:
-    """One shot: its prompt and its length, in `seconds` or pixel `frames` (neither: the model's usual
-    length).
+    """One shot: its prompt and its length, in `seconds` or pixel `frames` (neither: the model's own).
 
     The `Story` that holds it checks it, because the message names its place, `shots[2].seconds`.
     """
@@ -157,8 +154,7 @@ def _checked_shot(shot: object, name: str) -> Shot:
 
 @dataclass(frozen=True)
 class Story:
-    """A film to make: shots in order, and what holds for all of them. None means "as the checkpoint was
-    trained".
+    """A film to make: shots in order, and what holds for all of them (None: as the checkpoint was trained).
 
     `width` and `height` are pixels, `fps` frames per second (1 to 120), `seed` 0 to 2^64 - 1. `notes` are
     sentences about how a text was read. Raises `InputError` for anything that cannot be used.
@@ -177,9 +173,7 @@ class Story:
         if not isinstance(self.shots, list | tuple) or not self.shots:
             raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {_show(self.shots)}")
         if len(self.shots) > MAX_SHOTS:
-            raise InputError(
-                f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {len(self.shots):,} of them"
-            )
+            raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {len(self.shots):,} of them")
         clean = {
             "shots": tuple(_checked_shot(shot, f"shots[{i}]") for i, shot in enumerate(self.shots)),
             "global_prompt": _text(self.global_prompt, "global", empty=True),
@@ -285,9 +279,7 @@ def _read_text(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"the story file is not UTF-8 text (byte {error.start:,}); save it as UTF-8"
-        ) from None
+        raise InputError(f"the story file is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from None
 
 
 def _from_json(text: str) -> Story:
@@ -317,24 +309,18 @@ def _only_known(data: dict[str, Any], known: Sequence[str], where: str) -> None:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, 1)
             hint = f', did you mean "{close[0]}"?' if close else ";"
-            raise InputError(
-                f"{where} has an unknown field {_show(name)}{hint} allowed are {', '.join(known)}"
-            )
+            raise InputError(f"{where} has an unknown field {_show(name)}{hint} allowed are {', '.join(known)}")
 
 
 def _common(data: dict[str, Any]) -> dict[str, Any]:
     """The fields that hold for the whole film; JSON null means "not given"."""
-    names = {"global": "global_prompt"} | {
-        name: name for name in ("fps", "width", "height", "seed", "negative")
-    }
+    names = {"global": "global_prompt"} | {name: name for name in ("fps", "width", "height", "seed", "negative")}
     return {ours: data[name] for name, ours in names.items() if data.get(name) is not None}
 
 
 def _shot_from_dict(item: object, name: str) -> Shot:
     if not isinstance(item, dict):
-        raise InputError(
-            f'{name} must be an object such as {{"prompt": "...", "seconds": 3}}, got {_show(item)}'
-        )
+        raise InputError(f'{name} must be an object such as {{"prompt": "...", "seconds": 3}}, got {_show(item)}')
     _only_known(item, _SHOT_FIELDS, name)
     if "prompt" not in item:
         raise InputError(f'{name} has no "prompt"; every shot needs one')
@@ -397,9 +383,7 @@ def _split_tagged(text: str) -> tuple[str, list[str]]:
         if tags.count(tag) > 1:
             raise InputError(f"the tag [{tag}] stands {tags.count(tag)} times; it may stand once")
     if "global caption" in tags and tags[:2] != ["global caption", "per shot caption"]:
-        raise InputError(
-            "after [global caption] ... the text needs [per shot caption] ... with the first shot"
-        )
+        raise InputError("after [global caption] ... the text needs [per shot caption] ... with the first shot")
     if tags[0] == "shot cut" and "per shot caption" not in tags:  # a [shot cut] b
         return "", [_one_line(t, f"shot {i + 1}") for i, t in enumerate([before, *texts])]
     if "shot cut" in tags[: tags.index("per shot caption")]:
@@ -421,9 +405,7 @@ _SHOT_MARK = re.compile(
     re.IGNORECASE,
 )
 _LIST_MARK = re.compile(r"(?:^[ \t]*(?P<n>\d{1,5})[.):](?=\s)|(?<=\s)(?P<m>\d{1,5})\)(?=\s))", re.MULTILINE)
-_ODD = re.compile(
-    r"(?<!\w)(?:shot|scene|clip)\s*#?\d|^\s*\d+(?:\s*-\s*\d+)?\s*[:.)]", re.IGNORECASE | re.MULTILINE
-)
+_ODD = re.compile(r"(?<!\w)(?:shot|scene|clip)\s*#?\d|^\s*\d+(?:\s*-\s*\d+)?\s*[:.)]", re.IGNORECASE | re.MULTILINE)
 
 
 def _from_text(text: str) -> Story:
@@ -521,12 +503,11 @@ class PlannedChunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where every shot of a story lands. `notes` are sentences about cuts that could not be had as asked."""
+    """Where every shot of a story lands."""
 
     shots: tuple[PlannedShot, ...]
     chunks: tuple[PlannedChunk, ...]
     fps: float
-    notes: tuple[str, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -589,43 +570,36 @@ def plan(
     _number(seconds, "seconds", MIN_SECONDS, MAX_SECONDS)
     rate = story.fps if story.fps is not None else check_fps(fps)
     begin, cut, position = line.frames(start_chunk), start_chunk, Fraction(line.frames(start_chunk))
-    shots, chunks, ties, short = [], [], [], []
+    shots, chunks = [], []
     for i, shot in enumerate(story.shots):
-        # exact decimals: 23.976 is 2997/125 here, so sums of any length stay exact
-        asked_length = shot.frames or Fraction(repr(shot.seconds or seconds)) * Fraction(repr(rate))
-        position += asked_length
+        # exact decimals: 23.976 is 2997/125 here, so that sums of any length stay exact
+        position += shot.frames or Fraction(repr(shot.seconds or seconds)) * Fraction(repr(rate))
         end = max(begin + 1, math.floor(position + Fraction(1, 2)))
         if end > MAX_FRAMES:
             raise InputError(
                 f"shots[{i}] ends at frame {end:,}; a film may have at most {MAX_FRAMES:,} frames "
                 f"({MAX_FRAMES / rate / 3600:.1f} hours at {rate:g} fps)"
             )
-        nearest = line.nearest(end)
-        last = max(cut + 1, nearest)
-        if last > nearest:
-            short.append(i)
-        elif line.frames(last) < end and 2 * end == line.frames(last) + line.frames(last + 1):
-            ties.append(i)
+        last = max(cut + 1, line.nearest(end))
         number = start_shot + i
         chunks += [
-            PlannedChunk(
-                n, number, (line.latents(n), line.latents(n + 1)), (line.frames(n), line.frames(n + 1))
-            )
+            PlannedChunk(n, number, (line.latents(n), line.latents(n + 1)), (line.frames(n), line.frames(n + 1)))
             for n in range(cut, last)
         ]
         frames = (line.frames(cut), line.frames(last))
         shots.append(PlannedShot(number, story.prompt(i), (begin, end), frames, shot.prompt, shot.seed))
         begin, cut = end, last
+    return Plan(tuple(shots), tuple(chunks), rate)
+
+
+def cut_notes(shots: Sequence[PlannedShot], chunk_frames: int) -> list[str]:
+    """Sentences about ends that are not simply the nearest chunk end; `chunk_frames` is the length of a chunk."""
+    late = [shot.index for shot in shots if 2 * (shot.frames[1] - shot.asked[1]) > chunk_frames]
+    ties = [shot.index for shot in shots if 2 * (shot.asked[1] - shot.frames[1]) == chunk_frames]
     notes = [_named(ties, "ends half way between two chunk ends; the earlier is taken")] if ties else []
-    if short:
-        length = chunk * temporal_stride
-        notes.append(
-            _named(
-                short,
-                f"has no chunk end of its own ({length} frames); it gets one whole chunk, later than asked",
-            )
-        )
-    return Plan(tuple(shots), tuple(chunks), rate, tuple(notes))
+    if late:
+        notes.append(_named(late, "ends later than asked, since every shot has at least one chunk"))
+    return notes
 
 
 def _named(indices: list[int], what: str) -> str:

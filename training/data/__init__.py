@@ -1,0 +1,1 @@
+"""Training data: a procedural world of multi-shot films with exact captions (see `world`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.data.raster import Colour, Paint, mix
+from .raster import Colour, Paint, mix
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,6 @@ LIGHTS: dict[str, Light] = {
                  ((0.28, 0.58, 0.93), (0.52, 0.77, 0.98), (0.84, 0.94, 1.0))),
     "sunset": Light((0.98, 0.70, 0.62), (0.08, 0.02, 0.06), (1.12, 0.96, 0.86), (0.60, 0.48, 0.58),
                     ((0.30, 0.22, 0.52), (0.90, 0.42, 0.42), (1.0, 0.78, 0.42))),
-    "night": Light((0.26, 0.34, 0.56), (0.01, 0.02, 0.07), (0.84, 0.88, 1.0), (0.40, 0.42, 0.62),
+    "night": Light((0.27, 0.34, 0.54), (0.01, 0.03, 0.12), (0.92, 0.90, 0.99), (0.46, 0.44, 0.60),
                    ((0.02, 0.03, 0.13), (0.06, 0.09, 0.27), (0.16, 0.22, 0.46)), lamps=True),
 }

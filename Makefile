@@ -1,0 +1,36 @@
+# All work happens in .venv; the command is .venv/bin/causalcine.
+PYTHON ?= python3
+BIN := .venv/bin
+.DELETE_ON_ERROR:
+.PHONY: install demo test bench lint types clean
+
+install: .venv/installed
+
+# torch first: the plain CPU-capable build, before anything else can pull another one
+.venv/installed: requirements-dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --no-deps -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install
+	mkdir -p output
+	$(BIN)/causalcine generate examples/five_shots.json -o output/demo.mp4
+	$(BIN)/python -m training.evaluation.cuts output/demo.mp4 --report output/demo.json
+
+test: install
+	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python -m benchmarks.run
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv output

@@ -1,0 +1,140 @@
+"""What the engine costs: seconds per chunk early and late, memory, frames per second, and where the time goes.
+
+    make bench            causalcine bench [--json] [--model nano|FILE] [--quick]
+
+Early and late chunks are timed in turns, each from a kept state, so that a noisy machine disturbs both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from causalcine_core import Pipeline, State, Story
+from causalcine_core.sampling import Chunk
+
+MARKS = (10, 100, 400)
+STORY = Path(__file__).parents[1] / "examples" / "five_shots.json"
+GROUPS = {
+    "matmul": ("aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution", "aten::slow_conv3d_forward"),
+    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention",
+                  "aten::_scaled_dot_product_efficient_attention", "aten::_scaled_dot_product_cudnn_attention"),
+    "routing and gather": ("aten::index_select", "aten::index_copy_", "aten::topk", "aten::sort", "aten::gather", "aten::mean"),
+}
+
+
+def long_story(chunks: int) -> Story:
+    """One static shot of so many chunks."""
+    story = Story.load(STORY)
+    return Story.from_dict({"shots": [{"prompt": story.prompt(0), "frames": 12 * chunks - 3}]})
+
+
+def late_and_early(pipe: Pipeline, marks: Sequence[int], steps: int, repeats: int) -> dict[str, Any]:
+    """Median seconds of the chunk after each mark, in turns."""
+    states: dict[int, State] = {}
+    stream = pipe.stream(long_story(max(marks) + 1), steps=steps, decode=False)
+    for chunk in stream:
+        if chunk.index + 1 in marks:
+            states[chunk.index + 1] = chunk.state
+        if chunk.index + 1 == max(marks):
+            break
+    times: dict[int, list[float]] = {mark: [] for mark in marks}
+    for _ in range(repeats):
+        for mark in marks:
+            done = next(iter(pipe.stream(None, state=states[mark], steps=steps, decode=False)))
+            times[mark].append(done.seconds)
+    medians = {mark: statistics.median(values) for mark, values in times.items()}
+    last = states[max(marks)]
+    return {
+        "steps": steps,
+        "seconds_per_chunk": {str(mark): round(value, 4) for mark, value in medians.items()},
+        "late_over_early": round(medians[max(marks)] / medians[min(marks)], 3),
+        "latent_frames": last.memory.frames,
+        "store_mib": round(last.memory.frames * last.memory.store.bytes_per_frame / 2**20, 1),
+    }
+
+
+def frames_per_second(pipe: Pipeline, story: Story, **settings: Any) -> dict[str, Any]:
+    """A story to an mp4, and the engine alone (no decode, no file)."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        video = pipe.generate(story, output=Path(folder) / "film.mp4", **settings)
+        whole = time.perf_counter() - began
+    frames = video.state.frames
+    engine = sum(record.seconds for record in video.state.records)
+    return {
+        "steps": video.state.recipe.steps,
+        "guidance": video.state.recipe.guidance,
+        "story_to_mp4_fps": round(frames / whole, 2),
+        "engine_fps": round(frames / engine, 2),
+        "decode_and_write_share": round(1 - engine / whole, 3),
+    }
+
+
+def shares(pipe: Pipeline, story: Story) -> dict[str, float]:
+    """Share of time by kind of work over one chunk with full memory, as the profiler attributes it."""
+    state: State | None = None
+    for chunk in pipe.stream(story, steps=1):
+        state = chunk.state
+        if chunk.index == 8:
+            break
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        began = time.perf_counter()
+        done: Chunk = next(iter(pipe.stream(None, state=state, steps=pipe.recipe.steps)))
+        whole = time.perf_counter() - began
+    spent = {event.key: event.self_cpu_time_total / 1e6 for event in trace.key_averages()}
+    out = {"decode": (whole - done.seconds) / whole}
+    engine = done.seconds / whole
+    total = sum(spent.values())
+    for group, names in GROUPS.items():
+        out[group] = engine * sum(spent.get(name, 0.0) for name in names) / total
+    out["other"] = 1 - sum(out.values())
+    return {name: round(value, 3) for name, value in out.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="causalcine bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
+    parser.add_argument("--quick", action="store_true", help="short rollouts: marks 4, 8, 12")
+    args = parser.parse_args(argv)
+    pipe = Pipeline.from_pretrained(args.model)
+    story = Story.load(STORY)
+    marks = (4, 8, 12) if args.quick else MARKS
+    report: dict[str, Any] = {
+        "model": pipe.name,
+        "device": str(pipe.network.device),
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rollout": late_and_early(pipe, marks, 2, 3 if args.quick else 15),
+        "as_shipped": frames_per_second(pipe, story),
+        "four_steps_unguided": frames_per_second(pipe, story, steps=4, guidance=1.0),
+        "time_shares": shares(pipe, story),
+    }
+    report["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if args.json:
+        print(json.dumps(report))
+        return
+    for name, value in report.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, inner in value.items():
+                print(f"    {key:24} {inner}")
+        else:
+            print(f"{name:28} {value}")
+
+
+if __name__ == "__main__":
+    main()

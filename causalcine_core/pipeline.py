@@ -1,0 +1,319 @@
+"""Story in, chunks out: what the command line and scripts call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .memory import MemorySettings
+from .model import CausalWanTransformer, WanConfig, load_checkpoint
+from .model.checkpoint import Checkpoint, assign
+from .sampling import Chunk, Network, Recipe, State, StepInfo, begin, rollout
+from .story import PlannedShot, Story, check_seed, check_size, plan
+from .text import NanoTextEncoder, TextConfig
+from .vae import VAEConfig, WanVAE, frames_to_uint8, vae_from_weights
+
+ASSETS = Path(__file__).parent / "assets"
+BUILT_IN = {"nano": ASSETS / "nano.safetensors"}
+
+
+@dataclass(frozen=True)
+class Video:
+    """A finished film on disk."""
+
+    path: Path
+    state: State
+    report: dict[str, Any]
+
+
+class Pipeline:
+    """A causal transformer, its text encoder and its VAE, ready to direct.
+
+    Make one with `from_pretrained`. `recipe` holds how the checkpoint wants to be run.
+    """
+
+    def __init__(self, network: Network, text: NanoTextEncoder, vae: WanVAE, recipe: Recipe, name: str = "unnamed"):
+        self.network, self.text, self.vae, self.recipe, self.name = network, text, vae, recipe, name
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str] = "nano", *, device: str | None = None, dtype: torch.dtype | None = None
+    ) -> Pipeline:
+        """Load an all-in-one checkpoint: `nano` (built in) or a file.
+
+        device: a torch device, CUDA where there is one by default. dtype: of the transformer; float32 on a CPU, where
+        bfloat16 is slow, else bfloat16.
+        """
+        path = BUILT_IN.get(str(source), Path(source))
+        return cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, *, name: str, device: str | None = None, dtype: torch.dtype | None = None
+    ) -> Pipeline:
+        place = pick_device(device)
+        dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+        source = f"checkpoint {name}"
+        net = CausalWanTransformer(WanConfig.from_dict(checkpoint.header["model"]), device="meta")
+        assign(net, checkpoint.model, source)
+        with torch.device("meta"):
+            text = NanoTextEncoder(TextConfig.from_dict(checkpoint.header["text"]))
+        assign(text, checkpoint.text, source)
+        vae = vae_from_weights(checkpoint.vae)
+        recipe = Recipe.from_dict(checkpoint.header["recipe"])
+        for module in (net, text, vae):
+            module.eval().requires_grad_(False)
+        network = describe_network(net.to(place, dtype), fingerprint(checkpoint.header["model"], checkpoint.model))
+        return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
+
+    @classmethod
+    def random(cls, *, seed: int = 0, recipe: Recipe | None = None, vocabulary: Sequence[str] = ("a", "cat")) -> Pipeline:
+        """A tiny untrained pipeline of the real architecture: for tests, and for trying interfaces without weights."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            config = WanConfig(dim=96, ffn_dim=128, num_heads=2, num_layers=2, freq_dim=32, text_dim=32, text_len=16)
+            net = CausalWanTransformer(config).initialize()
+            torch.nn.init.xavier_uniform_(net.head.head.weight)
+            text = NanoTextEncoder(TextConfig(tuple(vocabulary), dim=32, heads=2, layers=1, length=16))
+            vae = WanVAE(VAEConfig(dim=8, dim_mult=(1, 1, 1), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2))
+        for module in (net, text, vae):
+            module.eval().requires_grad_(False)
+        recipe = recipe or Recipe(steps=2, width=32, height=32, window=1, top_k=2, seconds=1.5)
+        return cls(describe_network(net, f"random-{seed}"), text, vae, recipe, "random")
+
+    def stream(
+        self,
+        story: Story | None,
+        *,
+        state: State | None = None,
+        memory: MemorySettings | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        on_step: Callable[[StepInfo], None] | None = None,
+        decode: bool = True,
+    ) -> Iterator[Chunk]:
+        """Make a film chunk by chunk. Everything is checked before the generator is returned.
+
+        With `state`, `story` is appended to that film, from its next chunk on (what was planned and not made is dropped);
+        with `state` and no story, the film is made as it was planned. `state` itself is unchanged. `on_step` may raise to
+        cancel. `decode=False` leaves `frames` out.
+        """
+        recipe = state.recipe if state else self.recipe
+        recipe = _override(recipe, steps, guidance)
+        if seed is None:
+            seed = story.seed if story is not None and story.seed is not None else (state.seed if state else 0)
+        check_seed(seed)
+        if state is None:
+            if story is None:
+                raise InputError("story is missing: without a state to continue there is nothing to make")
+            pixels = check_size(width or story.width or recipe.width, height or story.height or recipe.height, self.stride)
+            size = (pixels[1] // self.vae.config.spatial_stride, pixels[0] // self.vae.config.spatial_stride)
+            if story.negative is not None:
+                recipe = replace(recipe, negative=story.negative)
+            if story.fps is not None:
+                recipe = replace(recipe, fps=story.fps)
+            start = begin(self.network, recipe, memory or MemorySettings(), size=size, seed=seed)
+        else:
+            size = self._check_state(state, recipe, story, width, height)
+            settings = (memory or MemorySettings()).resolve(state.settings.window or 0, state.settings.top_k or 0)
+            start = replace(state, recipe=recipe, settings=settings, seed=seed)
+        start = self._planned(start, story)
+        return self._run(start, size, on_step, decode)
+
+    def _run(
+        self, state: State, size: tuple[int, int], on_step: Callable[[StepInfo], None] | None, decode: bool
+    ) -> Iterator[Chunk]:
+        prompts = {shot.index: shot.prompt for shot in state.shots}
+        seeds = {shot.index: shot.seed for shot in state.shots if shot.seed is not None}
+        decoder = state.decoder
+        stream = rollout(
+            self.network,
+            state.planned,
+            lambda shot: self.encode(prompts[shot]),
+            state,
+            size=size,
+            negative=self.encode(state.recipe.negative) if state.recipe.guidance != 1 else None,
+            shot_seeds=seeds,
+            on_step=on_step,
+        )
+        for chunk in stream:
+            if not decode:
+                yield chunk
+                continue
+            frames, decoder = self._decode(chunk.latent, decoder)
+            yield replace(chunk, frames=frames, state=replace(chunk.state, decoder=decoder))
+
+    @torch.no_grad()
+    def encode(self, prompt: str) -> Tensor:
+        """Text of a prompt for the transformer: `[1, T, text_dim]`."""
+        return self.text.encode([prompt])
+
+    @torch.no_grad()
+    def _decode(self, latent: Tensor, decoder: Any) -> tuple[Any, Any]:
+        weight = next(self.vae.parameters())
+        video, decoder = self.vae.decode(latent.to(weight.device, weight.dtype), decoder)
+        return frames_to_uint8(video).cpu().numpy(), decoder
+
+    def generate(
+        self,
+        story: Story | None,
+        *,
+        output: str | os.PathLike[str],
+        on_chunk: Callable[[Chunk], None] | None = None,
+        **settings: Any,
+    ) -> Video:
+        """Make a film and write it as it grows. Takes `stream`'s settings; the file appears when it is whole.
+
+        With `state`, the file holds the new part only; frame ranges in the report are of the whole film.
+        """
+        from .report import build_report
+        from .video import VideoWriter
+
+        stream = self.stream(story, **settings)
+        state = settings.get("state")
+        fps = (story.fps if story and story.fps else None) or (state.recipe if state else self.recipe).fps
+        writer: VideoWriter | None = None
+        try:
+            for chunk in stream:
+                state = chunk.state
+                if writer is None:
+                    writer = VideoWriter(output, fps, (chunk.frames.shape[2], chunk.frames.shape[1]))
+                    writer.__enter__()
+                writer.write(chunk.frames)
+                if on_chunk is not None:
+                    on_chunk(chunk)
+        except BaseException as error:
+            if writer is not None:
+                writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        if writer is None or state is None:
+            raise InputError("the story adds no chunk to the film")
+        writer.__exit__(None, None, None)
+        return Video(Path(output), state, build_report(state, model=self.describe(), warnings=self.check(story)))
+
+    def check(self, story: Story | None) -> list[str]:
+        """Warnings about a story that can be made but not as written: words the encoder lacks, prompts cut off."""
+        if story is None:
+            return []
+        out = []
+        for i in range(len(story.shots)):
+            prompt = story.prompt(i)
+            unknown = self.text.unknown_words(prompt)
+            if unknown:
+                words = ", ".join(repr(word) for word in unknown)
+                out.append(f"shots[{i}]: {self.name} does not know {words}; a shot is drawn from the words it knows")
+            over = self.text.overlong(prompt)
+            if over:
+                out.append(f"shots[{i}]: the last {over} words do not fit into {self.text.config.length} and are not read")
+        return out
+
+    def describe(self) -> dict[str, Any]:
+        """What the report says of the model."""
+        config = self.network.net.config
+        parameters = sum(p.numel() for p in self.network.net.parameters())
+        return {"name": self.name, "fingerprint": self.network.fingerprint, "parameters": parameters, **config.to_dict()}
+
+    @property
+    def stride(self) -> int:
+        """Width and height must be multiples of this many pixels."""
+        return self.vae.config.spatial_stride * self.network.patch[0]
+
+    def _planned(self, state: State, story: Story | None) -> State:
+        """`state` with `story` planned after the chunks it has."""
+        if story is None:
+            return state
+        begun = tuple(
+            replace(shot, frames=(shot.frames[0], min(shot.frames[1], state.frames)))
+            for shot in state.shots
+            if shot.frames[0] < state.frames
+        )
+        recipe = state.recipe
+        planned = plan(
+            story,
+            chunk=recipe.chunk,
+            first_chunk=recipe.first_chunk,
+            fps=recipe.fps,
+            temporal_stride=self.vae.config.temporal_stride,
+            start_chunk=state.chunks,
+            start_shot=len(begun),
+            seconds=recipe.seconds,
+        )
+        shots: tuple[PlannedShot, ...] = (*begun, *planned.shots)
+        return replace(state, shots=shots, planned=planned.chunks)
+
+    def _check_state(
+        self, state: State, recipe: Recipe, story: Story | None, width: int | None, height: int | None
+    ) -> tuple[int, int]:
+        """The state's latent size, once everything asked for agrees with it."""
+        if not state.latents:
+            raise InputError("state holds no chunk yet: start the film without it")
+        if state.model != self.network.fingerprint:
+            raise InputError(f"state was made by another model ({state.model}) than {self.name} ({self.network.fingerprint})")
+        if (recipe.guidance == 1) != (state.recipe.guidance == 1):
+            raise InputError("guidance cannot be switched on or off inside a film: its memory has the other number of branches")
+        stride = self.vae.config.spatial_stride
+        size = (state.latents[0].shape[3], state.latents[0].shape[4])
+        have = {"height": size[0] * stride, "width": size[1] * stride, "fps": state.recipe.fps}
+        asked = {"width": width or (story.width if story else None), "height": height or (story.height if story else None)}
+        asked["fps"] = story.fps if story else None
+        for name, value in asked.items():
+            if value is not None and value != have[name]:
+                raise InputError(f"{name} is {value:g}, but the film to continue has {have[name]:g}: leave it out, or start anew")
+        return size
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The asked device, or the best there is."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not available here ({str(error).splitlines()[0]})") from None
+    return place
+
+
+def describe_network(net: CausalWanTransformer, identity: str) -> Network:
+    """A network of ours, as the rollout wants it."""
+    config, weight = net.config, next(net.parameters())
+    return Network(
+        net,
+        config.num_layers,
+        config.num_heads,
+        config.head_dim,
+        config.in_dim,
+        weight.device,
+        weight.dtype,
+        config.patch_size[1:],
+        identity,
+    )
+
+
+def fingerprint(config: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """Twelve hex digits that change with the architecture or the weights."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].flatten()[:64].float().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _override(recipe: Recipe, steps: int | None, guidance: float | None) -> Recipe:
+    if steps is not None and steps != recipe.steps:
+        recipe = replace(recipe, steps=steps, levels=None)
+    if guidance is not None:
+        recipe = replace(recipe, guidance=guidance)
+    return recipe

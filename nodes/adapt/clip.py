@@ -1,0 +1,80 @@
+"""CLIP: the built-in model's text encoder as a CLIP that stock nodes can use, and how prompts are encoded with any CLIP."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import comfy.sd
+import comfy.supported_models_base
+import torch
+from torch import Tensor, nn
+
+from ...causalcine_core.text import NanoTextEncoder
+
+KEY = "nano"
+
+
+class Tokenizer:
+    """ComfyUI's tokenizer interface over the encoder's vocabulary. Weights such as (word:1.2) are plain text here."""
+
+    def __init__(self, encoder: NanoTextEncoder, embedding_directory: Any = None, tokenizer_data: Any = None):
+        self.encoder = encoder
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
+        ids = self.encoder.ids([text])[0].tolist()
+        return {KEY: [[(i, 1.0, n + 1) if return_word_ids else (i, 1.0) for n, i in enumerate(ids)]]}
+
+    def warnings(self, text: str) -> list[str]:
+        """What the encoder will not understand of a prompt, in sentences."""
+        unknown, over = self.encoder.unknown_words(text), self.encoder.overlong(text)
+        out = []
+        if unknown:
+            out.append(f"words that this model does not know and will ignore: {', '.join(unknown)}")
+        if over:
+            out.append(f"the prompt is {over} words too long; its end is cut off")
+        return out
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+
+class TextModel(nn.Module):
+    """ComfyUI's text model interface."""
+
+    disable_offload = True  # small, and its layers are not ComfyUI's: it is loaded whole or not at all
+
+    def __init__(self, encoder: NanoTextEncoder, device: Any = None, dtype: Any = None, model_options: Any = None):
+        super().__init__()
+        self.encoder = encoder.to(device)
+        self.dtypes = {torch.float32}
+
+    def reset_clip_options(self) -> None:
+        pass
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        pass
+
+    def encode_token_weights(self, tokens: dict[str, list[list[tuple]]]) -> tuple[Tensor, None]:
+        ids = torch.tensor([[token[0] for token in row] for row in tokens[KEY]])
+        with torch.no_grad():
+            return self.encoder(ids.to(self.encoder.positions.device)).float().cpu(), None
+
+    def load_sd(self, state_dict: dict[str, Tensor]) -> Any:
+        return self.encoder.load_state_dict(state_dict, strict=False)
+
+
+def build(encoder: NanoTextEncoder) -> comfy.sd.CLIP:
+    target = comfy.supported_models_base.ClipTarget(partial(Tokenizer, encoder), partial(TextModel, encoder))
+    return comfy.sd.CLIP(target, parameters=sum(p.numel() for p in encoder.parameters()))
+
+
+def encode(clip: Any, text: str) -> Tensor:
+    """Text context `[1, T, text_dim]` of one prompt, by any CLIP."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
+
+
+def warnings(clip: Any, text: str) -> list[str]:
+    """Sentences about a prompt, where the encoder has something to say."""
+    tokenizer = getattr(clip, "tokenizer", None)
+    return tokenizer.warnings(text) if isinstance(tokenizer, Tokenizer) else []

@@ -1,0 +1,83 @@
+"""Where results go: file name prefixes that users and scripts really type, made safe on every system."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+
+from ...causalcine_core.errors import InputError
+
+DEFAULT = "CausalCine"
+LONGEST_PART, LONGEST = 180, 900  # bytes of one name and of the whole prefix: file systems allow 255 and 4,096
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+_DATE = re.compile(r"%date:([^%]+)%")
+_DATE_PARTS = {"yyyy": "%Y", "yy": "%y", "MM": "%m", "dd": "%d", "hh": "%H", "HH": "%H", "mm": "%M", "ss": "%S"}
+
+
+def clean_prefix(prefix: str) -> str:
+    """A prefix with `/` between folders and names that Windows, macOS and Linux accept.
+
+    Raises InputError where it would leave the output folder or is too long.
+    """
+    text = _DATE.sub(lambda found: _date(found[1]), prefix.strip()).replace("\\", "/")
+    if text.startswith("/") or re.match(r"[A-Za-z]:", text):
+        raise InputError(f"filename_prefix {prefix!r} is an absolute path: give a name or subfolder of ComfyUI's output")
+    if text.endswith("/") or not text:
+        text += DEFAULT
+    text = posixpath.normpath(text)
+    if text.split("/")[0] == "..":
+        raise InputError(f"filename_prefix {prefix!r} leaves ComfyUI's output folder: give a name or subfolder of it")
+    text = "/".join(_clean_part(part) for part in text.split("/"))
+    if len(os.fsencode(text)) > LONGEST:
+        raise InputError(f"filename_prefix is too long ({len(os.fsencode(text))} bytes): {LONGEST} are allowed")
+    return text
+
+
+def reserve(prefix: str, size: tuple[int, int]) -> tuple[Path, str, str, int]:
+    """The folder of a prefix, made where missing; the name in it; the subfolder for the browser; the next number."""
+    folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
+        clean_prefix(prefix), folder_paths.get_output_directory(), *size
+    )
+    return Path(folder), name, subfolder, number
+
+
+def publish(file: Path, name: str, number: int) -> Path:
+    """Give a finished file the first free numbered name in its folder; nothing is ever overwritten."""
+    while True:
+        target = file.with_name(f"{name}_{number:05}_{file.suffix}")
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            number += 1
+            continue
+        os.replace(file, target)
+        return target
+
+
+def metadata(hidden: Any) -> dict[str, str]:
+    """Prompt and workflow as fields of a video file, unless the user turned that off."""
+    if args.disable_metadata:
+        return {}
+    fields = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        fields["prompt"] = hidden.prompt
+    return {name: json.dumps(value) for name, value in fields.items()}
+
+
+def _date(layout: str) -> str:
+    pattern = re.compile("|".join(_DATE_PARTS))
+    return time.strftime(pattern.sub(lambda found: _DATE_PARTS[found[0]], layout.replace("%", "")))
+
+
+def _clean_part(part: str) -> str:
+    part = re.sub(r'[<>:"|?*\x00-\x1f\x7f]', "_", part).strip().rstrip(". ") or "_"
+    part = os.fsencode(part)[:LONGEST_PART].decode("utf-8", "ignore")
+    return f"{part}_" if _RESERVED.fullmatch(part) else part

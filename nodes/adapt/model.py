@@ -1,0 +1,154 @@
+"""MODEL: the causal transformer inside ComfyUI's ModelPatcher, and a stock Wan MODEL seen as ours.
+
+Weights stay under `diffusion_model.<Wan's name>` in ComfyUI's own layers, so that LoRA, offload and fp8 are its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.supported_models
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...causalcine_core.errors import InputError
+from ...causalcine_core.model import CausalWanTransformer, WanConfig
+from ...causalcine_core.model.checkpoint import assign
+from ...causalcine_core.pipeline import fingerprint
+from ...causalcine_core.sampling import Network, Recipe
+
+# What travels with a MODEL, as attachments: every clone of a patcher shares them, none is ever changed in place.
+RECIPE = "causalcine_recipe"
+FINGERPRINT = "causalcine_fingerprint"
+PREVIEW_VAE = "causalcine_preview_vae"
+ATTENTION = "causalcine_attention"
+
+
+class Transformer(CausalWanTransformer):
+    """The core's transformer, built the way ComfyUI builds networks."""
+
+    def __init__(self, *, causalcine: WanConfig, operations: Any, dtype: torch.dtype, device: Any = None, **_: Any):
+        super().__init__(causalcine, ops=operations, device=device, dtype=dtype)
+        self.dtype = dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise InputError(
+            "this model makes a film chunk by chunk, which a KSampler cannot do: connect it to CausalCine Sampler"
+        )
+
+
+class CausalWan(comfy.model_base.WAN21):
+    def __init__(self, model_config: Any, device: Any = None):
+        super(comfy.model_base.WAN21, self).__init__(model_config, comfy.model_base.ModelType.FLOW, device, Transformer)
+        self.image_to_video = False
+
+
+class CausalWanSupport(comfy.supported_models.WAN21_T2V):
+    """Entry of ComfyUI's table of architectures, used without touching the table."""
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> CausalWan:
+        return CausalWan(self, device)
+
+
+def build(
+    weights: Mapping[str, Tensor],
+    config: WanConfig,
+    source: str,
+    *,
+    dtype: torch.dtype | None = None,
+    reload: tuple[Callable[..., Any], tuple[Any, ...]] | None = None,
+) -> Any:
+    """A MODEL from weights under Wan's names. reload: how ComfyUI 0.33 can build it again."""
+    assign(CausalWanTransformer(config, device="meta"), weights, source)  # names and shapes, in one sentence
+    supported = list(CausalWanSupport.supported_inference_dtypes)
+    device = mm.get_torch_device()
+    if dtype is None:
+        size, kind = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
+        dtype = mm.unet_dtype(model_params=size, supported_dtypes=supported, weight_dtype=kind)
+    support = CausalWanSupport(
+        {"image_model": "wan2.1", "model_type": "t2v", **config.to_dict(), "causalcine": config}
+    )
+    support.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
+    model = support.get_model(weights)
+    offload = mm.unet_offload_device()
+    patcher_type = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = patcher_type(model, load_device=device, offload_device=offload)
+    if not mm.is_device_cpu(offload):
+        model.to(offload)
+    dynamic = {"assign": True} if getattr(patcher, "is_dynamic", lambda: False)() else {}
+    model.load_model_weights(dict(weights), "", **dynamic)
+    patcher.cached_patcher_init = reload
+    patcher.set_attachments(FINGERPRINT, fingerprint(config.to_dict(), dict(weights)))
+    return patcher
+
+
+def with_attachment(model: Any, key: str, value: Any) -> Any:
+    """A clone of a MODEL that carries this value too."""
+    model = model.clone()
+    model.set_attachments(key, value)
+    return model
+
+
+def recipe_of(model: Any) -> Recipe | None:
+    return model.get_attachment(RECIPE)
+
+
+def is_ours(model: Any) -> bool:
+    return isinstance(model.model, CausalWan)
+
+
+def config_of(model: Any) -> WanConfig:
+    """Architecture of a MODEL, read off attributes: its weights may be offloaded or quantised.
+
+    Raises InputError where it is no Wan text-to-video network.
+    """
+    net = getattr(model.model, "diffusion_model", None)
+    if isinstance(getattr(net, "config", None), WanConfig):
+        return net.config
+    parts = ("patch_embedding", "text_embedding", "time_embedding", "time_projection", "blocks", "head", "num_heads")
+    if not all(hasattr(net, part) for part in parts):
+        raise InputError(
+            f"model is a {type(net).__name__}, not a Wan text-to-video network: load one with CausalCine Checkpoint Loader "
+            "or CausalCine Model Loader, or connect a Wan 2.1 text-to-video MODEL"
+        )
+    kind, channels = getattr(net, "model_type", "t2v"), getattr(net, "in_dim", 16)
+    if kind != "t2v" or channels != 16 or hasattr(net, "vace_blocks"):
+        raise InputError(
+            f"model is a Wan network of another kind ({kind}, {channels} input channels): only text-to-video ones with 16 "
+            "channels can be rolled out; load one with CausalCine Model Loader"
+        )
+    names = ("dim", "ffn_dim", "num_heads", "in_dim", "out_dim", "freq_dim", "text_dim", "text_len", "eps")
+    shape = {name: getattr(net, name) for name in names}
+    return WanConfig(num_layers=len(net.blocks), patch_size=tuple(net.patch_size), **shape)
+
+
+def network_of(model: Any) -> Network:
+    """A MODEL as the rollout wants it. The caller loads it on its device first."""
+    config = config_of(model)
+    base = model.model
+    return Network(
+        net=base.diffusion_model,
+        layers=config.num_layers,
+        heads=config.num_heads,
+        head_dim=config.head_dim,
+        channels=config.in_dim,
+        device=model.load_device,
+        dtype=base.manual_cast_dtype or base.get_dtype(),
+        patch=config.patch_size[1:],
+        fingerprint=model.get_attachment(FINGERPRINT) or f"wan-{config.dim}x{config.num_layers}",
+    )
+
+
+def memory_needed(config: WanConfig, branches: int, tokens: int, span: int, chunk: int) -> int:
+    """Bytes beside the weights: activations of one chunk, and keys and values of the frames that it sees.
+
+    tokens: of one latent frame. span, chunk: latent frames.
+    """
+    activations = chunk * tokens * (2 * config.ffn_dim + 12 * config.dim)
+    seen = span * tokens * config.dim * (2 * config.num_layers + 4)
+    return 4 * branches * (activations + seen)

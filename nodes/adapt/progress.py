@@ -1,0 +1,73 @@
+"""Progress bar, live preview, text on the node, and cancel, while a film is made."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.utils
+import torch
+from comfy_execution.utils import get_executing_context
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ...causalcine_core.sampling import StepInfo
+from ...causalcine_core.vae import denormalize
+from . import vae as vaes
+
+PREVIEW_EVERY = 0.3  # seconds
+PREVIEW_SIZE = 512  # pixels; the server enlarges and shrinks to it
+
+
+class Progress:
+    """Called after every denoising pass: looks for a cancel first, then reports."""
+
+    def __init__(self, chunks: int, steps: int, vae: Any, latent_format: Any):
+        self.chunks, self.steps, self.vae, self.latent_format = chunks, steps, vae, latent_format
+        self.bar = comfy.utils.ProgressBar(chunks * steps)
+        self.done, self.first, self.shown = 0, None, 0.0
+
+    def __call__(self, info: StepInfo) -> None:
+        mm.throw_exception_if_processing_interrupted()
+        self.done += 1
+        if self.first is None:
+            self.first = info.chunk.index
+        if info.step == 1:
+            say(f"Shot {info.chunk.shot + 1}, chunk {info.chunk.index - self.first + 1} of {self.chunks}")
+        now = time.monotonic()
+        preview = None
+        if info.step == info.steps or now - self.shown >= PREVIEW_EVERY:
+            self.shown = now
+            preview = ("JPEG", self.picture(info), PREVIEW_SIZE)
+        self.bar.update_absolute(self.done, self.chunks * self.steps, preview)
+
+    def picture(self, info: StepInfo) -> Image.Image:
+        """A frame of the chunk being made. It moves on from step to step, so that motion shows."""
+        frame = (info.step - 1) * info.clean.shape[2] // info.steps
+        latent = info.clean[:1, :, frame : frame + 1].float()
+        pixels = vaes.still(self.vae, denormalize(latent)) if self.vae is not None else self._rough(latent)
+        return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy(), "RGB")
+
+    def _rough(self, latent: Tensor) -> Tensor:
+        factors = latent.new_tensor(self.latent_format.latent_rgb_factors)
+        bias = latent.new_tensor(self.latent_format.latent_rgb_factors_bias)
+        return (latent[0, :, 0].movedim(0, -1) @ factors + bias + 1) / 2
+
+
+def say(text: str) -> None:
+    """A line of text on the node that is running."""
+    server, context = getattr(PromptServer, "instance", None), get_executing_context()
+    if server is not None and context is not None:
+        server.send_progress_text(text, context.node_id, server.client_id)
+
+
+def warn(sentences: Sequence[str]) -> None:
+    """Put warnings into the log and onto the node that is running."""
+    for sentence in sentences:
+        logging.warning("CausalCine: %s", sentence)
+    if sentences:
+        say("\n".join(sentences))

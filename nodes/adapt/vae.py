@@ -1,0 +1,143 @@
+"""VAE: the built-in model's VAE as ComfyUI's VAE object, and decoding any causal Wan VAE piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.ldm.wan.vae
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.sd
+import torch
+from torch import Tensor, nn
+
+from ...causalcine_core.errors import InputError
+from ...causalcine_core.vae import WanVAE
+
+PIECE = 3  # latent frames of our own VAE decoded at once; its stream has no rule of its own
+
+
+class FirstStage(nn.Module):
+    """What ComfyUI calls inside a VAE: encode and decode between -1..1 and raw latents, `[B C F H W]`."""
+
+    def __init__(self, vae: WanVAE):
+        super().__init__()
+        self.vae = vae
+
+    def encode(self, video: Tensor, **_: Any) -> Tensor:
+        stride = self.vae.config.temporal_stride
+        whole = 1 + (video.shape[2] - 1) // stride * stride
+        return self.vae.encode(video[:, :, :whole])[0]
+
+    def decode(self, latent: Tensor, **_: Any) -> Tensor:
+        return self.vae.decode(latent)[0]
+
+
+class CausalVAE(comfy.sd.VAE):
+    """ComfyUI's VAE object around the core's VAE, so that VAE Decode, its tiled form and VAE Encode work."""
+
+    def __init__(self, vae: WanVAE):
+        config = vae.config
+        time, space = config.temporal_stride, config.spatial_stride
+        self.memory_used_encode = lambda shape, dtype: 64 * config.dim * shape[3] * shape[4] * mm.dtype_size(dtype)
+        self.memory_used_decode = lambda shape, dtype: (
+            64 * config.dim * shape[3] * shape[4] * space**2 * mm.dtype_size(dtype)
+        )
+        self.upscale_ratio = (lambda frames: max(0, frames * time - time + 1), space, space)
+        self.downscale_ratio = (lambda frames: max(0, (frames + time - 1) // time), space, space)
+        self.upscale_index_formula = self.downscale_index_formula = (time, space, space)
+        self.latent_channels, self.latent_dim, self.output_channels = config.z_dim, 3, 3
+        self.process_input = lambda image: image * 2.0 - 1.0
+        self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+        self.working_dtypes = [torch.float32]
+        self.disable_offload = True
+        self.not_video = self.handles_tiling = False
+        self.crop_input = True
+        self.extra_1d_channel = self.pad_channel_value = self.format_encoded = self.size = None
+        self.audio_sample_rate = 44100
+        self.device, self.vae_dtype = mm.vae_device(), torch.float32
+        self.output_device = mm.intermediate_device()
+        self.first_stage_model = FirstStage(vae.float()).eval().requires_grad_(False)
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            self.first_stage_model, load_device=self.device, offload_device=mm.vae_offload_device()
+        )
+
+
+def check(vae: Any, latent: Tensor) -> None:
+    """Raise InputError where a LATENT is no film of this VAE."""
+    if latent.ndim != 5 or latent.shape[1] != 16:
+        raise InputError(
+            f"samples are {list(latent.shape)}: a film's latent is [batch, 16, frames, height, width]; connect the LATENT "
+            "of CausalCine Sampler"
+        )
+    if vae.latent_channels != 16 or vae.latent_dim != 3:
+        raise InputError(
+            f"vae has {vae.latent_channels} latent channels: connect the VAE of CausalCine Checkpoint Loader, or load "
+            "Wan 2.1's VAE"
+        )
+
+
+def frames(vae: Any, latent: Tensor) -> Iterator[Tensor]:
+    """Decode one film `[1 16 F h w]` in VAE space, a few frames at a time: float32 `[n H W 3]` in 0..1 on the CPU.
+
+    Equal to decoding it whole, in memory that does not grow with its length.
+    """
+    check(vae, latent)
+    load(vae, latent[:, :, :PIECE])
+    for piece in _stream(vae, latent):
+        video = vae.process_output(piece.to(vae.output_device).float())
+        yield video[0].movedim(0, -1).cpu()
+        mm.throw_exception_if_processing_interrupted()
+
+
+def load(vae: Any, piece: Tensor) -> None:
+    """Bring a VAE to its device, with room to decode a piece of this shape."""
+    vae.throw_exception_if_invalid()
+    memory = vae.memory_used_decode(piece.shape, vae.vae_dtype)
+    mm.load_models_gpu([vae.patcher], memory_required=memory, force_full_load=vae.disable_offload)
+
+
+def still(vae: Any, latent: Tensor) -> Tensor:
+    """One latent frame `[1 16 1 h w]` as a picture `[H W 3]` in 0..1, for previews. The VAE must be loaded."""
+    x = latent.to(vae.device, vae.vae_dtype)
+    with torch.no_grad():
+        video = vae.first_stage_model.decode(x)
+    return vae.process_output(video.float())[0, :, 0].movedim(0, -1).cpu()
+
+
+def _stream(vae: Any, latent: Tensor) -> Iterator[Tensor]:
+    stage = vae.first_stage_model
+    if isinstance(stage, FirstStage):
+        return _stream_ours(stage.vae, latent, vae.device)
+    if isinstance(stage, comfy.ldm.wan.vae.WanVAE):
+        return _stream_stock(stage, latent, vae.device, vae.vae_dtype)
+    raise InputError(
+        f"vae is a {type(stage).__name__}, which cannot be decoded piece by piece: use ComfyUI's VAE Decode for it, or "
+        "Wan 2.1's VAE"
+    )
+
+
+@torch.no_grad()
+def _stream_ours(vae: WanVAE, latent: Tensor, device: torch.device) -> Iterator[Tensor]:
+    state = None
+    for piece in latent.split(PIECE, 2):
+        video, state = vae.decode(piece.to(device, torch.float32), state)
+        yield video
+
+
+@torch.no_grad()
+def _stream_stock(stage: Any, latent: Tensor, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
+    """ComfyUI's own Wan decoder, called as its own `decode` calls it: one frame, then two at a time.
+
+    Its 0.33 version is only exact when no call but the first and the very last has a single frame.
+    """
+    from comfy.ldm.wan import vae as wan
+
+    slots = getattr(wan, "count_cache_layers", None) or wan.count_conv3d
+    cache: list[Any] = [None] * slots(stage.decoder)
+    for piece in (latent[:, :, :1], *latent[:, :, 1:].split(2, 2)):
+        if not piece.shape[2]:
+            continue
+        video = stage.decoder(stage.conv2(piece.to(device, dtype)), feat_cache=cache, feat_idx=[0])
+        yield torch.cat(video, 2) if isinstance(video, list) else video

@@ -1,0 +1,170 @@
+"""Loading weights: the all-in-one checkpoint with its own text encoder and VAE, and a bare causal Wan network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..causalcine_core.errors import InputError
+from ..causalcine_core.model import WanConfig, load_checkpoint
+from ..causalcine_core.model.checkpoint import PREFIXES, infer_config, read_weights
+from ..causalcine_core.pipeline import BUILT_IN
+from ..causalcine_core.sampling import Recipe
+from ..causalcine_core.text import NanoTextEncoder, TextConfig
+from ..causalcine_core.model.checkpoint import assign
+from ..causalcine_core.vae import vae_from_weights
+from .adapt import clip, model, vae
+
+NANO = "nano (built-in)"
+DTYPES = {
+    "default": None,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+}
+ATTENTION = ["auto", "flash", "efficient", "cudnn", "math"]
+
+
+class CausalCineCheckpointLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CausalCineCheckpointLoader",
+            display_name="CausalCine Checkpoint Loader",
+            category="CausalCine",
+            description="Loads an all-in-one CausalCine file: the causal video model, its text encoder and its VAE. The "
+            "built-in nano needs no download and runs on a CPU.",
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=[NANO, *choices("checkpoints")],
+                    default=NANO,
+                    tooltip="nano comes with the pack. Other CausalCine files go into models/checkpoints.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The causal video model; LoRA nodes work on it."),
+                io.Clip.Output(display_name="CLIP", tooltip="Its text encoder."),
+                io.Vae.Output(display_name="VAE", tooltip="Its video VAE."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str) -> bool | str:
+        return checked(lambda: find("checkpoints", checkpoint) if checkpoint != NANO else BUILT_IN["nano"])
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        path = BUILT_IN["nano"] if checkpoint == NANO else find("checkpoints", checkpoint)
+        return io.NodeOutput(*load_all(path, checkpoint))
+
+
+class CausalCineModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = choices("diffusion_models")
+        return io.Schema(
+            node_id="CausalCineModelLoader",
+            display_name="CausalCine Model Loader",
+            category="CausalCine",
+            description="Loads a causal Wan text-to-video network. Text encoder and VAE are ComfyUI's: Load CLIP (type "
+            "wan, umt5) and Load VAE (Wan 2.1).",
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=files or ["put a .safetensors file into models/diffusion_models"],
+                    tooltip="A .safetensors file in models/diffusion_models.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="default",
+                    tooltip="How weights are kept. default: as ComfyUI would choose for this file and device.",
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=ATTENTION,
+                    default="auto",
+                    tooltip="Which of PyTorch's attention kernels to use. auto: the fastest that fits.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The causal video model; LoRA nodes work on it.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model_name: str) -> bool | str:
+        return checked(lambda: find("diffusion_models", model_name))
+
+    @classmethod
+    def execute(cls, model_name: str, dtype: str = "default", attention: str = "auto") -> io.NodeOutput:
+        for name, value, allowed in (("dtype", dtype, list(DTYPES)), ("attention", attention, ATTENTION)):
+            if value not in allowed:
+                raise InputError(f"{name} is {value!r}: allowed are {', '.join(allowed)}")
+        loaded = load_network(find("diffusion_models", model_name), DTYPES[dtype])
+        return io.NodeOutput(model.with_attachment(loaded, model.ATTENTION, attention))
+
+
+def load_all(path: Path, name: str) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of an all-in-one file."""
+    file = load_checkpoint(path)
+    source = f"checkpoint {name}"
+    encoder = NanoTextEncoder(TextConfig.from_dict(file.header["text"]))
+    assign(encoder, file.text, source)
+    decoder = vae.CausalVAE(vae_from_weights(file.vae))
+    network = model.build(
+        file.model, WanConfig.from_dict(file.header["model"]), source, reload=(_network_only, (path, name))
+    )
+    network.set_attachments(model.RECIPE, Recipe.from_dict(file.header["recipe"]))
+    network.set_attachments(model.PREVIEW_VAE, decoder)
+    return network, clip.build(encoder.eval().requires_grad_(False)), decoder
+
+
+def load_network(path: Path, dtype: torch.dtype | None = None) -> Any:
+    """MODEL of a bare network in Wan's own, or ComfyUI's prefixed, layout."""
+    weights, header = read_weights(path)
+    for prefix in PREFIXES:
+        inner = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        weights = inner or weights
+    card = json.loads(header.get("causalcine", "{}"))
+    config = WanConfig.from_dict(card["model"]) if "model" in card else infer_config(weights, path.name)
+    network = model.build(weights, config, f"checkpoint {path.name}", dtype=dtype, reload=(load_network, (path, dtype)))
+    if "recipe" in card:
+        network.set_attachments(model.RECIPE, Recipe.from_dict(card["recipe"]))
+    return network
+
+
+def _network_only(path: Path, name: str, **_: Any) -> Any:
+    return load_all(path, name)[0]
+
+
+def choices(kind: str) -> list[str]:
+    """Safetensors files of one of ComfyUI's model folders; empty where the folder is missing or unreadable."""
+    try:
+        return [name for name in folder_paths.get_filename_list(kind) if name.lower().endswith(".safetensors")]
+    except (OSError, KeyError):
+        return []
+
+
+def find(kind: str, name: str) -> Path:
+    """The file of a choice, with either slash between folders; InputError names the folder to put it into."""
+    for spelling in (name, name.replace("\\", "/"), name.replace("/", "\\")):
+        path = folder_paths.get_full_path(kind, spelling)
+        if path is not None:
+            return Path(path)
+    folders = folder_paths.get_folder_paths(kind)
+    raise InputError(f"{name!r} is not in models/{kind}: put the file into {folders[0] if folders else kind}")
+
+
+def checked(check: Any) -> bool | str:
+    """A check that raises InputError, as ComfyUI's validation wants it."""
+    try:
+        check()
+    except InputError as error:
+        return str(error)
+    return True

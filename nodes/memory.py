@@ -1,0 +1,68 @@
+"""What a film remembers, and a picture of what it recalled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..causalcine_core.memory import MemorySettings
+from ..causalcine_core.report import build_report, memory_map
+
+MemoryType = io.Custom("CAUSALCINE_MEMORY")
+StateType = io.Custom("CAUSALCINE_STATE")
+
+
+class CausalCineMemory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CausalCineMemory",
+            display_name="CausalCine Memory",
+            category="CausalCine",
+            description="How much of the film so far each chunk sees. Without this node: as the model was trained.",
+            inputs=[
+                io.Int.Input(
+                    "window",
+                    default=-1,
+                    min=-1,
+                    max=1024,
+                    tooltip="Chunks right before the current one that are always seen. -1: as the model was trained.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    default=-1,
+                    min=-1,
+                    max=1024,
+                    tooltip="Frames recalled from before the window, chosen by content in every layer. 0: none. -1: as the "
+                    "model was trained.",
+                ),
+            ],
+            outputs=[MemoryType.Output(display_name="MEMORY", tooltip="For CausalCine Sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, window: int = -1, top_k: int = -1) -> io.NodeOutput:
+        return io.NodeOutput(MemorySettings(None if window < 0 else window, None if top_k < 0 else top_k))
+
+
+class CausalCineMemoryMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CausalCineMemoryMap",
+            display_name="CausalCine Memory Map",
+            category="CausalCine",
+            description="Draws which frames of the past each chunk of a film recalled.",
+            inputs=[StateType.Input("state", tooltip="Of CausalCine Sampler.")],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The map.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, state: Any) -> io.NodeOutput:
+        picture = memory_map(build_report(state, model={}, warnings=[]))
+        image = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)[None]
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

@@ -1,0 +1,79 @@
+"""The film as a file, written while it is decoded."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import InputImpl, io, ui
+
+from ..causalcine_core.errors import InputError
+from ..causalcine_core.video import VideoWriter
+from .adapt import files
+from .adapt import vae as vaes
+from .adapt.progress import warn
+from .loaders import checked
+from .sampler import fps_of
+
+
+class CausalCineSaveVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CausalCineSaveVideo",
+            display_name="CausalCine Save Video",
+            category="CausalCine",
+            description="Decodes a film and writes it as mp4 (H.264), a few frames at a time: a film of any length needs the "
+            "memory of a few frames. The file goes into ComfyUI's output folder and never replaces another.",
+            inputs=[
+                io.Latent.Input("samples", tooltip="The film so far, of CausalCine Sampler."),
+                io.Vae.Input("vae", tooltip="The VAE of the checkpoint, or Wan 2.1's."),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=120.0,
+                    step=0.001,
+                    tooltip="Frames per second. 0: as the film was made. Another number plays it faster or slower.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="video/CausalCine",
+                    tooltip="Start of the file's name; / makes subfolders of ComfyUI's output. %date:yyyy-MM-dd% works.",
+                ),
+            ],
+            outputs=[io.Video.Output(display_name="VIDEO", tooltip="The file.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return checked(lambda: files.clean_prefix(filename_prefix)) if isinstance(filename_prefix, str) else True
+
+    @classmethod
+    def execute(
+        cls, samples: dict[str, Any], vae: Any, fps: float = 0.0, filename_prefix: str = "video/CausalCine"
+    ) -> io.NodeOutput:
+        latent = samples["samples"]
+        vaes.check(vae, latent)
+        if latent.shape[0] != 1:
+            raise InputError(f"samples hold {latent.shape[0]} films side by side: save one at a time (Latent From Batch)")
+        made_at, total = fps_of(samples), vaes.pixel_frames(vae, latent.shape[2])
+        fps = fps or made_at
+        if fps != made_at:
+            warn([f"the film was made for {made_at:g} fps: at {fps:g} its {total / made_at:.1f} s play in {total / fps:.1f} s"])
+        stride = vae.spacial_compression_decode()
+        size = (latent.shape[4] * stride, latent.shape[3] * stride)
+        folder, name, subfolder, number = files.reserve(filename_prefix, size)
+        unfinished = folder / f".{secrets.token_hex(8)}.mp4"
+        bar = comfy.utils.ProgressBar(total)
+        with VideoWriter(unfinished, fps, size, metadata=files.metadata(cls.hidden)) as video:
+            for frames in vaes.frames(vae, latent):
+                video.write((frames * 255).round().to(torch.uint8))
+                bar.update(len(frames))
+        path = files.publish(unfinished, name, number)
+        shown = ui.SavedResult(path.name, subfolder, io.FolderType.output)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([shown]))

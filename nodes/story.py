@@ -1,0 +1,151 @@
+"""The story: shots, their lengths and their text, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..causalcine_core.story import SHOT_SYNTAX, Shot, Story, join_prompt
+from .adapt import clip as clips
+from .adapt.progress import warn
+from .loaders import checked
+
+ShotsType = io.Custom("CAUSALCINE_SHOTS")
+
+EXAMPLE = """A red robot with a yellow scarf walks through a snowy forest in the morning.
+
+The red robot waves, close shot.
+
+A blue cat sits on a beach at sunset.
+
+The blue cat jumps, wide shot.
+
+The red robot walks through the snowy forest at night."""
+
+
+@dataclass(frozen=True)
+class Shots:
+    """A story, and the text context of each of its prompts. The encoder stays at hand for the negative prompt."""
+
+    story: Story
+    clip: Any
+    contexts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, story: Story, clip: Any, known: Mapping[str, Tensor] | None = None) -> Shots:
+        prompts = dict.fromkeys(story.prompt(i) for i in range(len(story.shots)))
+        known = dict(known or {})
+        contexts = {prompt: known[prompt] if prompt in known else clips.encode(clip, prompt) for prompt in prompts}
+        return cls(story, clip, contexts)
+
+    def encode(self, prompt: str) -> Tensor:
+        context = self.contexts.get(prompt)
+        return clips.encode(self.clip, prompt) if context is None else context
+
+    def warnings(self) -> list[str]:
+        """About prompts the encoder does not fully understand, each sentence with its shot."""
+        return [
+            f"shot {i + 1}: {sentence}"
+            for i in range(len(self.story.shots))
+            for sentence in clips.warnings(self.clip, self.story.prompt(i))
+        ]
+
+
+class CausalCineShotList(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CausalCineShotList",
+            display_name="CausalCine Shot List",
+            category="CausalCine",
+            description=f"A whole story in one field. Forms: {SHOT_SYNTAX}.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="Encodes the prompts."),
+                io.String.Input(
+                    "story",
+                    multiline=True,
+                    default=EXAMPLE,
+                    dynamic_prompts=False,
+                    tooltip=f"One shot per paragraph, or any of these: {SHOT_SYNTAX}.",
+                ),
+                io.String.Input(
+                    "global_text",
+                    multiline=True,
+                    default="",
+                    dynamic_prompts=False,
+                    tooltip="Put before every shot's prompt: characters, style, place.",
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=3.0,
+                    min=0.1,
+                    max=3600.0,
+                    step=0.1,
+                    tooltip="Length of every shot that does not name its own. Cuts land on the nearest chunk.",
+                ),
+            ],
+            outputs=[ShotsType.Output(display_name="SHOTS", tooltip="For CausalCine Sampler.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, story: str | None = None, global_text: str | None = None) -> bool | str:
+        return checked(lambda: Story.parse(story)) if isinstance(story, str) else True
+
+    @classmethod
+    def execute(cls, clip: Any, story: str, global_text: str = "", seconds: float = 3.0) -> io.NodeOutput:
+        read = Story.parse(story)
+        timed = [shot if shot.seconds or shot.frames else replace(shot, seconds=seconds) for shot in read.shots]
+        shots = Shots.of(replace(read, shots=timed, global_prompt=join_prompt(global_text, read.global_prompt)), clip)
+        return _given(shots, read.notes[1:])
+
+
+class CausalCineShot(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CausalCineShot",
+            display_name="CausalCine Shot",
+            category="CausalCine",
+            description="One shot. Chain shots to make a list, or give each its own sampler and chain those by their state: "
+            "then a change of a later shot leaves the earlier ones as they are.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="Encodes the prompt."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="A red robot walks through a snowy forest in the morning.",
+                    dynamic_prompts=False,
+                    tooltip="What is seen in this shot.",
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=3.0,
+                    min=0.1,
+                    max=3600.0,
+                    step=0.1,
+                    tooltip="Length of the shot. Its end lands on the nearest chunk.",
+                ),
+                ShotsType.Input("shots", optional=True, tooltip="Shots before this one."),
+            ],
+            outputs=[ShotsType.Output(display_name="SHOTS", tooltip="For CausalCine Sampler, or for the next shot.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        return checked(lambda: Story([Shot(prompt)])) if isinstance(prompt, str) else True
+
+    @classmethod
+    def execute(cls, clip: Any, prompt: str, seconds: float = 3.0, shots: Shots | None = None) -> io.NodeOutput:
+        shot = Shot(prompt, seconds=seconds)
+        story = replace(shots.story, shots=[*shots.story.shots, shot]) if shots else Story([shot])
+        return _given(Shots.of(story, clip, shots.contexts if shots else None), ())
+
+
+def _given(shots: Shots, notes: tuple[str, ...]) -> io.NodeOutput:
+    sentences = [*notes, *shots.warnings()]
+    warn(sentences)
+    return io.NodeOutput(shots, ui={"text": sentences} if sentences else None)

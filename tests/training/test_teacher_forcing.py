@@ -1,0 +1,142 @@
+"""The teacher-forcing trainer: it learns, resumes exactly, and its memory is really read."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from causalcine_core.memory import MemorySettings
+from causalcine_core.text import TextConfig
+from training import teacher_forcing
+from training.dataset import Sample, Shards, clip, film, still
+from training.optimizer import orthogonalize
+from training.teacher_forcing import Model, Phase, Trainer, TrainRecipe, draw_levels, packed_loss
+
+from ..helpers import TINY
+
+WORDS = ("a", "red", "cat", "[character1]")
+
+
+def model() -> Model:
+    torch.manual_seed(0)
+    made = Model(TINY, TextConfig(WORDS, dim=24, heads=2, layers=1, length=8))
+    torch.nn.init.xavier_uniform_(made.net.head.head.weight)
+    return made
+
+
+def sample(chunks: int, seed: int = 0) -> Sample:
+    latents = torch.randn(16, 3 * chunks, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return Sample(latents, (3,) * chunks, ("a red cat",) * chunks, (1.0,) * chunks)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    import json
+
+    from safetensors.torch import save_file
+
+    shots = [
+        {"prompt": "[character1], a red cat", "chunks": [0, 2], "names": ["[character1]"], "name_only": False},
+        {"prompt": "a cat", "chunks": [2, 5], "names": [], "name_only": False},
+        {"prompt": "[character1]", "chunks": [5, 7], "names": ["[character1]"], "name_only": True},
+    ]
+    latents = torch.arange(21.0).view(1, 1, 21, 1, 1).expand(4, 16, 21, 4, 4).half()
+    save_file(
+        {"latents": latents.contiguous()},
+        str(tmp_path / "films-0.safetensors"),
+        metadata={"records": json.dumps([{"shots": shots}] * 4)},
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(("top_k", "moves"), [(2, True), (0, False)])
+def test_what_lies_before_the_window_is_read_only_through_routing(top_k, moves):
+    """C65: replace the clean chunk 0, far outside the window, by noise; the last chunk's loss must move when routed."""
+    made, settings = model(), MemorySettings(1, top_k)
+    first = sample(4)
+    changed = first.latents.clone()
+    changed[:, :3] = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    second = Sample(changed, first.chunks, first.prompts, first.weights)
+    noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        losses = [packed_loss(made, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3] for s in (first, second)]
+        # without routing chunk 0 still reaches chunk 3 through the chain of windows: cut the chain to one layer
+    if moves:
+        assert losses[0] != losses[1]
+    else:
+        one_layer = Model(TINY.__class__(**{**TINY.to_dict(), "num_layers": 1}), made.text.config)
+        torch.nn.init.xavier_uniform_(one_layer.net.head.head.weight)
+        with torch.no_grad():
+            unrouted = [packed_loss(one_layer, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3] for s in (first, second)]
+        assert unrouted[0] == unrouted[1]
+
+
+def test_the_loss_is_the_flow_matching_error_of_the_noisy_half():
+    """A network whose head gives zero predicts velocity 0: the loss is the mean square of noise - clean, chunk by chunk."""
+    made = model()
+    torch.nn.init.zeros_(made.net.head.head.weight)
+    torch.nn.init.zeros_(made.net.head.head.bias)
+    one = sample(3)
+    noise = torch.randn(1, 16, 9, 4, 4)
+    loss = packed_loss(made, [one], MemorySettings(1, 1), torch.tensor([0.3]), noise, [False])
+    expected = (noise - one.latents[None]).square().view(1, 16, 3, 3, 4, 4).mean((1, 3, 4, 5))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_samples_show_what_they_name(shards):
+    """The last chunk of a clip is of the name-only shot and a chunk of the describing shot comes before it."""
+    films = Shards(shards, "films")
+    seen = 0
+    for i in range(30):
+        chosen = clip(films, random.Random(i), 4, 2.0)
+        assert len(chosen.chunks) == 4
+        assert chosen.latents.shape == (16, 12, 4, 4)
+        if chosen.prompts[-1] == "[character1]":
+            assert "[character1], a red cat" in chosen.prompts
+            assert chosen.weights[-1] == 2.0
+            seen += 1
+    assert seen > 10
+    whole = film(films, random.Random(0), 2.0)
+    assert whole.chunks == (3,) * 7
+    assert still(films, random.Random(0)).latents.shape == (16, 1, 4, 4)
+
+
+def test_training_resumes_where_it_stopped(shards, tmp_path, monkeypatch):
+    """Two steps in one go, or in two sittings, end in the same weights."""
+    monkeypatch.setitem(teacher_forcing.PRESETS, "nano", TINY)
+    monkeypatch.setattr(teacher_forcing, "TextConfig", lambda words, length: TextConfig(WORDS, dim=24, heads=2, layers=1, length=8))
+    recipe = TrainRecipe(
+        batch={"still": 2, "clip": 2, "film": 1}, curriculum=(Phase(1.0, {"still": 1.0, "clip": 1.0, "film": 1.0}),), warmup_steps=1
+    )
+
+    def steps(trainer, count):
+        return [trainer.train_step()[1] for _ in range(count)]
+
+    once = Trainer(recipe, shards, tmp_path / "a")
+    losses = steps(once, 4)
+    (tmp_path / "b").mkdir()
+    half = Trainer(recipe, shards, tmp_path / "b")
+    steps(half, 2)
+    half.save()
+    resumed = Trainer(recipe, shards, tmp_path / "b")
+    assert resumed.step == 2
+    assert steps(resumed, 2) == losses[2:]
+    for ours, theirs in zip(once.ema.parameters(), resumed.ema.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_levels_lean_towards_noise_and_cover_the_range():
+    levels = draw_levels(4000, 3.0, torch.Generator().manual_seed(0))
+    assert 0 < levels.min() < 0.1
+    assert levels.max() <= 1
+    assert levels.median() > 0.6
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (1, 24, 8), (3, 8, 24)])
+def test_muon_makes_updates_nearly_orthogonal(shape):
+    made = orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    singular = torch.linalg.svdvals(made)
+    assert singular.min() > 0.3
+    assert singular.max() < 1.3

@@ -1,0 +1,90 @@
+"""Write a trained run as one all-in-one checkpoint with its card.
+
+    python -m training.export --work DIR --vae VAE --out causalcine_core/assets/nano.safetensors
+
+The card says which command, data, seed, hardware and time made it; measured quality is added by
+`training.evaluation` and kept here when a newer run is exported over it only if `--quality` names the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from causalcine_core.model import PRESETS, save_checkpoint
+from causalcine_core.sampling import Recipe
+from causalcine_core.text import TextConfig
+from causalcine_core.vae import load_vae
+
+from .teacher_forcing import Model
+
+
+def card(state: dict[str, Any], vae_metadata: dict[str, str], quality: dict[str, Any] | None) -> dict[str, Any]:
+    """What made the weights, in plain words and numbers."""
+    recipe = state["recipe"]
+    return {
+        "command": "causalcine train vae training/recipes/vae.yaml; causalcine train teacher_forcing training/recipes/nano.yaml",
+        "data": "training.data.world: procedural films rendered by this repository, no downloads",
+        "seed": recipe["seed"],
+        "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores, training on {max(1, (os.cpu_count() or 2) - 1)}",
+        "torch": torch.__version__,
+        "hours": round(state["seconds"] / 3600, 2),
+        "steps": state["step"],
+        "samples": state["seen"],
+        "vae": vae_metadata,
+        "recipe": recipe,
+        "quality": quality or {},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quality", type=Path, help="report of training.evaluation, JSON")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    args = parser.parse_args(argv)
+
+    state = torch.load(args.work / "state.pt", weights_only=True)
+    recipe, text = state["recipe"], TextConfig.from_dict(state["text"])
+    config = PRESETS[recipe["model"]]
+    model = Model(config, text)
+    model.load_state_dict(state["ema"])
+    with safe_open(str(args.vae), "pt") as file:
+        vae_metadata = file.metadata() or {}
+    quality = json.loads(args.quality.read_text()) if args.quality else None
+    rollout = Recipe(
+        steps=args.steps,
+        shift=recipe["shift"],
+        guidance=args.guidance,
+        window=recipe["window"],
+        top_k=recipe["top_k"],
+        width=96,
+        height=96,
+    )
+    header = {
+        "model": config.to_dict(),
+        "text": text.to_dict(),
+        "recipe": rollout.to_dict(),
+        "card": card(state, vae_metadata, quality),
+    }
+    half = {name: t.half() for name, t in model.net.state_dict().items()}
+    text_half = {name: t.half() for name, t in model.text.state_dict().items()}
+    vae = {name: t.half() for name, t in load_vae(args.vae).state_dict().items()}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(args.out, header, model=half, text=text_half, vae=vae)
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {state['step']} steps, {state['seconds'] / 3600:.2f} h")
+
+
+if __name__ == "__main__":
+    main()
