@@ -277,10 +277,10 @@ def _draw_times(draw: ImageDraw.ImageDraw, seconds: float) -> None:
 def _draw_words(draw: ImageDraw.ImageDraw, report: Mapping[str, Any]) -> None:
     """Title, figures, and in the empty half of the square how to read it and what stands out."""
     chunks, settings = report["chunks"], report["settings"]
-    seconds = report["frames"] / report["fps"]
+    seconds, layers = report["frames"] / report["fps"], len(chunks[0]["routing"])
     facts = (
-        f"{len(report['shots'])} shots, {len(chunks)} chunks, {seconds:.1f} s. Every chunk sees the {settings['window']} chunks "
-        f"before it and, in each of {len(chunks[0]['routing'])} layers, up to {settings['top_k']} older frames."
+        f"{len(report['shots'])} shots, {len(chunks)} chunks, {seconds:.1f} s. Every chunk sees the "
+        f"{settings['window']} chunks before it and up to {settings['top_k']} older frames in each of {layers} layers."
     )
     draw.text((_MARGIN, 24), "What each moment looked back at", INK, font(30))
     draw.text((_MARGIN, 66), fit_text(facts, 16, _LEFT + _PLOT - _MARGIN, 1), DIM, font(16))

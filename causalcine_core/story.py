@@ -593,7 +593,10 @@ def plan(
 
 
 def cut_notes(shots: Sequence[PlannedShot], chunk_frames: int) -> list[str]:
-    """Sentences about ends that are not simply the nearest chunk end; `chunk_frames` is the length of a chunk."""
+    """Sentences about ends that are not simply the nearest chunk end, with shots counted from 1 as pictures do.
+
+    `chunk_frames` is the length of a chunk.
+    """
     late = [shot.index for shot in shots if 2 * (shot.frames[1] - shot.asked[1]) > chunk_frames]
     ties = [shot.index for shot in shots if 2 * (shot.asked[1] - shot.frames[1]) == chunk_frames]
     notes = [_named(ties, "ends half way between two chunk ends; the earlier is taken")] if ties else []
@@ -603,7 +606,5 @@ def cut_notes(shots: Sequence[PlannedShot], chunk_frames: int) -> list[str]:
 
 
 def _named(indices: list[int], what: str) -> str:
-    names = ", ".join(f"shots[{i}]" for i in indices[:5]) + (
-        f" and {len(indices) - 5} more" if len(indices) > 5 else ""
-    )
-    return f"{names}: {what}"
+    names = ", ".join(str(i + 1) for i in indices[:5]) + (f" and {len(indices) - 5} more" if len(indices) > 5 else "")
+    return f"shot {names} {what}" if len(indices) == 1 else f"shots {names}: each {what}"

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import secrets
+import stat
 import subprocess
 import tempfile
 import textwrap
@@ -57,8 +58,11 @@ def check_output(path: str | os.PathLike[str], suffix: str) -> Path:
             raise InputError(f"output folder {folder} does not exist")
         if not folder.is_dir():
             raise InputError(f"output folder {folder} is not a folder")
-        if path.is_dir():
-            raise InputError(f"output {path} is a folder; it must be the name of a file")
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(path).st_mode):  # unlike Path.is_dir, says what is wrong with a name
+                raise InputError(f"output {path} is a folder; it must be the name of a file")
+        if not os.access(folder, os.W_OK) or (os.name == "posix" and not folder.stat().st_mode & 0o222):
+            raise PermissionError  # the second: root may write where everything says read-only, and should not
         trial = folder / f".{secrets.token_hex(8)}"
         trial.touch(exist_ok=False)
         trial.unlink()

@@ -12,11 +12,10 @@ from comfy_api.latest import io
 
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.model import WanConfig, load_checkpoint
-from ..causalcine_core.model.checkpoint import PREFIXES, infer_config, read_weights
+from ..causalcine_core.model.checkpoint import PREFIXES, assign, infer_config, read_weights
 from ..causalcine_core.pipeline import BUILT_IN
 from ..causalcine_core.sampling import Recipe
 from ..causalcine_core.text import NanoTextEncoder, TextConfig
-from ..causalcine_core.model.checkpoint import assign
 from ..causalcine_core.vae import vae_from_weights
 from .adapt import clip, model, vae
 

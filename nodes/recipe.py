@@ -34,12 +34,24 @@ class CausalCineRecipe(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="Ours, or a Wan text-to-video MODEL of any loader."),
                 io.Combo.Input(
-                    "family", options=list(FAMILIES), default=KEEP, tooltip="Start from what this family was trained with."
+                    "family",
+                    options=list(FAMILIES),
+                    default=KEEP,
+                    tooltip="Start from what this family was trained with.",
                 ),
-                io.Int.Input("chunk", default=0, min=0, max=64, tooltip="Latent frames made at once. 0: as the family."),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Denoising passes a chunk. 0: as the family."),
+                io.Int.Input(
+                    "chunk", default=0, min=0, max=64, tooltip="Latent frames made at once. 0: as the family."
+                ),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=1000, tooltip="Denoising passes a chunk. 0: as the family."
+                ),
                 io.Float.Input(
-                    "shift", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Of the noise schedule. 0: as the family."
+                    "shift",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Of the noise schedule. 0: as the family.",
                 ),
                 io.Combo.Input(
                     "sampler",
@@ -48,10 +60,17 @@ class CausalCineRecipe(io.ComfyNode):
                     tooltip="euler: many steps. renoise: distilled models of few steps.",
                 ),
                 io.Float.Input(
-                    "guidance", default=-1.0, min=-1.0, max=100.0, step=0.1, tooltip="1: none (distilled). -1: as the family."
+                    "guidance",
+                    default=-1.0,
+                    min=-1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="1: none (distilled). -1: as the family.",
                 ),
                 io.Int.Input("window", default=-1, min=-1, max=1024, tooltip="Chunks always seen. -1: as the family."),
-                io.Int.Input("top_k", default=-1, min=-1, max=1024, tooltip="Frames recalled from before. -1: as the family."),
+                io.Int.Input(
+                    "top_k", default=-1, min=-1, max=1024, tooltip="Frames recalled from before. -1: as the family."
+                ),
                 io.String.Input(
                     "negative",
                     default="",
@@ -89,7 +108,9 @@ def override(
     if steps or shift:
         given |= {"levels": None}
     given |= {name: value for name, value in (("steps", steps), ("shift", shift), ("negative", negative)) if value}
-    given |= {name: value for name, value in (("guidance", guidance), ("window", window), ("top_k", top_k)) if value >= 0}
+    given |= {
+        name: value for name, value in (("guidance", guidance), ("window", window), ("top_k", top_k)) if value >= 0
+    }
     if sampler != KEEP:
         given["sampler"] = sampler
     return replace(recipe, **given)

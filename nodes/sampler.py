@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.utils
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import pad
 
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.memory import MemorySettings
 from ..causalcine_core.pipeline import Pipeline
-from ..causalcine_core.sampling import Recipe, State
+from ..causalcine_core.sampling import Chunk, Recipe, State
 from ..causalcine_core.story import MAX_SEED, check_size
 from ..causalcine_core.vae import VAEConfig
 from .adapt import model as models
-from .adapt import vae as vaes
 from .adapt.progress import Progress, warn
+from .film import latent_of
 from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
 
@@ -34,7 +32,6 @@ KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-FILM = "causalcine"  # key of what a LATENT says of its film
 
 
 class CausalCineSampler(io.ComfyNode):
@@ -47,13 +44,23 @@ class CausalCineSampler(io.ComfyNode):
             description="Makes the shots, one chunk after another, each remembering what came before. With a state it goes on "
             "from there: nothing earlier is made again.",
             inputs=[
-                io.Model.Input("model", tooltip="A causal model, or a Wan text-to-video MODEL with a CausalCine Recipe."),
+                io.Model.Input(
+                    "model", tooltip="A causal model, or a Wan text-to-video MODEL with a CausalCine Recipe."
+                ),
                 ShotsType.Input("shots", tooltip="What to make."),
                 io.Int.Input(
-                    "width", default=0, min=0, max=16384, tooltip=f"Pixels, a multiple of {STRIDE}. 0: as the model, or the state."
+                    "width",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    tooltip=f"Pixels, a multiple of {STRIDE}. 0: as the model, or the state.",
                 ),
                 io.Int.Input(
-                    "height", default=0, min=0, max=16384, tooltip=f"Pixels, a multiple of {STRIDE}. 0: as the model, or the state."
+                    "height",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    tooltip=f"Pixels, a multiple of {STRIDE}. 0: as the model, or the state.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -65,8 +72,12 @@ class CausalCineSampler(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=0, min=0, max=1000, tooltip="Denoising passes a chunk. 0: as the model."),
                 MemoryType.Input("memory", optional=True, tooltip="How much of the past is seen. Without: as trained."),
-                StateType.Input("state", optional=True, tooltip="Of an earlier sampler: these shots follow on its film."),
-                io.Vae.Input("vae", optional=True, tooltip="Sharper live preview. CausalCine checkpoints bring their own."),
+                StateType.Input(
+                    "state", optional=True, tooltip="Of an earlier sampler: these shots follow on its film."
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="Sharper live preview. CausalCine checkpoints bring their own."
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The whole film so far."),
@@ -95,10 +106,9 @@ class CausalCineSampler(io.ComfyNode):
         state: State | None = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        recipe = _recipe(model)
-        network = models.network_of(model)
-        pipeline = ComfyPipeline(network, shots, recipe)
-        progress = Progress(model, vae or model.get_attachment(models.PREVIEW_VAE))
+        pipeline = ComfyPipeline(model, shots)
+        preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
+        progress = Progress(preview, model.model.latent_format)
         stream = pipeline.stream(
             shots.story,
             state=state,
@@ -110,7 +120,70 @@ class CausalCineSampler(io.ComfyNode):
             on_step=progress,
             decode=False,
         )
-        with _running(model, progress.vae, recipe, stream):
+        progress.begin(len(pipeline.start.planned), pipeline.start.recipe.steps)
+        with contextlib.closing(stream), pipeline.running(preview):
             for chunk in stream:
                 state = chunk.state
-        return io.NodeOutput({"samples": state.film(), FILM: {"fps": state.recipe.fps}}, state)
+        return io.NodeOutput(latent_of(state), state)
+
+
+class ComfyPipeline(Pipeline):
+    """The core's pipeline over a MODEL and shots that are encoded already. It makes latents only."""
+
+    start: State  # what `stream` is about to begin from, with its plan
+    size: tuple[int, int]
+
+    def __init__(self, model: Any, shots: Shots):
+        self.model, self.shots, self.config = model, shots, models.config_of(model)
+        self.contexts: dict[str, Tensor] = {}
+        strides = SimpleNamespace(config=VAEConfig())  # Wan 2.1's, which every VAE of these models shares
+        super().__init__(models.network_of(model), None, strides, _recipe(model), "the connected model")
+
+    def encode(self, prompt: str) -> Tensor:
+        if prompt not in self.contexts:
+            self.contexts[prompt] = self._fitted(self.shots.encode(prompt))
+        return self.contexts[prompt]
+
+    def _fitted(self, context: Tensor) -> Tensor:
+        if context.shape[-1] != self.config.text_dim:
+            raise InputError(
+                f"clip gives text of {context.shape[-1]} channels, the model reads {self.config.text_dim}: use the CLIP of the "
+                "same checkpoint, or umt5 (Load CLIP, type wan) for a Wan model"
+            )
+        if context.shape[1] > self.config.text_len:
+            warn([f"a prompt is {context.shape[1]} tokens long: the model reads the first {self.config.text_len}"])
+        return pad(context, (0, 0, 0, self.config.text_len - context.shape[1]))
+
+    def _run(self, state: State, size: tuple[int, int], on_step: Any, decode: bool) -> Iterator[Chunk]:
+        self.start, self.size = state, size
+        for prompt in (shot.prompt for shot in state.shots if shot.frames[1] > state.frames):
+            self.encode(prompt)  # now: an encoder that runs later could push the model off its device
+        if state.recipe.guidance != 1:
+            self.encode(state.recipe.negative)
+        return super()._run(state, size, on_step, decode)
+
+    @contextlib.contextmanager
+    def running(self, preview: Any) -> Iterator[None]:
+        """The model on its device, with room for what it remembers."""
+        recipe, settings = self.start.recipe, self.start.settings
+        tokens = self.size[0] * self.size[1] // 4
+        span = (settings.top_k or 0) + ((settings.window or 0) + 1) * recipe.chunk
+        branches = 1 if recipe.guidance == 1 else 2
+        memory = models.memory_needed(self.config, branches, tokens, span, recipe.chunk)
+        others = [] if preview is None else [preview.patcher]
+        mm.load_models_gpu([self.model, *self.model.get_nested_additional_models(), *others], memory_required=memory)
+        kernel = KERNELS.get(self.model.get_attachment(models.ATTENTION) or "auto")
+        self.model.pre_run()
+        try:
+            with sdpa_kernel(kernel) if kernel is not None else contextlib.nullcontext():
+                yield
+        finally:
+            self.model.cleanup()
+
+
+def _recipe(model: Any) -> Recipe:
+    recipe = models.recipe_of(model)
+    if recipe is None:
+        kind = "its file names no recipe" if models.is_ours(model) else "it was not trained to stream"
+        warn([f"this model is rolled out with default settings, since {kind}: add a CausalCine Recipe"])
+    return recipe or Recipe()

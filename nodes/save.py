@@ -14,8 +14,8 @@ from ..causalcine_core.video import VideoWriter
 from .adapt import files
 from .adapt import vae as vaes
 from .adapt.progress import warn
+from .film import fps_of
 from .loaders import checked
-from .sampler import fps_of
 
 
 class CausalCineSaveVideo(io.ComfyNode):
@@ -60,11 +60,17 @@ class CausalCineSaveVideo(io.ComfyNode):
         latent = samples["samples"]
         vaes.check(vae, latent)
         if latent.shape[0] != 1:
-            raise InputError(f"samples hold {latent.shape[0]} films side by side: save one at a time (Latent From Batch)")
+            raise InputError(
+                f"samples hold {latent.shape[0]} films side by side: save one at a time (Latent From Batch)"
+            )
         made_at, total = fps_of(samples), vaes.pixel_frames(vae, latent.shape[2])
         fps = fps or made_at
         if fps != made_at:
-            warn([f"the film was made for {made_at:g} fps: at {fps:g} its {total / made_at:.1f} s play in {total / fps:.1f} s"])
+            warn(
+                [
+                    f"the film was made for {made_at:g} fps: at {fps:g} its {total / made_at:.1f} s play in {total / fps:.1f} s"
+                ]
+            )
         stride = vae.spacial_compression_decode()
         size = (latent.shape[4] * stride, latent.shape[3] * stride)
         folder, name, subfolder, number = files.reserve(filename_prefix, size)

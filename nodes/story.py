@@ -74,7 +74,6 @@ class CausalCineShotList(io.ComfyNode):
                 ),
                 io.String.Input(
                     "global_text",
-                    multiline=True,
                     default="",
                     dynamic_prompts=False,
                     tooltip="Put before every shot's prompt: characters, style, place.",

@@ -34,6 +34,8 @@ from .data.world import CAPTION_VOCABULARY
 from .dataset import Sample, Shards
 from .optimizer import Muon, split_parameters
 
+HOME = Path.home() / "causalcine-train"  # outside the tree: shards and run states are large
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -270,8 +272,8 @@ class Trainer:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="folder of shards made by training.dataset")
-    parser.add_argument("--work", type=Path, required=True, help="where the run keeps its state and log")
+    parser.add_argument("--data", type=Path, default=HOME / "data", help="folder of shards made by training.dataset")
+    parser.add_argument("--work", type=Path, default=HOME / "nano", help="where the run keeps its state and log")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

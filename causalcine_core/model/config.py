@@ -51,7 +51,7 @@ class WanConfig:
 
 
 PRESETS: dict[str, WanConfig] = {
-    "nano": WanConfig(dim=256, ffn_dim=768, num_heads=4, num_layers=8, text_dim=256, text_len=48),
+    "nano": WanConfig(dim=256, ffn_dim=768, num_heads=4, num_layers=8, text_dim=256, text_len=56),
     "1.3b": WanConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
     "14b": WanConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
 }

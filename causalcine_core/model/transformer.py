@@ -133,36 +133,37 @@ def forward(net: Any, latents: Tensor, timesteps: Tensor, text: TextKV, view: Vi
     """
     batch, _, frames, height, width = latents.shape
     x = net.patch_embedding(latents)
-    grid = x.shape[-2:]
-    dtype = x.dtype
-    x = x.flatten(3).permute(0, 2, 3, 1)  # B F S dim
+    grid, dtype = x.shape[-2:], x.dtype
+    x = x.flatten(3).permute(0, 2, 3, 1).float()  # B F S dim; the residual stream stays in float32
     embedded = net.time_embedding(sinusoid(timesteps.flatten(), _freq_dim(net)).to(dtype)).unflatten(0, (batch, frames))
     modulation = net.time_projection(embedded).float().unflatten(-1, (6, -1))  # B F 6 dim
     for layer, block in enumerate(net.blocks):
-        x = _block(block, layer, x, modulation, text, view)
-    return _head(net.head, x, embedded.float(), grid, (height // grid[0], width // grid[1]))
+        x = _block(block, layer, x, modulation, text, view, dtype)
+    return _head(net.head, x, embedded.float(), grid, dtype, (height // grid[0], width // grid[1]))
 
 
-def _block(block: Any, layer: int, x: Tensor, modulation: Tensor, text: TextKV, view: View) -> Tensor:
-    dtype = x.dtype
+def _block(
+    block: Any, layer: int, x: Tensor, modulation: Tensor, text: TextKV, view: View, dtype: torch.dtype
+) -> Tensor:
+    """One block. `dtype` is what the linears compute in; norms, modulation and residual are float32."""
     terms = (_parameter(block.modulation, modulation) + modulation).unsqueeze(3).unbind(2)
     shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = terms  # each B F 1 dim
 
     attention = block.self_attn
     heads = attention.num_heads
-    h = (block.norm1(x).float() * (1 + scale_a) + shift_a).to(dtype)
+    h = (block.norm1(x) * (1 + scale_a) + shift_a).to(dtype)
     q = attention.norm_q(attention.q(h)).unflatten(-1, (heads, -1))
     k = attention.norm_k(attention.k(h)).unflatten(-1, (heads, -1))
     v = attention.v(h).unflatten(-1, (heads, -1))
     y = attention.o(view.attend(layer, q, k, v).flatten(-2))
-    x = (x + y * gate_a).to(dtype)
+    x = x + y * gate_a
 
     cross = block.cross_attn
-    q = cross.norm_q(cross.q(block.norm3(x))).unflatten(-1, (heads, -1))
+    q = cross.norm_q(cross.q(block.norm3(x.to(dtype)))).unflatten(-1, (heads, -1))
     x = x + cross.o(_read_text(q, layer, text).flatten(-2))
 
-    h = (block.norm2(x).float() * (1 + scale_f) + shift_f).to(dtype)
-    return (x + block.ffn(h) * gate_f).to(dtype)
+    h = (block.norm2(x) * (1 + scale_f) + shift_f).to(dtype)
+    return x + block.ffn(h) * gate_f
 
 
 def _read_text(q: Tensor, layer: int, text: TextKV) -> Tensor:
@@ -175,9 +176,11 @@ def _read_text(q: Tensor, layer: int, text: TextKV) -> Tensor:
     return out.reshape(batch, frames, tokens, *out.shape[2:])
 
 
-def _head(head: Any, x: Tensor, embedded: Tensor, grid: Any, patch: tuple[int, int]) -> Tensor:
+def _head(
+    head: Any, x: Tensor, embedded: Tensor, grid: Any, dtype: torch.dtype, patch: tuple[int, int]
+) -> Tensor:
     shift, scale = (_parameter(head.modulation, embedded) + embedded.unsqueeze(2)).unsqueeze(3).unbind(2)
-    x = head.head((head.norm(x).float() * (1 + scale) + shift).to(x.dtype)).float()
+    x = head.head((head.norm(x) * (1 + scale) + shift).to(dtype)).float()
     x = x.unflatten(2, tuple(grid)).unflatten(-1, (*patch, -1))  # B F h w p q C
     return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 

@@ -1,4 +1,4 @@
-"""CLIP: the built-in model's text encoder as a CLIP that stock nodes can use, and how prompts are encoded with any CLIP."""
+"""CLIP: the built-in text encoder as a CLIP for stock nodes, and how any CLIP encodes prompts."""
 
 from __future__ import annotations
 

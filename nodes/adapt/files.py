@@ -29,7 +29,9 @@ def clean_prefix(prefix: str) -> str:
     """
     text = _DATE.sub(lambda found: _date(found[1]), prefix.strip()).replace("\\", "/")
     if text.startswith("/") or re.match(r"[A-Za-z]:", text):
-        raise InputError(f"filename_prefix {prefix!r} is an absolute path: give a name or subfolder of ComfyUI's output")
+        raise InputError(
+            f"filename_prefix {prefix!r} is an absolute path: give a name or subfolder of ComfyUI's output"
+        )
     if text.endswith("/") or not text:
         text += DEFAULT
     text = posixpath.normpath(text)

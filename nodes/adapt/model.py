@@ -70,9 +70,7 @@ def build(
     if dtype is None:
         size, kind = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
         dtype = mm.unet_dtype(model_params=size, supported_dtypes=supported, weight_dtype=kind)
-    support = CausalWanSupport(
-        {"image_model": "wan2.1", "model_type": "t2v", **config.to_dict(), "causalcine": config}
-    )
+    support = CausalWanSupport({"image_model": "wan2.1", "model_type": "t2v", **config.to_dict(), "causalcine": config})
     support.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
     model = support.get_model(weights)
     offload = mm.unet_offload_device()

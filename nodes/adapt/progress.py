@@ -26,24 +26,26 @@ PREVIEW_SIZE = 512  # pixels; the server enlarges and shrinks to it
 class Progress:
     """Called after every denoising pass: looks for a cancel first, then reports."""
 
-    def __init__(self, chunks: int, steps: int, vae: Any, latent_format: Any):
-        self.chunks, self.steps, self.vae, self.latent_format = chunks, steps, vae, latent_format
+    def __init__(self, vae: Any, latent_format: Any):
+        self.vae, self.latent_format = vae, latent_format
+        self.chunks = self.done = 0
+        self.shown = 0.0
+
+    def begin(self, chunks: int, steps: int) -> None:
+        self.chunks = chunks
         self.bar = comfy.utils.ProgressBar(chunks * steps)
-        self.done, self.first, self.shown = 0, None, 0.0
 
     def __call__(self, info: StepInfo) -> None:
         mm.throw_exception_if_processing_interrupted()
-        self.done += 1
-        if self.first is None:
-            self.first = info.chunk.index
         if info.step == 1:
-            say(f"Shot {info.chunk.shot + 1}, chunk {info.chunk.index - self.first + 1} of {self.chunks}")
+            say(f"Shot {info.chunk.shot + 1}, chunk {self.done // info.steps + 1} of {self.chunks}")
+        self.done += 1
         now = time.monotonic()
         preview = None
         if info.step == info.steps or now - self.shown >= PREVIEW_EVERY:
             self.shown = now
             preview = ("JPEG", self.picture(info), PREVIEW_SIZE)
-        self.bar.update_absolute(self.done, self.chunks * self.steps, preview)
+        self.bar.update_absolute(self.done, self.chunks * info.steps, preview)
 
     def picture(self, info: StepInfo) -> Image.Image:
         """A frame of the chunk being made. It moves on from step to step, so that motion shows."""

@@ -78,6 +78,11 @@ def check(vae: Any, latent: Tensor) -> None:
         )
 
 
+def pixel_frames(vae: Any, latent_frames: int) -> int:
+    """Length in pixel frames of a film of so many latent frames."""
+    return vae.upscale_ratio[0](latent_frames)
+
+
 def frames(vae: Any, latent: Tensor) -> Iterator[Tensor]:
     """Decode one film `[1 16 F h w]` in VAE space, a few frames at a time: float32 `[n H W 3]` in 0..1 on the CPU.
 

@@ -25,7 +25,9 @@ def preview(seed: int, films: int, size: tuple[int, int]) -> Image.Image:
         for column, shot in enumerate(film.shots[:6]):
             x, y = column * cell, row * (height + TEXT)
             for k, frame in enumerate((shot.first, (shot.first + shot.end) // 2)):
-                image = Image.fromarray(film.render(frame, frame + 1)[0]).resize((width, height), Image.Resampling.BICUBIC)
+                image = Image.fromarray(film.render(frame, frame + 1)[0]).resize(
+                    (width, height), Image.Resampling.BICUBIC
+                )
                 sheet.paste(image, (x + k * (width + 2), y))
             text = (film.global_caption + " " if column == 0 else "") + shot.caption
             lines = textwrap.wrap(text, cell // 6)[:4]
@@ -36,7 +38,7 @@ def preview(seed: int, films: int, size: tuple[int, int]) -> Image.Image:
 def stills(seed: int, rows: int, size: tuple[int, int]) -> Image.Image:
     """A wall of stills, ten a row."""
     pictures = [make_still(seed + i, size)[0] for i in range(rows * 10)]
-    wall = [np.concatenate(pictures[i * 10:(i + 1) * 10], 1) for i in range(rows)]
+    wall = [np.concatenate(pictures[i * 10 : (i + 1) * 10], 1) for i in range(rows)]
     return Image.fromarray(np.concatenate(wall, 0))
 
 

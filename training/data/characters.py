@@ -33,8 +33,12 @@ PERIOD = {"walk": 0.75, "run": 0.5, "jump": 0.9, "wave": 0.6, "dance": 1.0, "spi
 INK: Colour = (0.10, 0.08, 0.13)
 PALE: Colour = (0.98, 0.95, 0.90)
 HEADS = {  # centre x, y and radii of the head: where face, hat and crown sit
-    "cat": (0.02, 0.66, 0.24, 0.19), "robot": (0.01, 0.71, 0.23, 0.16), "bird": (0.03, 0.72, 0.20, 0.18),
-    "bear": (0.02, 0.75, 0.22, 0.18), "ghost": (0.01, 0.70, 0.27, 0.26), "rabbit": (0.02, 0.55, 0.20, 0.17),
+    "cat": (0.02, 0.66, 0.24, 0.19),
+    "robot": (0.01, 0.71, 0.23, 0.16),
+    "bird": (0.03, 0.72, 0.20, 0.18),
+    "bear": (0.02, 0.75, 0.22, 0.18),
+    "ghost": (0.01, 0.70, 0.27, 0.26),
+    "rabbit": (0.02, 0.55, 0.20, 0.17),
 }
 HIPS = {"cat": 0.20, "robot": 0.22, "bird": 0.22, "bear": 0.18, "ghost": 0.2, "rabbit": 0.17}
 WIDTH = {"cat": 0.75, "robot": 0.72, "bird": 0.85, "bear": 0.78, "ghost": 0.78, "rabbit": 0.68}
@@ -85,26 +89,65 @@ def pose(action: str, time: float, phase: float, facing: int = 1) -> Pose:
         stride, swing, lean = (0.10, 0.7, 0.05) if verb == "walk" else (0.16, 1.2, 0.20)
         facing = -1 if way == "left" else 1
         feet = ((-stride * s, 0.09 * max(c, 0.0)), (stride * s, 0.09 * max(-c, 0.0)))
-        return Pose(lift=0.03 * abs(c) * (2 if verb == "run" else 1), lean=-lean * facing, feet=feet, eyes=eyes,
-                    arms=(swing * s, -swing * s), facing=facing, tail=tail)
+        return Pose(
+            lift=0.03 * abs(c) * (2 if verb == "run" else 1),
+            lean=-lean * facing,
+            feet=feet,
+            eyes=eyes,
+            arms=(swing * s, -swing * s),
+            facing=facing,
+            tail=tail,
+        )
     if verb == "jump":
         height = abs(math.sin(math.pi * turns))
         low = max(0.0, 1.0 - 4.0 * height)
-        return Pose(lift=0.24 * height, squash=(1 + 0.14 * low, 1 - 0.16 * low), eyes=eyes, facing=facing, tail=tail,
-                    arms=(0.5 + 1.9 * height, 0.5 + 1.9 * height), feet=((-0.03, -0.03), (0.03, -0.03)))
+        return Pose(
+            lift=0.24 * height,
+            squash=(1 + 0.14 * low, 1 - 0.16 * low),
+            eyes=eyes,
+            facing=facing,
+            tail=tail,
+            arms=(0.5 + 1.9 * height, 0.5 + 1.9 * height),
+            feet=((-0.03, -0.03), (0.03, -0.03)),
+        )
     if verb == "wave":
         return Pose(lean=0.05 * s, arms=(0.3, 2.15 + 0.5 * s), eyes=eyes, facing=facing, tail=tail)
     if verb == "dance":
         up = 0.05 * abs(math.sin(2 * angle))
-        return Pose(dx=0.07 * s, lift=up, lean=-0.20 * s, arms=(1.4 + 1.1 * s, 1.4 - 1.1 * s), eyes=eyes,
-                    feet=((0.0, 0.10 * max(s, 0.0)), (0.0, 0.10 * max(-s, 0.0))), facing=facing, tail=s)
+        return Pose(
+            dx=0.07 * s,
+            lift=up,
+            lean=-0.20 * s,
+            arms=(1.4 + 1.1 * s, 1.4 - 1.1 * s),
+            eyes=eyes,
+            feet=((0.0, 0.10 * max(s, 0.0)), (0.0, 0.10 * max(-s, 0.0))),
+            facing=facing,
+            tail=s,
+        )
     if verb == "spin":
         return Pose(turn=c, lift=0.02 * abs(s), arms=(1.45, 1.45), eyes=1.0, facing=facing, tail=tail)
     if verb == "sit":
-        return Pose(drop=0.15, feet=((0.08, 0.02), (0.20, 0.02)), arms=(0.4, 0.25), lean=0.05 * s, eyes=eyes,
-                    facing=facing, tail=tail, squash=(1.0, 1 + 0.01 * c))
-    return Pose(drop=0.15, lean=0.16 * -facing, squash=(1 + 0.05 * s, 1 - 0.05 * s), feet=((0.08, 0.02), (0.2, 0.02)),
-                arms=(0.3, 0.3), eyes=0.0, facing=facing, tail=0.3 * s, asleep=(time * 0.5 + phase) % 1.0)
+        return Pose(
+            drop=0.15,
+            feet=((0.08, 0.02), (0.20, 0.02)),
+            arms=(0.4, 0.25),
+            lean=0.05 * s,
+            eyes=eyes,
+            facing=facing,
+            tail=tail,
+            squash=(1.0, 1 + 0.01 * c),
+        )
+    return Pose(
+        drop=0.15,
+        lean=0.16 * -facing,
+        squash=(1 + 0.05 * s, 1 - 0.05 * s),
+        feet=((0.08, 0.02), (0.2, 0.02)),
+        arms=(0.3, 0.3),
+        eyes=0.0,
+        facing=facing,
+        tail=0.3 * s,
+        asleep=(time * 0.5 + phase) % 1.0,
+    )
 
 
 def _stripes(x: Array, y: Array) -> Array:
@@ -141,8 +184,7 @@ class _Body:
 
     def blob(self, x: float, y: float, rx: float, ry: float, paint: Paint | None = None) -> None:
         marked = paint is None
-        self.r.ellipse(x, y, rx, ry, paint or self.main, pattern=self.pattern if marked else None,
-                       ink=self.ink_pattern)
+        self.r.ellipse(x, y, rx, ry, paint or self.main, pattern=self.pattern if marked else None, ink=self.ink_pattern)
 
     def leg(self, side: int, x: float, hip: float, radius: float, paint: Paint, foot: float = 0.0) -> None:
         dx, dy = self.now.feet[side]
@@ -165,8 +207,9 @@ class _Body:
         if white:
             self.r.ellipse(x, y, rx + white, ry + white, self.pale, outline=False)
         self.r.ellipse(x + white * 0.3, y, rx, ry, Paint.flat(INK), outline=False)
-        self.r.ellipse(x + rx * 0.35 + white * 0.3, y + ry * 0.4, rx * 0.4, ry * 0.35, Paint.flat((1, 1, 1)),
-                       outline=False)
+        self.r.ellipse(
+            x + rx * 0.35 + white * 0.3, y + ry * 0.4, rx * 0.4, ry * 0.35, Paint.flat((1, 1, 1)), outline=False
+        )
 
 
 def _cat(b: _Body) -> None:
@@ -181,8 +224,11 @@ def _cat(b: _Body) -> None:
     for x, tip in ((-0.12, -0.19), (0.16, 0.23)):
         b.r.polygon(((x - 0.09, 0.74 - d), (tip, 0.97 - d), (x + 0.09, 0.78 - d)), b.main, round=0.015)
         if not b.back:
-            b.r.polygon(((x - 0.04, 0.78 - d), (tip + 0.01, 0.91 - d), (x + 0.05, 0.80 - d)),
-                        b.light.body((1.0, 0.62, 0.66)), outline=False)
+            b.r.polygon(
+                ((x - 0.04, 0.78 - d), (tip + 0.01, 0.91 - d), (x + 0.05, 0.80 - d)),
+                b.light.body((1.0, 0.62, 0.66)),
+                outline=False,
+            )
     b.blob(0.02, 0.66 - d, 0.24, 0.19)
     if not b.back:
         b.r.ellipse(0.06, 0.59 - d, 0.10, 0.07, b.pale, outline=False)
@@ -191,8 +237,9 @@ def _cat(b: _Body) -> None:
         b.r.ellipse(0.06, 0.615 - d, 0.026, 0.018, b.light.body((0.95, 0.35, 0.45)), outline=False)
         for way in (-1, 1):
             for dy in (-0.02, 0.03):
-                b.r.capsule(0.06 + way * 0.12, 0.59 - d, 0.06 + way * 0.26, 0.59 + dy * 1.5 - d, 0.007, b.pale,
-                            outline=False)
+                b.r.capsule(
+                    0.06 + way * 0.12, 0.59 - d, 0.06 + way * 0.26, 0.59 + dy * 1.5 - d, 0.007, b.pale, outline=False
+                )
 
 
 def _robot(b: _Body) -> None:
@@ -303,8 +350,9 @@ def _rabbit(b: _Body) -> None:
     for x, lean in ((-0.08, -0.06 - flop), (0.11, 0.06 + flop)):
         b.r.capsule(x, 0.66 - d, x + lean, 0.94 - d, 0.058, b.main, 0.048)
         if not b.back:
-            b.r.capsule(x + 0.01, 0.72 - d, x + lean, 0.92 - d, 0.028, b.light.body((1.0, 0.62, 0.70)), 0.020,
-                        outline=False)
+            b.r.capsule(
+                x + 0.01, 0.72 - d, x + lean, 0.92 - d, 0.028, b.light.body((1.0, 0.62, 0.70)), 0.020, outline=False
+            )
     b.blob(0.02, 0.55 - d, 0.205, 0.17)
     if not b.back:
         b.eye(-0.05, 0.59, 0.033, 0.048)
@@ -321,15 +369,21 @@ def _front_arm(b: _Body, kind: str) -> None:
         b.arm(1, 0.20, 0.47, 0.20, 0.035, b.grey)
         for side, x in ((0, -0.19), (1, 0.20)):
             angle, way = b.now.arms[side], (-1, 1)[side]
-            b.r.ellipse(x + way * 0.21 * math.sin(angle), 0.47 - b.now.drop - 0.21 * math.cos(angle), 0.05, 0.05, b.dark)
+            b.r.ellipse(
+                x + way * 0.21 * math.sin(angle), 0.47 - b.now.drop - 0.21 * math.cos(angle), 0.05, 0.05, b.dark
+            )
     else:
-        x, y, length, radius = {"cat": (0.12, 0.42, 0.19, 0.042), "bear": (0.20, 0.48, 0.22, 0.072),
-                                "ghost": (0.26, 0.52, 0.15, 0.06), "rabbit": (0.11, 0.37, 0.16, 0.042)}[kind]
+        x, y, length, radius = {
+            "cat": (0.12, 0.42, 0.19, 0.042),
+            "bear": (0.20, 0.48, 0.22, 0.072),
+            "ghost": (0.26, 0.52, 0.15, 0.06),
+            "rabbit": (0.11, 0.37, 0.16, 0.042),
+        }[kind]
         b.arm(1, x, y, length, radius, b.main)
 
 
 def _scarf(b: _Body, kind: str) -> None:
-    x, y, rx, ry = HEADS[kind]
+    x, y, _, ry = HEADS[kind]
     neck = y - ry + (0.10 if kind == "ghost" else -0.005) - b.now.drop
     if kind == "ghost":
         neck -= 0.13
@@ -345,7 +399,7 @@ def _scarf(b: _Body, kind: str) -> None:
 
 
 def _headwear(b: _Body, kind: str) -> None:
-    x, y, rx, ry = HEADS[kind]
+    x, y, _, ry = HEADS[kind]
     top = y + ry - 0.035 - b.now.drop
     if b.mark == "hat":
         black, band = b.light.body((0.13, 0.12, 0.20)), b.light.body((0.20, 0.85, 0.85))
@@ -363,14 +417,21 @@ def _headwear(b: _Body, kind: str) -> None:
 _DRAW = {"cat": _cat, "robot": _robot, "bird": _bird, "bear": _bear, "ghost": _ghost, "rabbit": _rabbit}
 
 
-def draw_character(picture: Array, who: Character, now: Pose, foot: tuple[float, float], height: float,
-                   light: Light, sun: tuple[float, float] = (-0.5, 0.8)) -> None:
-    """Draw onto float32 `picture` [H, W, 3] in place.
+def draw_character(
+    picture: Array,
+    who: Character,
+    now: Pose,
+    foot: tuple[float, float],
+    height: float,
+    light: Light,
+    sun: tuple[float, float] = (-0.5, 0.8),
+) -> None:
+    """Draw onto float32 `picture` [3, H, W] in place.
 
     foot: where the character stands, (x, y) in frame heights from the bottom left corner; height: its own height in
     the same unit; sun: direction towards the light.
     """
-    rows, columns = picture.shape[:2]
+    rows, columns = picture.shape[1:]
     unit = height * rows
     fx, ground = foot[0] * rows + now.dx * unit, rows - foot[1] * rows
     floats = 0.05 if who.kind == "ghost" else 0.0
@@ -386,8 +447,17 @@ def draw_character(picture: Array, who: Character, now: Pose, foot: tuple[float,
     if left >= right or top >= bottom:
         return
     turn = now.facing * (math.copysign(max(abs(now.turn), 0.38), now.turn))
-    brush = Raster(right - left, bottom - top, unit, (fx - left, ground - lift - top), flip=turn, angle=now.lean,
-                   squash=now.squash, light=sun, outline=True)
+    brush = Raster(
+        right - left,
+        bottom - top,
+        unit,
+        (fx - left, ground - lift - top),
+        flip=turn,
+        angle=now.lean,
+        squash=now.squash,
+        light=sun,
+        outline=True,
+    )
     body = _Body(who, now, brush, light)
     _DRAW[who.kind](body)
     if who.mark == "scarf":
@@ -403,7 +473,7 @@ def draw_character(picture: Array, who: Character, now: Pose, foot: tuple[float,
 
 def _snore(picture: Array, x: float, y: float, unit: float, now: Pose) -> None:
     """Two letters z that rise and grow."""
-    rows, columns = picture.shape[:2]
+    rows, columns = picture.shape[1:]
     for k in (0.0, 0.5):
         t = (now.asleep + k) % 1.0
         size = unit * (0.05 + 0.05 * t)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .characters import ACTIONS, COLOURS, KINDS, MARKS, SPEED, WIDTH, Character, draw_character, pose
+from .characters import ACTIONS, COLOURS, KINDS, MARKS, SPEED, WIDTH, Character, Pose, draw_character, pose
 from .grammar import NAMES, film_caption, shot_caption
 from .settings import FRAMINGS, SETTINGS, TIMES, VIEWPOINTS, Stage, View
 
@@ -123,8 +123,13 @@ class Film:
     def story(self) -> dict[str, Any]:
         """The film's text in the form of a story file."""
         shots = [{"prompt": shot.caption, "frames": shot.frames} for shot in self.shots]
-        return {"global": self.global_caption, "fps": self.fps, "width": self.size[0], "height": self.size[1],
-                "shots": shots}
+        return {
+            "global": self.global_caption,
+            "fps": self.fps,
+            "width": self.size[0],
+            "height": self.size[1],
+            "shots": shots,
+        }
 
     def render(self, first: int = 0, end: int | None = None) -> np.ndarray:
         """uint8 [end - first, H, W, 3]; the same frames whatever range asks for them."""
@@ -146,11 +151,17 @@ class Film:
             half, tall = actor.height * WIDTH[actor.character.kind] / 2, actor.height * (1.0 - now.drop)
             bottom = y + now.lift * actor.height
             x += now.dx * actor.height
-            boxes.append((max((x - half) * height, 0.0), max((1 - bottom - tall) * height, 0.0),
-                          min((x + half) * height, float(width)), min((1 - bottom) * height, float(height))))
+            boxes.append(
+                (
+                    max((x - half) * height, 0.0),
+                    max((1 - bottom - tall) * height, 0.0),
+                    min((x + half) * height, float(width)),
+                    min((1 - bottom) * height, float(height)),
+                )
+            )
         return tuple(boxes)
 
-    def _place(self, shot: Shot, actor: Appearance, time: float):
+    def _place(self, shot: Shot, actor: Appearance, time: float) -> tuple[Pose, tuple[float, float]]:
         now = pose(actor.action, time + shot.clock, actor.phase, actor.facing)
         if shot.framing == "close":  # feet are below the frame: a full swing would leave it
             now = replace(now, dx=0.6 * now.dx, lean=0.5 * now.lean, lift=0.6 * now.lift)
@@ -162,8 +173,16 @@ class Film:
         if stage is None:
             seconds = shot.frames / self.fps
             reach = (shot.drift + shot.speed * FOLLOW) * seconds / 2
-            view = View(shot.setting, shot.time, shot.framing, shot.viewpoint, shot.place, self.size,
-                        (-abs(reach), abs(reach)), seconds + shot.clock)
+            view = View(
+                shot.setting,
+                shot.time,
+                shot.framing,
+                shot.viewpoint,
+                shot.place,
+                self.size,
+                (-abs(reach), abs(reach)),
+                seconds + shot.clock,
+            )
             stage = Stage(view)
             while len(self._stages) > 1:
                 self._stages.pop(next(iter(self._stages)))
@@ -180,7 +199,7 @@ class Film:
             now, foot = self._place(shot, actor, time)
             draw_character(picture, actor.character, now, foot, actor.height, stage.light, stage.sun)
         stage.before(picture, time + shot.clock, pan)
-        return (np.clip(picture, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        return (np.clip(picture, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8).transpose(1, 2, 0)
 
 
 def boundaries(frames: int, chunk: int = 3) -> list[int]:
@@ -207,8 +226,15 @@ def _split(chunks: int, shots: int, least: int, rng: np.random.Generator) -> lis
     return [int(p) for p in parts]
 
 
-def _stage_cast(who: list[Character], framing: str, aspect: float, rng: np.random.Generator, seen: dict[str, int],
-                first: int, name_chance: float) -> tuple[Appearance, ...]:
+def _stage_cast(
+    who: list[Character],
+    framing: str,
+    aspect: float,
+    rng: np.random.Generator,
+    seen: dict[str, int],
+    first: int,
+    name_chance: float,
+) -> tuple[Appearance, ...]:
     """Actions and positions of a shot's characters; `seen` maps names to the end of their last shot."""
     cast = []
     actions = [a for a in ACTIONS if a not in SPEED] if len(who) > 1 else list(ACTIONS)
@@ -220,15 +246,32 @@ def _stage_cast(who: list[Character], framing: str, aspect: float, rng: np.rando
         room = 0.05 if len(who) > 1 or framing == "close" else 0.13
         facing = (1 - 2 * i) if len(who) > 1 else int(_choose(rng, (-1, 1)))
         last = seen.get(character.name, -1)
-        cast.append(Appearance(
-            character, both or _choose(rng, actions), last >= 0 and bool(rng.uniform() < name_chance), last < 0,
-            max(first - last, 0) if last >= 0 else 0, x + float(rng.uniform(-room, room)), float(rng.uniform()),
-            facing, height))
+        cast.append(
+            Appearance(
+                character,
+                both or _choose(rng, actions),
+                last >= 0 and bool(rng.uniform() < name_chance),
+                last < 0,
+                max(first - last, 0) if last >= 0 else 0,
+                x + float(rng.uniform(-room, room)),
+                float(rng.uniform()),
+                facing,
+                height,
+            )
+        )
     return tuple(cast)
 
 
-def make_film(seed: int, seconds: float = 15.0, fps: float = 16, size: tuple[int, int] = (96, 96), chunk: int = 3,
-              *, shots: int | None = None, name_chance: float = 0.6) -> Film:
+def make_film(
+    seed: int,
+    seconds: float = 15.0,
+    fps: float = 16,
+    size: tuple[int, int] = (96, 96),
+    chunk: int = 3,
+    *,
+    shots: int | None = None,
+    name_chance: float = 0.6,
+) -> Film:
     """Plan the film of `seed`; nothing is drawn yet.
 
     seconds: rounded to whole chunks (15 s at 16 fps: 237 frames); size: (width, height), multiples of 16; shots: how
@@ -292,19 +335,40 @@ def make_film(seed: int, seconds: float = 15.0, fps: float = 16, size: tuple[int
             viewpoints = [v for v in viewpoints if v != done[-1].viewpoint]
         framing, viewpoint = str(_choose(rng, framings)), str(_choose(rng, viewpoints))
         cast = _stage_cast(who, framing, size[0] / size[1], rng, seen, first, name_chance)
-        caption = shot_caption([(a.character, a.action, a.name_only) for a in cast], setting, time, framing, viewpoint,
-                               rng)
+        caption = shot_caption(
+            [(a.character, a.action, a.name_only) for a in cast], setting, time, framing, viewpoint, rng
+        )
         drift = float(rng.uniform(0.015, 0.04)) * int(_choose(rng, (-1, 1)))
-        done.append(Shot(index, first, end, caption, setting, time, framing, viewpoint, places[setting], cast, drift,
-                         float(rng.uniform(0, 4))))
+        done.append(
+            Shot(
+                index,
+                first,
+                end,
+                caption,
+                setting,
+                time,
+                framing,
+                viewpoint,
+                places[setting],
+                cast,
+                drift,
+                float(rng.uniform(0, 4)),
+            )
+        )
         seen.update({c.name: end for c in who})
     used = len({c.name for s in done for c in s.characters})
     caption = film_caption(used, [s.setting for s in done], rng)
     return Film(seed, caption, tuple(done), fps, size, chunk)
 
 
-def make_clip(seed: int, frames: int = 45, fps: float = 16, size: tuple[int, int] = (96, 96), chunk: int = 3,
-              shots: int | None = None) -> Film:
+def make_clip(
+    seed: int,
+    frames: int = 45,
+    fps: float = 16,
+    size: tuple[int, int] = (96, 96),
+    chunk: int = 3,
+    shots: int | None = None,
+) -> Film:
     """A film of one or two shots; `frames` is rounded to whole chunks (33, 45, 57, ... for chunk 3)."""
     if shots is None:
         shots = int(np.random.default_rng([seed, 5]).integers(1, 3)) if frames >= 8 * chunk - 3 else 1
@@ -327,8 +391,20 @@ def make_still(seed: int, size: tuple[int, int] = (96, 96)) -> tuple[np.ndarray,
     viewpoint = str(_choose(rng, VIEWPOINTS))
     cast = _stage_cast(company, framing, size[0] / size[1], rng, {}, 0, 0.0)
     caption = shot_caption([(a.character, a.action, False) for a in cast], setting, time, framing, viewpoint, rng)
-    shot = Shot(0, 0, 1, caption, setting, time, framing, viewpoint, int(rng.integers(1 << 30)), cast, 0.0,
-                float(rng.uniform(0, 6)))
+    shot = Shot(
+        0,
+        0,
+        1,
+        caption,
+        setting,
+        time,
+        framing,
+        viewpoint,
+        int(rng.integers(1 << 30)),
+        cast,
+        0.0,
+        float(rng.uniform(0, 6)),
+    )
     story = film_caption(len(company), [setting], rng) if rng.uniform() < 0.5 else ""
     film = Film(seed, story, (shot,), 16, size, 1)
     return film.render()[0], film.prompt(0), shot

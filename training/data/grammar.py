@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from .characters import ACTIONS, COLOURS, KINDS, MARKS, Character
 from .settings import SETTINGS, TIMES
 
+Word = TypeVar("Word")
 NAMES = ("[character1]", "[character2]", "[character3]")
 
 MARK_WORDS: dict[str, tuple[str, ...]] = {
@@ -28,12 +31,17 @@ ACTION_WORDS: dict[str, tuple[tuple[str, str], ...]] = {  # (finite, participle)
     "wave": (("waves", "waving"), ("waves hello", "waving hello"), ("waves a hand", "waving a hand")),
     "dance": (("dances", "dancing"), ("dances happily", "dancing happily")),
     "spin": (("spins around", "spinning around"), ("turns around and around", "turning around and around")),
-    "sit": (("sits", "sitting"), ("sits on the ground", "sitting on the ground"), ("sits and rests", "sitting and resting")),
+    "sit": (
+        ("sits", "sitting"),
+        ("sits down", "sitting down"),
+        ("sits on the ground", "sitting on the ground"),
+        ("sits and rests", "sitting and resting"),
+    ),
     "sleep": (("sleeps", "sleeping"), ("takes a nap", "taking a nap")),
 }
 SETTING_WORDS: dict[str, tuple[str, ...]] = {
     "meadow": ("in a meadow", "in the green meadow", "in a field of flowers"),
-    "beach": ("on the beach", "on a sandy beach"),
+    "beach": ("on the beach", "on a sandy beach", "by the sea"),
     "city": ("in the city", "on a city street", "in the street"),
     "mountain": ("on a snowy mountain", "in the snowy mountains", "in the snow"),
     "forest": ("in the forest", "in a deep forest", "among tall trees"),
@@ -42,29 +50,51 @@ SETTING_WORDS: dict[str, tuple[str, ...]] = {
     "harbour": ("at the harbour", "on the pier of a harbour"),
 }
 TIME_WORDS: dict[str, tuple[str, ...]] = {
-    "day": ("by day", "on a sunny day", "in the daylight"),
-    "sunset": ("at sunset", "in the evening light"),
+    "day": ("by day", "on a sunny day", "in the daylight", "in the sunshine"),
+    "sunset": ("at sunset", "at dusk", "in the evening light"),
     "night": ("at night", "by night", "under the moon"),
 }
 FRAMING_WORDS: dict[str, tuple[str, ...]] = {
     "wide": ("wide shot", "wide view"),
     "medium": ("medium shot",),
-    "close": ("close shot", "close view"),
+    "close": ("close shot", "close up"),
 }
 VIEWPOINT_WORDS: dict[str, tuple[str, ...]] = {
     "front": ("", "from the front"),
     "left": ("from the left", "seen from the left"),
     "right": ("from the right", "seen from the right"),
 }
-CAST_WORDS = {1: ("one hero", "a lonely traveller", "a friend"), 2: ("two friends", "two travellers"),
-              3: ("three friends", "three travellers")}
+CAST_WORDS = {
+    1: ("one hero", "a lonely traveller", "a friend"),
+    2: ("two friends", "two travellers"),
+    3: ("three friends", "three travellers"),
+}
 FILM_WORDS = ("a story about {}{}.", "a short film about {}{}.", "a tale of {}{}.", "a day with {}{}.")
 THEME_WORDS = {
-    ("beach",): ("by the sea",), ("harbour",): ("by the sea",), ("beach", "harbour"): ("by the sea",),
-    ("kitchen",): ("at home",), ("city",): ("in town",), ("forest",): ("in the woods",),
+    ("beach",): ("by the sea",),
+    ("harbour",): ("by the sea",),
+    ("beach", "harbour"): ("by the sea",),
+    ("kitchen",): ("at home",),
+    ("city",): ("in town",),
+    ("forest",): ("in the woods",),
 }
-LOOK_WORDS = frozenset(KINDS) | frozenset(COLOURS) | frozenset(
-    "black tall hat scarf red white golden crown dark stripes striped spots many wearing".split())
+LOOK_WORDS = frozenset(
+    [
+        *KINDS,
+        *COLOURS,
+        "black",
+        "tall",
+        "hat",
+        "scarf",
+        "golden",
+        "crown",
+        "dark",
+        "stripes",
+        "striped",
+        "spots",
+        "wearing",
+    ]
+)  # of these, only "green" (a meadow) and "tall" (trees) are said of places too
 _TOKEN = re.compile(r"\[character\d+\]|[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
 
 
@@ -73,7 +103,7 @@ def tokenize(text: str) -> list[str]:
     return _TOKEN.findall(text.lower())
 
 
-def _pick(rng: np.random.Generator, words: tuple) -> object:
+def _pick(rng: np.random.Generator, words: Sequence[Word]) -> Word:
     return words[int(rng.integers(len(words)))]
 
 
@@ -83,8 +113,14 @@ def describe(who: Character, rng: np.random.Generator) -> str:
     return f"{who.name}, {article} {who.colour} {who.kind} {_pick(rng, MARK_WORDS[who.mark])}".strip()
 
 
-def shot_caption(cast: list[tuple[Character, str, bool]], setting: str, time: str, framing: str, viewpoint: str,
-                 rng: np.random.Generator) -> str:
+def shot_caption(
+    cast: list[tuple[Character, str, bool]],
+    setting: str,
+    time: str,
+    framing: str,
+    viewpoint: str,
+    rng: np.random.Generator,
+) -> str:
     """One sentence on a shot; `cast` lists (character, action, by name only)."""
     place, when = _pick(rng, SETTING_WORDS[setting]), _pick(rng, TIME_WORDS[time])
     shot, view = _pick(rng, FRAMING_WORDS[framing]), _pick(rng, VIEWPOINT_WORDS[viewpoint])
@@ -93,7 +129,7 @@ def shot_caption(cast: list[tuple[Character, str, bool]], setting: str, time: st
     style = int(rng.integers(3))
     parts = []
     for who, action, name_only in cast:
-        finite, participle = _pick(rng, ACTION_WORDS[action])  # type: ignore[misc]
+        finite, participle = _pick(rng, ACTION_WORDS[action])
         looks = who.name if name_only else describe(who, rng)
         comma = "" if name_only else ","
         parts.append(f"{looks}{comma} {participle if style == 0 else finite}")
@@ -109,7 +145,7 @@ def film_caption(people: int, settings: list[str], rng: np.random.Generator) -> 
     """A short sentence on a whole film that says nothing of anybody's looks."""
     theme = THEME_WORDS.get(tuple(sorted(set(settings))))
     extra = f" {_pick(rng, theme)}" if theme and rng.uniform() < 0.7 else ""
-    return str(_pick(rng, FILM_WORDS)).format(_pick(rng, CAST_WORDS[people]), extra)
+    return _pick(rng, FILM_WORDS).format(_pick(rng, CAST_WORDS[people]), extra)
 
 
 def _vocabulary() -> tuple[str, ...]:

@@ -1,5 +1,4 @@
-"""The places: eight layered settings at three times of day, seen from a viewpoint, that pan with parallax and never stand
-quite still.
+"""The places: eight layered settings at three times of day that pan with parallax and never stand quite still.
 
 Scenery units: x to the right, y = 0 at the horizon, 1 unit = the frame's height in a wide shot. A place is drawn from
 its seed alone, so every shot that returns to it finds the same hills, windows and trees.
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .light import LIGHTS, Light
-from .raster import Array, Colour, Paint, Raster, mix
+from .raster import Array, Colour, Paint, Raster, mix, plane
 
 SETTINGS = ("meadow", "beach", "city", "mountain", "forest", "desert", "kitchen", "harbour")
 TIMES = ("day", "sunset", "night")
@@ -43,29 +42,35 @@ class View:
 
 @dataclass(frozen=True)
 class Layer:
-    """One painted sheet [H, width, 4]; `margin` px lie left of the frame at pan 0; drift in frame heights a second."""
+    """One painted sheet [4, H, width]; `margin` px lie left of the frame at pan 0; drift in frame heights a second.
+
+    rows: [first, end) of the pixel rows that hold paint, with room for the sheet to bob.
+    """
 
     rgba: Array
     margin: float
     parallax: float
+    rows: tuple[int, int]
     drift: float = 0.0
     bob: float = 0.0
 
     def lay(self, picture: Array, time: float, pan: float) -> None:
-        """Composite onto float32 `picture` [H, W, 3] in place at `time` seconds and camera offset `pan`."""
-        rows, columns = picture.shape[:2]
+        """Composite onto float32 `picture` [3, H, W] in place at `time` seconds and camera offset `pan`."""
+        rows, columns = picture.shape[1:]
         at = self.margin + (pan * self.parallax + time * self.drift) * rows
-        at = min(max(at, 0.0), self.rgba.shape[1] - columns - 1.001)
+        at = min(max(at, 0.0), self.rgba.shape[2] - columns - 1.001)
         left = int(at)
         f = np.float32(at - left)
-        sheet = self.rgba[:, left:left + columns + 1]
-        sheet = sheet[:, :-1] * (1 - f) + sheet[:, 1:] * f if f > 0.01 else sheet[:, :-1]
+        top, bottom = self.rows
+        sheet = self.rgba[:, top:bottom, left : left + columns + 1]
+        sheet = sheet[..., :-1] * (1 - f) + sheet[..., 1:] * f if f > 0.01 else sheet[..., :-1]
         if self.bob:
             shift = self.bob * rows * (1 + math.sin(time * 2.6))
             down, g = int(shift), np.float32(shift - int(shift))
-            sheet = np.roll(sheet, down, 0) * (1 - g) + np.roll(sheet, down + 1, 0) * g
-        picture *= 1.0 - sheet[..., 3:]
-        picture += sheet[..., :3]
+            sheet = np.roll(sheet, down, 1) * (1 - g) + np.roll(sheet, down + 1, 1) * g
+        target = picture[:, top:bottom]
+        target *= 1.0 - sheet[3]
+        target += sheet[:3]
 
 
 @dataclass
@@ -96,7 +101,12 @@ class Easel:
     def finish(self) -> None:
         if self._pending is not None:
             raster, margin, parallax, drift, bob = self._pending
-            self.layers.append(Layer(raster.rgba, margin, parallax, drift, bob))
+            painted = np.flatnonzero(raster.rgba[3].any(1))
+            rows = (0, 0)
+            if painted.size:
+                room = math.ceil(2 * bob * raster.height) + 1 if bob else 0
+                rows = int(painted[0]), min(int(painted[-1]) + 1 + room, raster.height)
+            self.layers.append(Layer(raster.rgba, margin, parallax, rows, drift, bob))
             self._pending = None
 
 
@@ -108,13 +118,20 @@ def _ridge(rng: np.random.Generator, base: float, height: float, rough: float = 
     k = rng.uniform(1.0, 4.5, 4) * rough
     p = rng.uniform(0, 6.28, 4)
     a = height * np.array([0.5, 0.3, 0.15, 0.08])
-    return lambda x: base + sum(float(a[i]) * np.sin(float(k[i]) * x * (1 + 0.7 * i) + float(p[i])) for i in range(4))
+
+    def height_at(x: Array) -> Array:
+        total: Array = np.full_like(x, base, np.float64)
+        for i in range(4):
+            total = total + a[i] * np.sin(k[i] * x * (1 + 0.7 * i) + p[i])
+        return total
+
+    return height_at
 
 
 def _sky(e: Easel) -> None:
     r, light, rng = e.sheet(0.06), e.light, np.random.default_rng([e.view.place, 99])
-    zenith, middle, horizon = (np.array([*c, 1.0], np.float32) for c in light.sky)
-    t = np.clip(r.y / 0.62, 0.0, 1.0)[..., None]
+    zenith, middle, horizon = (plane(c, 1.0) for c in light.sky)
+    t = np.clip(r.y / 0.62, 0.0, 1.0)
     low = horizon + (middle - horizon) * np.minimum(t * 2.2, 1.0)
     r.rgba[:] = low + (zenith - low) * np.clip((t - 0.35) / 0.65, 0.0, 1.0)
     side = -1 if e.view.place % 2 else 1
@@ -126,8 +143,9 @@ def _sky(e: Easel) -> None:
         r.glow(x, 0.10, 0.34, (1.0, 0.86, 0.45), 0.8)
         r.ellipse(x, 0.10, 0.115, 0.115, Paint.flat((1.0, 0.90, 0.55)))
     else:
-        for sx, sy, b in zip(rng.uniform(-1.2, 1.2, 70), rng.uniform(0.05, 0.62, 70), rng.uniform(0.3, 1, 70),
-                             strict=True):
+        for sx, sy, b in zip(
+            rng.uniform(-1.2, 1.2, 70), rng.uniform(0.05, 0.62, 70), rng.uniform(0.3, 1, 70), strict=True
+        ):
             r.ellipse(float(sx), float(sy), 0.007, 0.007, Paint.flat((1, 1, 0.92)), opacity=float(b))
         r.glow(x, y, 0.14, (0.75, 0.82, 1.0), 0.5)
         r.ellipse(x, y, 0.068, 0.068, Paint.flat((0.96, 0.95, 0.84)))
@@ -159,8 +177,10 @@ def _pine(r: Raster, light: Light, x: float, y: float, s: float, leaf: Colour, s
         b, w = y + (0.04 + 0.075 * i) * s, (0.085 - 0.022 * i) * s
         r.polygon(((x - w, b), (x, b + 0.13 * s), (x + w, b)), light.scenery(leaf, haze, 0.6))
         if snow:
-            r.polygon(((x - w * 0.45, b + 0.075 * s), (x, b + 0.135 * s), (x + w * 0.45, b + 0.075 * s)),
-                      light.scenery((0.96, 0.98, 1.0), haze))
+            r.polygon(
+                ((x - w * 0.45, b + 0.075 * s), (x, b + 0.135 * s), (x + w * 0.45, b + 0.075 * s)),
+                light.scenery((0.96, 0.98, 1.0), haze),
+            )
 
 
 def _meadow(e: Easel, rng: np.random.Generator) -> None:
@@ -183,8 +203,15 @@ def _meadow(e: Easel, rng: np.random.Generator) -> None:
     r.polygon(((-0.82, 0.24), (-0.75, 0.33), (-0.68, 0.24)), light.scenery((0.72, 0.28, 0.22)))
     for k in range(4):
         a = 0.5 + k * math.pi / 2
-        r.capsule(-0.75, 0.25, -0.75 + 0.19 * math.cos(a), 0.25 + 0.19 * math.sin(a), 0.012,
-                  light.scenery((0.99, 0.98, 0.94)), 0.024)
+        r.capsule(
+            -0.75,
+            0.25,
+            -0.75 + 0.19 * math.cos(a),
+            0.25 + 0.19 * math.sin(a),
+            0.012,
+            light.scenery((0.99, 0.98, 0.94)),
+            0.024,
+        )
     wall = mix((0.95, 0.85, 0.66), (0.92, 0.72, 0.62), float(rng.uniform(0, 1)))
     r.box(0.75, 0.06, 0.13, 0.08, light.scenery(wall))
     r.polygon(((0.57, 0.13), (0.75, 0.27), (0.93, 0.13)), light.scenery((0.78, 0.30, 0.24)))
@@ -205,20 +232,31 @@ def _meadow(e: Easel, rng: np.random.Generator) -> None:
 def _water(e: Easel, r: Raster, top: float, bottom: float) -> None:
     light = e.light
     near, far = light.tone((0.10, 0.52, 0.70)), mix(light.tone((0.30, 0.72, 0.86)), light.sky[2], 0.35)
-    t = np.clip((top - r.y) / (top - bottom), 0.0, 1.0)[..., None].astype(np.float32)
-    colour = np.array([*far, 1.0], np.float32) * (1 - t) + np.array([*near, 1.0], np.float32) * t
-    cover = np.clip(0.5 + (top - r.y) * r.scale, 0, 1)[..., None]
+    t = np.clip((top - r.y) / (top - bottom), 0.0, 1.0).astype(np.float32)
+    colour = plane(far, 1.0) * (1 - t) + plane(near, 1.0) * t
+    cover = np.clip(0.5 + (top - r.y) * r.scale, 0, 1)
     r.rgba += (colour - r.rgba) * cover.astype(np.float32)
 
 
 def _sail(r: Raster, light: Light, x: float, y: float, s: float, hull: Colour, cloth: Colour) -> None:
-    r.polygon(((x - 0.12 * s, y + 0.04 * s), (x - 0.08 * s, y - 0.03 * s), (x + 0.08 * s, y - 0.03 * s),
-               (x + 0.13 * s, y + 0.04 * s)), light.scenery(hull))
+    r.polygon(
+        (
+            (x - 0.12 * s, y + 0.04 * s),
+            (x - 0.08 * s, y - 0.03 * s),
+            (x + 0.08 * s, y - 0.03 * s),
+            (x + 0.13 * s, y + 0.04 * s),
+        ),
+        light.scenery(hull),
+    )
     r.capsule(x, y + 0.03 * s, x, y + 0.33 * s, 0.008 * s, light.scenery((0.42, 0.28, 0.18)))
-    r.polygon(((x + 0.015 * s, y + 0.07 * s), (x + 0.015 * s, y + 0.31 * s), (x + 0.13 * s, y + 0.07 * s)),
-              light.scenery(cloth))
-    r.polygon(((x - 0.015 * s, y + 0.07 * s), (x - 0.015 * s, y + 0.26 * s), (x - 0.10 * s, y + 0.07 * s)),
-              light.scenery(mix(cloth, (1, 1, 1), 0.5)))
+    r.polygon(
+        ((x + 0.015 * s, y + 0.07 * s), (x + 0.015 * s, y + 0.31 * s), (x + 0.13 * s, y + 0.07 * s)),
+        light.scenery(cloth),
+    )
+    r.polygon(
+        ((x - 0.015 * s, y + 0.07 * s), (x - 0.015 * s, y + 0.26 * s), (x - 0.10 * s, y + 0.07 * s)),
+        light.scenery(mix(cloth, (1, 1, 1), 0.5)),
+    )
 
 
 def _beach(e: Easel, rng: np.random.Generator) -> None:
@@ -256,17 +294,25 @@ def _beach(e: Easel, rng: np.random.Generator) -> None:
         for k in range(5):
             a, b = math.pi * k / 5, math.pi * (k + 1) / 5
             cx, cy = x + 0.02, 0.09 * s
-            r.polygon(((cx, cy + 0.13 * s), (cx + 0.19 * s * math.cos(a), cy), (cx + 0.19 * s * math.cos(b), cy)),
-                      light.scenery(stripe if k % 2 == 0 else (1, 1, 1)))
-            r.polygon(((cx, cy + 0.125 * s), (cx + 0.19 * s * math.cos(a), cy + 0.12 * math.sin(a) * s * 0.6),
-                       (cx + 0.19 * s * math.cos(b), cy + 0.12 * math.sin(b) * s * 0.6)),
-                      light.scenery(stripe if k % 2 == 0 else (1, 1, 1)))
+            r.polygon(
+                ((cx, cy + 0.13 * s), (cx + 0.19 * s * math.cos(a), cy), (cx + 0.19 * s * math.cos(b), cy)),
+                light.scenery(stripe if k % 2 == 0 else (1, 1, 1)),
+            )
+            r.polygon(
+                (
+                    (cx, cy + 0.125 * s),
+                    (cx + 0.19 * s * math.cos(a), cy + 0.12 * math.sin(a) * s * 0.6),
+                    (cx + 0.19 * s * math.cos(b), cy + 0.12 * math.sin(b) * s * 0.6),
+                ),
+                light.scenery(stripe if k % 2 == 0 else (1, 1, 1)),
+            )
     for x in (1.15, 1.32):
         r.ellipse(x, -0.22, 0.12, 0.075, light.scenery((0.55, 0.52, 0.52)))
 
 
-def _windows(r: Raster, light: Light, rng: np.random.Generator, x: float, y0: float, y1: float, half: float,
-             haze: float) -> None:
+def _windows(
+    r: Raster, light: Light, rng: np.random.Generator, x: float, y0: float, y1: float, half: float, haze: float
+) -> None:
     lit, dark = Paint.flat((1.0, 0.86, 0.48)), light.flat((0.62, 0.80, 0.94), haze)
     off = light.flat((0.38, 0.42, 0.52), haze)
     columns = max(int(half / 0.05), 1)
@@ -286,8 +332,14 @@ def _city(e: Easel, rng: np.random.Generator) -> None:
         h = float(rng.uniform(0.14, 0.42))
         r.box(float(x), h / 2 - 0.1, 0.085, h / 2 + 0.1, light.flat((0.52, 0.60, 0.74), 0.35))
     r = e.sheet(0.65)
-    walls = ((0.86, 0.44, 0.36), (0.95, 0.78, 0.52), (0.48, 0.64, 0.72), (0.74, 0.56, 0.68), (0.60, 0.72, 0.55),
-             (0.90, 0.86, 0.80))
+    walls = (
+        (0.86, 0.44, 0.36),
+        (0.95, 0.78, 0.52),
+        (0.48, 0.64, 0.72),
+        (0.74, 0.56, 0.68),
+        (0.60, 0.72, 0.55),
+        (0.90, 0.86, 0.80),
+    )
     x, last = -2.7, -1
     while x < 2.7:
         half = float(rng.uniform(0.12, 0.19))
@@ -302,20 +354,32 @@ def _city(e: Easel, rng: np.random.Generator) -> None:
         glass = Paint.flat((1.0, 0.88, 0.60)) if light.lamps else light.flat((0.60, 0.76, 0.86))
         r.box(x + half, -0.08, half * 0.78, 0.07, glass)
         for k in range(5):
-            r.box(x + half + (k - 2) * half * 0.36, -0.005, half * 0.19, 0.026,
-                  light.scenery(awning if k % 2 == 0 else (0.97, 0.97, 0.95)))
+            r.box(
+                x + half + (k - 2) * half * 0.36,
+                -0.005,
+                half * 0.19,
+                0.026,
+                light.scenery(awning if k % 2 == 0 else (0.97, 0.97, 0.95)),
+            )
         x += 2 * half + 0.012
     r.below(-0.145, light.scenery((0.72, 0.70, 0.70), 0.0, 0.9), 0.3)
     r = e.sheet(1.0)
     r.below(-0.17, light.flat((0.80, 0.78, 0.76)))
     r.below(-0.215, light.scenery((0.38, 0.38, 0.44), 0.0, 0.8), 0.3)
     for x in np.arange(-3.0, 3.0, 0.42):
-        r.polygon(((x, -0.335), (x + 0.20, -0.335), (x + 0.19, -0.36), (x - 0.01, -0.36)), light.flat((0.98, 0.92, 0.62)))
+        r.polygon(
+            ((x, -0.335), (x + 0.20, -0.335), (x + 0.19, -0.36), (x - 0.01, -0.36)), light.flat((0.98, 0.92, 0.62))
+        )
     for x in (-2.2, -1.5, -0.72, 0.68, 1.62, 2.4):
         r.capsule(x, -0.19, x, 0.28, 0.012, light.scenery((0.20, 0.24, 0.28)))
         r.capsule(x, 0.28, x + 0.07, 0.30, 0.010, light.scenery((0.20, 0.24, 0.28)))
-        r.ellipse(x + 0.08, 0.285, 0.030, 0.022, Paint.flat((1.0, 0.93, 0.70)) if light.lamps else
-                  light.scenery((0.95, 0.93, 0.85)))
+        r.ellipse(
+            x + 0.08,
+            0.285,
+            0.030,
+            0.022,
+            Paint.flat((1.0, 0.93, 0.70)) if light.lamps else light.scenery((0.95, 0.93, 0.85)),
+        )
         if light.lamps:
             r.glow(x + 0.08, 0.27, 0.13, (1.0, 0.84, 0.5), 0.55)
     for x in (-1.12, 1.12):
@@ -335,10 +399,19 @@ def _mountain(e: Easel, rng: np.random.Generator) -> None:
         r.polygon(((x - w, -0.05), (x, h), (x + w, -0.05)), light.flat(rock, 0.2))
         r.polygon(((x, h), (x + w, -0.05), (x + w * 0.25, -0.05)), light.flat(mix(rock, (0.2, 0.24, 0.40), 0.4), 0.2))
         c = 0.36
-        r.polygon(((x - w * c, h - (h + 0.05) * c), (x, h), (x + w * c * 0.35, h - (h + 0.05) * c * 0.8),
-                   (x, h - (h + 0.05) * c * 1.15)), light.flat((0.99, 0.99, 1.0), 0.05))
-        r.polygon(((x, h), (x + w * c, h - (h + 0.05) * c), (x + w * c * 0.3, h - (h + 0.05) * c * 0.85)),
-                  light.flat((0.80, 0.86, 0.96), 0.05))
+        r.polygon(
+            (
+                (x - w * c, h - (h + 0.05) * c),
+                (x, h),
+                (x + w * c * 0.35, h - (h + 0.05) * c * 0.8),
+                (x, h - (h + 0.05) * c * 1.15),
+            ),
+            light.flat((0.99, 0.99, 1.0), 0.05),
+        )
+        r.polygon(
+            ((x, h), (x + w * c, h - (h + 0.05) * c), (x + w * c * 0.3, h - (h + 0.05) * c * 0.85)),
+            light.flat((0.80, 0.86, 0.96), 0.05),
+        )
     r.below(_ridge(rng, 0.015, 0.05), light.flat((0.86, 0.91, 0.98), 0.1))
     r = e.sheet(0.55)
     hill = _ridge(rng, -0.03, 0.05)
@@ -384,9 +457,18 @@ def _forest(e: Easel, rng: np.random.Generator) -> None:
     r.below(_ridge(rng, -0.13, 0.025), light.scenery(soil, 0.0, 0.70), 0.4)
     for x in (-2.2, -1.6, -0.74, 0.80, 1.5, 2.2):
         x += float(rng.uniform(-0.08, 0.08))
-        bark = light.scenery((0.40, 0.27, 0.19), 0.0, 0.5)
-        r.polygon(((x - 0.10, -0.24), (x - 0.06, 0.1), (x - 0.065, 0.7), (x + 0.065, 0.7), (x + 0.06, 0.1),
-                   (x + 0.11, -0.24)), bark)
+        near_bark = light.scenery((0.40, 0.27, 0.19), 0.0, 0.5)
+        r.polygon(
+            (
+                (x - 0.10, -0.24),
+                (x - 0.06, 0.1),
+                (x - 0.065, 0.7),
+                (x + 0.065, 0.7),
+                (x + 0.06, 0.1),
+                (x + 0.11, -0.24),
+            ),
+            near_bark,
+        )
         r.ellipse(x + 0.01, 0.15, 0.022, 0.035, light.flat((0.22, 0.14, 0.10)))
         for dx in (-0.16, 0.0, 0.15):
             r.ellipse(x + dx, 0.60 + 0.03 * math.cos(dx * 9), 0.17, 0.12, light.scenery((0.18, 0.46, 0.16), 0.0, 0.55))
@@ -399,8 +481,15 @@ def _forest(e: Easel, rng: np.random.Generator) -> None:
             r.ellipse(x - 0.012, y + 0.055, 0.009, 0.008, light.flat((1, 1, 1)))
         else:
             for a in (0.5, 1.1, 2.0, 2.6):
-                r.capsule(x, y, x + 0.08 * math.cos(a), y + 0.08 * math.sin(a), 0.014,
-                          light.scenery((0.26, 0.60, 0.20)), 0.004)
+                r.capsule(
+                    x,
+                    y,
+                    x + 0.08 * math.cos(a),
+                    y + 0.08 * math.sin(a),
+                    0.014,
+                    light.scenery((0.26, 0.60, 0.20)),
+                    0.004,
+                )
 
 
 def _desert(e: Easel, rng: np.random.Generator) -> None:
@@ -425,8 +514,15 @@ def _desert(e: Easel, rng: np.random.Generator) -> None:
     for x in (0.62, 0.93):
         r.capsule(x, -0.05, x + 0.03, 0.18, 0.013, light.scenery((0.55, 0.38, 0.24)))
         for a in (0.2, 1.1, 2.0, 2.9):
-            r.capsule(x + 0.03, 0.18, x + 0.03 + 0.10 * math.cos(a), 0.17 + 0.06 * math.sin(a), 0.02,
-                      light.scenery((0.25, 0.58, 0.26)), 0.006)
+            r.capsule(
+                x + 0.03,
+                0.18,
+                x + 0.03 + 0.10 * math.cos(a),
+                0.17 + 0.06 * math.sin(a),
+                0.02,
+                light.scenery((0.25, 0.58, 0.26)),
+                0.006,
+            )
     r.below(_ridge(rng, -0.09, 0.03), light.scenery((0.97, 0.78, 0.46), 0.0, 0.78), 0.15)
     r = e.sheet(1.0)
     r.below(_ridge(rng, -0.15, 0.035), light.scenery((1.0, 0.82, 0.50), 0.0, 0.72), 0.4)
@@ -446,8 +542,11 @@ def _desert(e: Easel, rng: np.random.Generator) -> None:
 
 def _kitchen(e: Easel, rng: np.random.Generator) -> None:
     light = e.light
-    room = {"day": light, "sunset": LIGHTS["sunset"],
-            "night": Light((0.62, 0.50, 0.44), (0.02, 0.0, 0.02), light.key, light.shadow, light.sky, True)}[e.view.time]
+    room = {
+        "day": light,
+        "sunset": LIGHTS["sunset"],
+        "night": Light((0.62, 0.50, 0.44), (0.02, 0.0, 0.02), light.key, light.shadow, light.sky, True),
+    }[e.view.time]
     wall = ((0.98, 0.88, 0.66), (0.70, 0.86, 0.84), (0.95, 0.76, 0.72), (0.80, 0.80, 0.94))[int(rng.integers(4))]
     wood = ((0.66, 0.42, 0.26), (0.36, 0.56, 0.60), (0.86, 0.84, 0.80))[int(rng.integers(3))]
     _sky(e)
@@ -459,15 +558,23 @@ def _kitchen(e: Easel, rng: np.random.Generator) -> None:
         r.box(x, 0.24, half + 0.03, 0.22, room.scenery((0.98, 0.97, 0.95)))
         where = r.window(x - half, 0.05, x + half, 0.43)
         if where is not None:
-            hole = np.clip(0.5 - np.maximum(np.abs(r.x[where] - x) - half, np.abs(r.y[where] - 0.24) - 0.19) * r.scale,
-                           0, 1)
-            r.rgba[where] *= 1.0 - hole[..., None]
+            hole = np.clip(
+                0.5 - np.maximum(np.abs(r.x[where] - x) - half, np.abs(r.y[where] - 0.24) - 0.19) * r.scale, 0, 1
+            )
+            r.rgba[(slice(None), *where)] *= 1.0 - hole
         r.box(x, 0.24, 0.012, 0.19, room.scenery((0.98, 0.97, 0.95)))
         r.box(x, 0.24, half, 0.012, room.scenery((0.98, 0.97, 0.95)))
         curtain = ((0.88, 0.28, 0.26), (0.25, 0.52, 0.36), (0.95, 0.66, 0.22))[int(rng.integers(3))]
         for way in (-1, 1):
-            r.polygon(((x + way * (half + 0.05), 0.48), (x + way * 0.10, 0.48), (x + way * (half + 0.01), 0.02),
-                       (x + way * (half + 0.06), 0.02)), room.scenery(curtain))
+            r.polygon(
+                (
+                    (x + way * (half + 0.05), 0.48),
+                    (x + way * 0.10, 0.48),
+                    (x + way * (half + 0.01), 0.02),
+                    (x + way * (half + 0.06), 0.02),
+                ),
+                room.scenery(curtain),
+            )
     r.below(-0.02, room.scenery(wood, 0.0, 0.75), 0.25)
     r.box(0.0, -0.01, 4.0, 0.022, room.scenery((0.93, 0.90, 0.86)))
     for x in np.arange(-2.7, 2.8, 0.3):
@@ -481,8 +588,16 @@ def _kitchen(e: Easel, rng: np.random.Generator) -> None:
     r.box(0.58, 0.10, 0.14, 0.34, room.scenery((0.62, 0.84, 0.88)), round=0.03)
     r.box(0.58, 0.16, 0.135, 0.006, room.flat((0.4, 0.6, 0.66)))
     r.capsule(0.48, 0.22, 0.48, 0.32, 0.010, room.scenery((0.95, 0.95, 0.95)))
-    for x, c in ((0.28, (0.95, 0.3, 0.2)), (0.33, (1.0, 0.75, 0.1)), (0.23, (0.5, 0.8, 0.2)), (-0.36, (0.9, 0.5, 0.3)),
-                 (-1.25, (0.3, 0.5, 0.9)), (1.35, (0.95, 0.6, 0.2)), (-1.4, (0.9, 0.3, 0.4)), (1.25, (0.4, 0.7, 0.4))):
+    for x, c in (
+        (0.28, (0.95, 0.3, 0.2)),
+        (0.33, (1.0, 0.75, 0.1)),
+        (0.23, (0.5, 0.8, 0.2)),
+        (-0.36, (0.9, 0.5, 0.3)),
+        (-1.25, (0.3, 0.5, 0.9)),
+        (1.35, (0.95, 0.6, 0.2)),
+        (-1.4, (0.9, 0.3, 0.4)),
+        (1.25, (0.4, 0.7, 0.4)),
+    ):
         r.ellipse(x, 0.045, 0.038, 0.036, room.scenery(c))
     r.box(0.0, 0.545, 4.0, 0.03, room.scenery([c * 0.85 for c in wall]))
     if e.light.lamps:
@@ -495,9 +610,9 @@ def _kitchen(e: Easel, rng: np.random.Generator) -> None:
     u, v = r.x / (depth + 0.25) * 1.4, 1.3 / (depth + 0.16)
     width = np.maximum(1.0 / r.scale / (depth + 0.25) * 1.4, 1e-3)
     square = np.sin(u * math.pi) * np.sin(v * math.pi)
-    blend = np.clip(0.5 + square / (width * 6.0), 0, 1)[..., None].astype(np.float32)
-    floor = np.array([*tiles[0], 1.0], np.float32) * (1 - blend) + np.array([*tiles[1], 1.0], np.float32) * blend
-    cover = np.clip(0.5 + (-0.19 - r.y) * r.scale, 0, 1)[..., None].astype(np.float32)
+    blend = np.clip(0.5 + square / (width * 6.0), 0, 1).astype(np.float32)
+    floor = plane(tiles[0], 1.0) * (1 - blend) + plane(tiles[1], 1.0) * blend
+    cover = np.clip(0.5 + (-0.19 - r.y) * r.scale, 0, 1).astype(np.float32)
     r.rgba += (floor - r.rgba) * cover
 
 
@@ -519,8 +634,10 @@ def _harbour(e: Easel, rng: np.random.Generator) -> None:
     for k in range(4):
         w0, w1 = 0.058 - 0.006 * k, 0.058 - 0.006 * (k + 1)
         y0, y1 = 0.04 + 0.075 * k, 0.04 + 0.075 * (k + 1)
-        r.polygon(((x - w0, y0), (x - w1, y1), (x + w1, y1), (x + w0, y0)),
-                  light.scenery((0.90, 0.20, 0.18) if k % 2 == 0 else (0.98, 0.97, 0.95)))
+        r.polygon(
+            ((x - w0, y0), (x - w1, y1), (x + w1, y1), (x + w0, y0)),
+            light.scenery((0.90, 0.20, 0.18) if k % 2 == 0 else (0.98, 0.97, 0.95)),
+        )
     r.box(x, 0.365, 0.028, 0.028, Paint.flat((1.0, 0.95, 0.65)))
     r.polygon(((x - 0.045, 0.39), (x, 0.45), (x + 0.045, 0.39)), light.scenery((0.30, 0.20, 0.22)))
     if light.lamps:
@@ -535,8 +652,13 @@ def _harbour(e: Easel, rng: np.random.Generator) -> None:
             _sail(r, light, x, -0.05, 1.0, hull, ((1, 0.97, 0.90), (0.98, 0.72, 0.30))[int(rng.integers(2))])
         else:
             r.box(x + 0.02, 0.035, 0.06, 0.05, light.scenery((0.97, 0.95, 0.92)), round=0.01)
-            r.box(x + 0.03, 0.045, 0.025, 0.018, Paint.flat((1, 0.85, 0.5)) if light.lamps else
-                  light.flat((0.3, 0.5, 0.65)))
+            r.box(
+                x + 0.03,
+                0.045,
+                0.025,
+                0.018,
+                Paint.flat((1, 0.85, 0.5)) if light.lamps else light.flat((0.3, 0.5, 0.65)),
+            )
             r.polygon(((x - 0.17, 0.02), (x - 0.11, -0.08), (x + 0.11, -0.08), (x + 0.15, 0.005)), light.scenery(hull))
             r.capsule(x - 0.06, 0.0, x - 0.06, 0.17, 0.008, light.scenery((0.4, 0.3, 0.25)))
     r = e.sheet(1.0)
@@ -557,10 +679,25 @@ def _harbour(e: Easel, rng: np.random.Generator) -> None:
 
 
 _PAINTERS: dict[str, Callable[[Easel, np.random.Generator], None]] = {
-    "meadow": _meadow, "beach": _beach, "city": _city, "mountain": _mountain, "forest": _forest, "desert": _desert,
-    "kitchen": _kitchen, "harbour": _harbour,
+    "meadow": _meadow,
+    "beach": _beach,
+    "city": _city,
+    "mountain": _mountain,
+    "forest": _forest,
+    "desert": _desert,
+    "kitchen": _kitchen,
+    "harbour": _harbour,
 }
-_GROUND = {"meadow", "forest"}  # where blades of grass sway before the camera
+_GROUND = {"meadow", "forest"}  # where blades of grass sway before the camera, and fireflies glow at night
+_FLURRIES: dict[tuple[str, str], tuple[int, Colour, float, float, float]] = {
+    # what flies before the camera: number, colour, radius, fall and side speed in frame heights a second
+    ("mountain", ""): (28, (1.0, 1.0, 1.0), 0.011, 0.32, 0.10),
+    ("forest", "day"): (9, (0.93, 0.62, 0.18), 0.015, 0.22, 0.12),
+    ("forest", "night"): (9, (1.0, 0.95, 0.45), 0.012, -0.05, 0.05),
+    ("meadow", "day"): (8, (1.0, 0.97, 0.98), 0.012, 0.10, 0.22),
+    ("meadow", "night"): (8, (1.0, 0.95, 0.50), 0.012, -0.06, 0.04),
+    ("desert", ""): (7, (1.0, 0.90, 0.66), 0.010, 0.01, 0.60),
+}
 
 
 class Stage:
@@ -578,61 +715,63 @@ class Stage:
         self._flakes = drops.uniform(0.0, 1.0, (28, 4)).astype(np.float32)
 
     def behind(self, time: float, pan: float) -> Array:
-        """float32 [H, W, 3] at `time` seconds into the shot with the camera `pan` frame heights to the right."""
+        """float32 [3, H, W] at `time` seconds into the shot with the camera `pan` frame heights to the right."""
         width, height = self.view.size
-        picture = np.zeros((height, width, 3), np.float32)
+        picture = np.zeros((3, height, width), np.float32)
         for i, layer in enumerate(self.layers):
             layer.lay(picture, time, pan)
             if i == 2 and self.view.setting in ("beach", "harbour"):
                 self._shimmer(picture, time, pan)
+        if self.view.setting in ("beach", "harbour", "city") and not self.light.lamps:
+            self._birds(picture, time)
         return picture
 
     def _shimmer(self, picture: Array, time: float, pan: float) -> None:
         """Moving glints on the water between the horizon and the shore."""
-        rows, columns = picture.shape[:2]
+        rows, columns = picture.shape[1:]
         top = int(rows * (1.0 - HORIZON[self.view.viewpoint])) + 1
         bottom = min(rows, int(top + rows * 0.22 * ZOOM[self.view.framing]))
         y = ((np.arange(top, bottom, dtype=np.float32) - top + 1) / rows)[:, None]
         x = ((np.arange(columns, dtype=np.float32) - columns / 2) / rows + 0.25 * pan)[None, :]
         wave = np.sin(x * (9.0 / (0.25 + y)) + time * 3.0 + 40 * y) * np.sin(130.0 * y / (0.5 + y) - time * 4.5)
         glint = np.clip(wave * 2.2 - 0.9, 0.0, 1.0) * (0.35 if self.light.lamps else 0.6)
-        light = np.array(mix(self.light.sky[2], (1, 1, 1), 0.5), np.float32)
-        target = picture[top:bottom]
-        target += (light - target) * glint[..., None]
+        light = plane(mix(self.light.sky[2], (1, 1, 1), 0.5))
+        target = picture[:, top:bottom]
+        target += (light - target) * glint
 
     def before(self, picture: Array, time: float, pan: float) -> None:
         """Snow, leaves, fireflies, petals, dust or steam, in place."""
         setting, night = self.view.setting, self.light.lamps
-        rows, columns = picture.shape[:2]
+        rows, columns = picture.shape[1:]
         aspect = columns / rows
-        kinds: dict[str, tuple[int, Colour, float, float, float]] = {
-            # number, colour, radius, fall speed, side speed
-            "mountain": (28, (1.0, 1.0, 1.0), 0.011, 0.32, 0.10),
-            "forest": (9, (1.0, 0.95, 0.45), 0.012, -0.05, 0.05) if night else (9, (0.93, 0.62, 0.18), 0.015, 0.22, 0.12),
-            "meadow": (8, (1.0, 0.95, 0.50), 0.012, -0.06, 0.04) if night else (8, (1.0, 0.97, 0.98), 0.012, 0.10, 0.22),
-            "desert": (7, self.light.tone((1.0, 0.90, 0.66)), 0.010, 0.01, 0.60),
-            "city": (0, (1, 1, 1), 0, 0, 0), "beach": (0, (1, 1, 1), 0, 0, 0), "kitchen": (0, (1, 1, 1), 0, 0, 0),
-            "harbour": (0, (1, 1, 1), 0, 0, 0),
-        }
-        number, colour, radius, fall, side = kinds[setting]
-        if setting != "mountain" and not night:
+        flurry = _FLURRIES.get((setting, "night" if night else "day")) or _FLURRIES.get((setting, ""))
+        if flurry is None:
+            return
+        number, colour, radius, fall, side = flurry
+        glow = night and setting in _GROUND
+        if setting != "mountain" and not glow:
             colour = self.light.tone(colour)
-        glow = night and setting in ("forest", "meadow")
         pen = Raster(columns, rows, float(rows), (0.0, float(rows)))
         for a, b, c, d in self._flakes[:number].tolist():
-            x = (a * aspect * 1.2 + side * time * (0.6 + 0.8 * c) + 0.05 * math.sin(3 * time + 9 * d) - pan) % (aspect * 1.2)
+            x = (a * aspect * 1.2 + side * time * (0.6 + 0.8 * c) + 0.05 * math.sin(3 * time + 9 * d) - pan) % (
+                aspect * 1.2
+            )
             y = (b * 1.2 - fall * time * (0.6 + 0.8 * c)) % 1.2
             size = radius * (0.7 + 0.8 * d)
             if glow:
                 pulse = 0.35 + 0.65 * max(0.0, math.sin(4.0 * time + 20 * d))
                 pen.glow(x - 0.1, y - 0.1, 0.04, colour, 0.7 * pulse)
-            pen.ellipse(x - 0.1, y - 0.1, size, size * (1.0 if setting == "mountain" or glow else 0.6),
-                        Paint.flat(colour), angle=0.0 if setting == "mountain" or glow else 2 * time + 6 * d,
-                        opacity=0.9)
+            pen.ellipse(
+                x - 0.1,
+                y - 0.1,
+                size,
+                size * (1.0 if setting == "mountain" or glow else 0.6),
+                Paint.flat(colour),
+                angle=0.0 if setting == "mountain" or glow else 2 * time + 6 * d,
+                opacity=0.9,
+            )
         if setting in _GROUND:
             self._grass(pen, time, pan)
-        if setting in ("beach", "harbour", "city") and not night:
-            self._birds(pen, time, aspect)
         pen.over(picture)
 
     def _grass(self, pen: Raster, time: float, pan: float) -> None:
@@ -644,14 +783,21 @@ class Stage:
             height = (0.06 + 0.05 * b) * size
             bend = 0.03 * math.sin(2.5 * time + 6 * c + 3 * x)
             for k in (-1, 1):
-                pen.capsule(x + k * 0.012, -0.01, x + k * (0.03 + 0.02 * d) + bend, height, 0.010 * size, paints[i % 2],
-                            0.003)
+                pen.capsule(
+                    x + k * 0.012, -0.01, x + k * (0.03 + 0.02 * d) + bend, height, 0.010 * size, paints[i % 2], 0.003
+                )
 
-    def _birds(self, pen: Raster, time: float, aspect: float) -> None:
-        ink = Paint.flat(mix(self.light.tone((0.98, 0.98, 1.0)), (0.2, 0.2, 0.3), 0.55 if self.view.time == "sunset" else 0.5))
+    def _birds(self, picture: Array, time: float) -> None:
+        rows, columns = picture.shape[1:]
+        aspect, band = columns / rows, rows // 3
+        pen = Raster(columns, band, float(rows), (0.0, float(rows)))
+        ink = Paint.flat(
+            mix(self.light.tone((0.98, 0.98, 1.0)), (0.2, 0.2, 0.3), 0.55 if self.view.time == "sunset" else 0.5)
+        )
         for a, b, c, _ in self._flakes[:3].tolist():
             x = (a * (aspect + 0.4) + 0.14 * (0.7 + c) * time) % (aspect + 0.4) - 0.2
             y = 0.76 + 0.2 * b + 0.01 * math.sin(2 * time)
             flap = 0.028 * math.sin(9.0 * time + 7 * c)
             for way in (-1, 1):
                 pen.capsule(x, y, x + way * 0.03, y + flap + 0.006, 0.007, ink)
+        pen.over(picture)

@@ -1,0 +1,519 @@
+"""The `causalcine` command.
+
+Bad input is one plain sentence on stderr and exit code 2, before anything is made; a failure of the machine (a full
+disk) is one sentence and 1; Ctrl-C is 130. Files appear under their names only when they are whole. What is heavy
+to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import json
+import math
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import InputError
+from .story import SHOT_SYNTAX, Story, check_seed, check_size, plan
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .pipeline import Video
+    from .sampling import Chunk, State, StepInfo
+
+SOURCE = Path(__file__).resolve().parents[1]  # in a source checkout, what holds training/ and benchmarks/
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    try:
+        args, rest = _parser().parse_known_args(argv)
+        if rest and args.run not in (_train, _bench):
+            raise InputError(f"unknown argument {rest[0]}; see causalcine {args.command} --help")
+        args.rest = rest
+        with _terminable():
+            args.run(args)
+        sys.stdout.flush()
+        return 0
+    except InputError as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        return _fail("stopped; no file was left half-written", 130)
+    except BrokenPipeError:  # the reader of our output went away: not a fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(error, 1)
+
+
+def _fail(error: object, code: int) -> int:
+    print("causalcine: " + " ".join(str(error).split()), file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """A polite kill ends like Ctrl-C, so that nothing half-written stays."""
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _value(text: str) -> int | float | str:
+    """An argument as JSON would read it: the same checks, in the same words, then hold for both."""
+    if re.fullmatch(r"[+-]?\d{1,4000}", text):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="causalcine", description="A story in, a multi-shot video out.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str, **kw: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False, **kw)
+        sub.set_defaults(run=run)
+        return sub
+
+    generate = command("generate", _generate, "Make a film from a story, with a report and two pictures beside it.")
+    _add_story(generate)
+    _add_making(generate)
+    generate.add_argument("--width", type=_value, metavar="PIXELS", help="default: as the story or the model says")
+    generate.add_argument("--height", type=_value, metavar="PIXELS")
+
+    more = command(
+        "continue",
+        _continue,
+        "Append a story to a film kept with --save-state. The video holds the new part only; the report and the memory "
+        "map are of the whole film.",
+    )
+    more.add_argument("state", metavar="STATE", help="file written by --save-state")
+    _add_story(more)
+    _add_making(more)
+
+    story = commands.add_parser("story", help="Work on story files.", allow_abbrev=False)
+    actions = story.add_subparsers(dest="action", required=True, metavar="ACTION")
+    text = "Say what was read from a story and where each cut lands. Makes nothing."
+    check = actions.add_parser("check", help=text, description=text, allow_abbrev=False)
+    check.set_defaults(run=_story_check)
+    _add_story(check)
+    check.add_argument("--model", default="nano", metavar="nano|FILE", help="whose chunks the cuts land on")
+    check.add_argument("--json", action="store_true", help="print the report, without chunks, as the last line")
+
+    inspect = command("inspect", _inspect, "Say what a checkpoint or a state file holds.")
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("--json", action="store_true", help="print it as the last line of JSON")
+
+    command("bench", _bench, "Measure the engine (needs a source checkout).", add_help=False)
+    train = command("train", _train, "Run a training stage (needs a source checkout).", add_help=False)
+    train.add_argument(
+        "stage", metavar="STAGE", nargs="?", help="a module of training/, such as vae or teacher_forcing"
+    )
+    return parser
+
+
+def _add_story(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("story", metavar="STORY", help=f"story file; forms: {SHOT_SYNTAX}")
+
+
+def _add_making(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT.mp4",
+        help="replaced if it is there; OUT.json, OUT.png, OUT.memory.png too",
+    )
+    add("--model", default="nano", metavar="nano|FILE", help="the built-in model or an all-in-one safetensors file")
+    add(
+        "--seed", type=_value, metavar="N", help="0 to 2^64 - 1; default: the story's, else 0 (in continue: the film's)"
+    )
+    add("--window", type=_value, metavar="W", help="chunks of local history; default: as the model was trained")
+    add("--top-k", type=_value, metavar="K", help="older frames that each layer recalls; default: as trained")
+    add("--steps", type=_value, metavar="N", help="denoising passes a chunk; default: as the model wants")
+    add("--guidance", type=_value, metavar="G", help="1 is none; default: as the model wants")
+    add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the transformer; default: by device")
+    add("--save-state", metavar="FILE", help="also keep the film's state, for causalcine continue")
+    add("--json", action="store_true", help="print the report as the last line")
+
+
+# --- making
+
+
+def _generate(args: argparse.Namespace) -> None:
+    story = Story.load(args.story)
+    given = {name: getattr(args, name) for name in ("width", "height") if getattr(args, name) is not None}
+    if given:
+        story = dataclasses.replace(story, **given)
+    _make(args, story, None)
+
+
+def _continue(args: argparse.Namespace) -> None:
+    story = Story.load(args.story)
+    from .sampling import State
+
+    _make(args, story, State.load(args.state))
+
+
+def _make(args: argparse.Namespace, story: Story, state: State | None) -> None:
+    files = _outputs(args)
+    if args.seed is not None:
+        check_seed(args.seed)
+    if story.width is not None and story.height is not None:
+        check_size(story.width, story.height)
+
+    import torch
+
+    from .memory import MemorySettings
+    from .pipeline import Pipeline
+    from .report import memory_map, to_json
+
+    memory = MemorySettings(window=args.window, top_k=args.top_k)
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype)
+    hints = [*story.notes[1:], *pipe.check(story)]
+    made = state.frames if state else 0
+    with _Watch(story, made) as watch:
+        video = pipe.generate(
+            story,
+            output=files["video"],
+            state=state,
+            memory=memory,
+            seed=args.seed,
+            steps=args.steps,
+            guidance=args.guidance,
+            on_step=watch.step,
+            on_chunk=watch.chunk,
+        )
+    report = video.report
+    report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
+    report["settings"]["global"] = story.global_prompt
+    report["written"] = [made, report["frames"]]
+    if args.save_state:
+        video.state.save(files["state"])
+    _write_whole(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
+    _write_whole(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
+    _write_whole(files["map"], memory_map(report, watch.pictures).save)
+    _tell(video, report, story, files, args.json)
+
+
+def _outputs(args: argparse.Namespace) -> dict[str, Path]:
+    """Every file to be written, once it is known that each can be and none is an input."""
+    from .video import check_output
+
+    video = check_output(args.output, ".mp4")
+    beside = {"report": ".json", "sheet": ".png", "map": ".memory.png"}
+    files = {"video": video} | {name: video.with_name(video.stem + end) for name, end in beside.items()}
+    if args.save_state:
+        files["state"] = Path(args.save_state)
+    story = Path(args.story).resolve()
+    for name, path in files.items():
+        check_output(path, path.suffix.lower())
+        if path.resolve() == story:
+            raise InputError(
+                f"{path} would be overwritten by the {name}, but it is the story; choose another name for {video}"
+            )
+    if args.save_state and files["state"].resolve() in {
+        path.resolve() for name, path in files.items() if name != "state"
+    }:
+        raise InputError(f"--save-state {args.save_state} is also the name of another output; choose another")
+    return files
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under a temporary name and renames it once it is whole."""
+    partial = path.with_name(f".causalcine-{secrets.token_hex(6)}{path.suffix}")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Watch:
+    """Watches a film being made: the progress bar, and the first frame of each shot for the pictures."""
+
+    def __init__(self, story: Story, made: int):
+        from .video import sheet_shots
+
+        self._story, self._made = story, made
+        self._bar: Any = None
+        self._wanted = set(sheet_shots(len(story.shots)))
+        self._first_shot: int | None = None
+        self._began = time.perf_counter()
+        self.pictures: dict[int, Any] = {}
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, info: StepInfo) -> None:
+        """After every denoising pass."""
+        self._show(info.chunk.shot, f"pass {info.step}/{info.steps}")
+
+    def chunk(self, chunk: Chunk) -> None:
+        """After every chunk, once it is in the file."""
+        self._show(chunk.shot, "")
+        end = chunk.state.planned[-1].frames[1] if chunk.state.planned else chunk.state.frames
+        done = chunk.state.frames - self._made
+        if self._bar is not None:
+            speed = done / (time.perf_counter() - self._began)
+            left = (end - chunk.state.frames) / speed
+            self._bar.total = end - self._made
+            self._bar.set_postfix_str(f"{speed:.1f} fps, {math.ceil(left)} s left", refresh=False)
+            self._bar.update(done - self._bar.n)
+        if chunk.shot not in self.pictures and chunk.shot - (self._first_shot or 0) in self._wanted:
+            self.pictures[chunk.shot] = _thumbnail(chunk.frames[0])
+
+    def contact_sheet(self, report: Mapping[str, Any], name: str) -> Image.Image:
+        """First frames of the shots that were made, with their captions and times."""
+        from .video import contact_sheet
+
+        fps, shots = report["fps"], {shot["index"]: shot for shot in report["shots"]}
+        labels = [
+            f"Shot {i + 1}   {shots[i]['frames'][0] / fps:.1f} - {shots[i]['frames'][1] / fps:.1f} s"
+            for i in self.pictures
+        ]
+        width, height = report["size"]
+        begin, end = report["written"]
+        facts = (
+            f"{len(self._story.shots)} shots, {end - begin} frames, {(end - begin) / fps:.1f} s at {fps:g} fps, "
+            f"{width}x{height}, seed {report['seed']}, {report['model'].get('name', 'unnamed')}"
+        )
+        captions = [shots[i]["prompt"] for i in self.pictures]
+        return contact_sheet(list(self.pictures.values()), captions, labels=labels, title=name, subtitle=facts)
+
+    def _show(self, shot: int, what: str) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._first_shot = shot
+            form = "{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} frames{postfix}"
+            self._bar = tqdm(total=None, bar_format=form, file=sys.stderr, dynamic_ncols=True)
+        number = shot - (self._first_shot or 0) + 1
+        self._bar.set_description_str(
+            f"shot {number}/{len(self._story.shots)} {what:<11}", refresh=bool(what) and sys.stderr.isatty()
+        )
+
+
+def _thumbnail(frame: Any) -> Any:
+    """A frame of at most 640 pixels either way: what the pictures need of it."""
+    import numpy as np
+    from PIL import Image
+
+    small = Image.fromarray(np.asarray(frame))
+    small.thumbnail((640, 640))
+    return np.asarray(small)
+
+
+def _tell(video: Video, report: dict[str, Any], story: Story, files: Mapping[str, Path], as_json: bool) -> None:
+    """The result for the reader: stdout is the table, or with --json the report alone; warnings go to stderr."""
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(report))
+        return
+    begin, end = report["written"]
+    seconds = sum(chunk["seconds"] for chunk in report["chunks"] if chunk["frames"][0] >= begin)
+    print("; ".join(story.notes[:1]) or f"{len(story.shots)} shots")
+    print(_table([shot for shot in report["shots"] if shot["frames"][0] >= begin], report["fps"]))
+    print(f"{video.path}: {end - begin} frames, {(end - begin) / report['fps']:.1f} s, sampled in {seconds:.1f} s")
+    for name in ("report", "sheet", "map", "state"):
+        if name in files:
+            print(f"{files[name]}: {name}")
+
+
+def _table(shots: Sequence[Mapping[str, Any]], fps: float) -> str:
+    """One line a shot: where it lands, what was asked, what it says."""
+    rows = []
+    for shot in shots:
+        (a, b), (c, d) = shot["frames"], shot["asked"]
+        times = f"{a / fps:7.2f} - {b / fps:6.2f} s"
+        asked = "as asked" if (a, b) == (c, d) else f"asked {c} - {d}"
+        prompt = " ".join(shot["prompt"].split())
+        prompt = prompt if len(prompt) <= 60 else prompt[:59] + "\u2026"
+        rows.append(f"  shot {shot['index'] + 1:<3} {times}  frames {a:>5} - {b:<5} {asked:<20} {prompt}")
+    return "\n".join(rows)
+
+
+# --- looking
+
+
+def _story_check(args: argparse.Namespace) -> None:
+    story = Story.load(args.story)
+    from .memory import MemorySettings
+    from .pipeline import BUILT_IN
+    from .report import check_report
+    from .sampling import Recipe
+
+    header = _causalcine_header(BUILT_IN.get(args.model, Path(args.model)))
+    recipe = Recipe.from_dict(header["recipe"])
+    changes = {name: getattr(story, name) for name in ("fps", "width", "height", "negative")}
+    recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    check_size(recipe.width, recipe.height)
+    timing = {name: getattr(recipe, name) for name in ("chunk", "first_chunk", "fps", "seconds")}
+    planned = plan(story, **timing)
+    report = check_report(
+        planned,
+        recipe=recipe,
+        settings=MemorySettings().resolve(recipe.window, recipe.top_k),
+        size=(recipe.width, recipe.height),
+        seed=story.seed or 0,
+        model={"name": args.model, **header.get("model", {})},
+        warnings=[*story.notes[1:], *_vocabulary_notes(story, header)],
+    )
+    report["settings"]["global"] = story.global_prompt
+    if args.json:
+        print(json.dumps(report | {"notes": list(story.notes)}))
+        return
+    for note in [*story.notes, *report["warnings"][len(story.notes) - 1 :]]:
+        print(note)
+    width, height = report["size"]
+    print(_table(report["shots"], report["fps"]))
+    length = report["frames"] / report["fps"]
+    rate, chunks = report["fps"], len(planned.chunks)
+    print(f"{report['frames']} frames, {length:.2f} s at {rate:g} fps, {width}x{height}, {chunks} chunks")
+
+
+def _vocabulary_notes(story: Story, header: Mapping[str, Any]) -> list[str]:
+    """Words that the model's own text encoder does not know; its weights are not needed for that."""
+    if "text" not in header:
+        return []
+    import torch
+
+    from .text import NanoTextEncoder, TextConfig
+
+    with torch.device("meta"):
+        encoder = NanoTextEncoder(TextConfig.from_dict(header["text"]))
+    unknown = [encoder.unknown_words(story.prompt(i)) for i in range(len(story.shots))]
+    return [
+        f"shots[{i}]: the model does not know {', '.join(map(repr, words))}" for i, words in enumerate(unknown) if words
+    ]
+
+
+def _causalcine_header(path: Path) -> dict[str, Any]:
+    """The `causalcine` entry of a checkpoint's header; reads no weights."""
+    from .model.checkpoint import read_header
+
+    metadata = read_header(path).get("__metadata__", {})
+    try:
+        header = json.loads(metadata["causalcine"])
+        header["recipe"]
+    except (KeyError, ValueError, TypeError):
+        raise InputError(f"checkpoint {path} is no CausalCine all-in-one file: its header holds no recipe") from None
+    return header
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    facts = describe_file(Path(args.file))
+    if args.json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, item in value.items():
+                text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+                print(f"  {key:<18} {text if len(text) <= 160 else text[:159] + chr(0x2026)}")
+        else:
+            print(f"{name:<20} {value:,}" if isinstance(value, int) else f"{name:<20} {value}")
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """What a safetensors file is, from its header alone: kind, parameters by part, number types, recipe, card."""
+    from .model.checkpoint import PARTS, PREFIXES, read_header
+
+    header = read_header(path)
+    metadata = header.pop("__metadata__", {})
+    sizes = {name: math.prod(entry["shape"]) for name, entry in header.items()}
+    facts: dict[str, Any] = {"file": str(path), "kind": "safetensors file", "bytes": path.stat().st_size}
+    facts |= {"tensors": len(header), "numbers": sum(sizes.values())}
+    facts["types"] = ", ".join(sorted({entry["dtype"] for entry in header.values()}))
+    if "causalcine_state" in metadata:
+        state = json.loads(metadata["causalcine_state"])
+        facts["kind"] = "CausalCine film state, for causalcine continue"
+        facts |= {"chunks": len(state["records"]), "shots": len(state["shots"]), "seed": str(state["seed"])}
+        facts |= {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
+        return facts
+    if "causalcine" in metadata:
+        own = json.loads(metadata["causalcine"])
+        facts["kind"] = f"CausalCine all-in-one checkpoint, format {own.get('format')}"
+        parts = {part: sum(n for name, n in sizes.items() if name.startswith(prefix)) for part, prefix in PARTS.items()}
+        facts["parameters"] = {part: f"{n:,}" for part, n in parts.items()}
+        for name in ("model", "text", "vae", "recipe", "card"):
+            if own.get(name):
+                facts[name] = own[name] if isinstance(own[name], dict) else {"": own[name]}
+        return facts
+    if any(name.endswith("patch_embedding.weight") for name in header):
+        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in header)), "")
+        facts["kind"] = "Wan transformer" + (f", names begin with {prefix}" if prefix else "")
+        shape = header[f"{prefix}patch_embedding.weight"]["shape"]
+        blocks = {name.removeprefix(prefix).split(".")[1] for name in header if name.startswith(f"{prefix}blocks.")}
+        facts["network"] = {"dim": shape[0], "latent channels": shape[1], "patch": shape[2:], "blocks": len(blocks)}
+    if metadata:
+        facts["metadata"] = metadata
+    return facts
+
+
+# --- the source checkout
+
+
+def _bench(args: argparse.Namespace) -> None:
+    _source_module("benchmarks", "run").main(args.rest)
+
+
+def _train(args: argparse.Namespace) -> None:
+    folder = SOURCE / "training"
+    stages = sorted(p.stem for p in folder.glob("*.py") if "\ndef main(" in p.read_text(encoding="utf-8"))
+    if stages and args.stage not in stages:
+        raise InputError(f"STAGE must be one of {', '.join(stages)}, got {args.stage or 'none'}")
+    _source_module("training", args.stage).main(args.rest)
+
+
+def _source_module(folder: str, name: str) -> Any:
+    """A module of a folder that is never installed."""
+    if not (SOURCE / folder / f"{name}.py").is_file():
+        raise InputError(f"this needs the source checkout of CausalCine: there is no {folder}/{name}.py in {SOURCE}")
+    if str(SOURCE) not in sys.path:
+        sys.path.insert(0, str(SOURCE))
+    return importlib.import_module(f"{folder}.{name}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,51 @@
+"""Makes small checkpoint files of the real architectures with random weights, for servers to load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from causalcine_core.model import CausalWanTransformer, WanConfig, save_checkpoint
+from causalcine_core.pipeline import Pipeline
+from causalcine_core.sampling import Recipe
+from causalcine_core.vae import VAEConfig, WanVAE
+
+WORDS = tuple(
+    "a the red blue robot cat with yellow scarf walks through snowy forest in morning sits on beach at sunset waves jumps "
+    "close shot wide night . ,".split()
+)
+
+
+def random_checkpoint(path: Path, *, seed: int = 0, vocabulary: tuple[str, ...] = WORDS, **recipe: object) -> Path:
+    """An all-in-one file: 96 x 96, untrained, quick. `recipe` overrides its recipe."""
+    base = Recipe(steps=4, width=96, height=96, window=1, top_k=2, guidance=3.0, seconds=1.5)
+    pipe = Pipeline.random(seed=seed, recipe=replace(base, **recipe), vocabulary=vocabulary)
+    net = pipe.network.net
+    header = {
+        "model": net.config.to_dict(),
+        "text": pipe.text.config.to_dict(),
+        "recipe": pipe.recipe.to_dict(),
+        "card": {"name": "random"},
+    }
+    save_checkpoint(path, header, model=net.state_dict(), text=pipe.text.state_dict(), vae=pipe.vae.state_dict())
+    return path
+
+
+def random_wan(path: Path, *, dim: int = 256, layers: int = 2, seed: int = 0) -> Path:
+    """A bare network with Wan 1.3B's names and text, but narrow."""
+    torch.manual_seed(seed)
+    net = CausalWanTransformer(WanConfig(dim=dim, ffn_dim=512, num_heads=dim // 128, num_layers=layers)).initialize()
+    torch.nn.init.xavier_uniform_(net.head.head.weight)
+    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+    return path
+
+
+def random_wan_vae(path: Path, *, seed: int = 0) -> Path:
+    """A VAE of Wan 2.1's full width (ComfyUI 0.3.64 knows no other), with random weights."""
+    torch.manual_seed(seed)
+    vae = WanVAE(VAEConfig.preset("wan2.1")).to(torch.bfloat16)
+    save_file({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, path)
+    return path

@@ -1,0 +1,92 @@
+"""Starts each ComfyUI that is found, one at a time, with this pack in it. Without one these tests are skipped, loudly."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from causalcine_core.pipeline import BUILT_IN
+
+from .checkpoint import random_checkpoint, random_wan, random_wan_vae
+from .server import PACK, Server, install, installations
+
+FOUND = installations()
+HERE = Path(__file__).parent
+NOTHING = "NO COMFYUI WAS FOUND: its tests are SKIPPED. Set COMFYUI_PATH to one or more ComfyUI folders, separated by colons."
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.comfyui)
+            if not FOUND:
+                item.add_marker(pytest.mark.skip(reason=NOTHING))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not FOUND and any(HERE in Path(r.fspath).resolve().parents for r in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(f"!!! {NOTHING}", red=True, bold=True)
+
+
+@pytest.fixture(scope="session", params=FOUND or [None], ids=lambda path: path.parent.name if path else "none")
+def main(request: pytest.FixtureRequest) -> Path:
+    """main.py of one ComfyUI."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with small random files."""
+    folder = tmp_path_factory.mktemp("weights")
+    for kind in ("checkpoints", "diffusion_models/wan", "vae", "text_encoders"):
+        (folder / kind).mkdir(parents=True)
+    random_checkpoint(folder / "checkpoints/random.safetensors")
+    random_checkpoint(folder / "checkpoints/other.safetensors", seed=1)
+    random_wan(folder / "diffusion_models/causal_wan_1.3b.safetensors")
+    random_wan(folder / "diffusion_models/wan/tiny.safetensors", seed=1)
+    random_wan_vae(folder / "vae/wan_2.1_vae.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(main: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    base = tmp_path_factory.mktemp("comfyui")
+    install(base)
+    (base / "custom_nodes/test_helpers").symlink_to(HERE / "helper_nodes", target_is_directory=True)
+    (base / "models").symlink_to(weights, target_is_directory=True)
+    running = Server(main, base)
+    try:
+        yield running
+        assert running.alive(), running.log_text()[-3000:]
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def nano() -> str:
+    """Value of the checkpoint widget: the built-in model, or a stand-in while it has not been trained."""
+    return "nano (built-in)" if BUILT_IN["nano"].exists() else "random.safetensors"
+
+
+@pytest.fixture
+def api() -> Callable[..., dict[str, Any]]:
+    """A shipped workflow in API form, on the quick random checkpoint."""
+
+    def load(name: str, checkpoint: str = "random.safetensors") -> dict[str, Any]:
+        graph = json.loads((PACK / f"workflows/api/{name}.json").read_text(encoding="utf-8"))
+        return on(graph, checkpoint)
+
+    return load
+
+
+def on(graph: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    graph = copy.deepcopy(graph)
+    for node in graph.values():
+        if node["class_type"] == "CausalCineCheckpointLoader":
+            node["inputs"]["checkpoint"] = checkpoint
+    return graph

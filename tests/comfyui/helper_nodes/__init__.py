@@ -1,0 +1,81 @@
+"""Nodes that only the tests use, loaded by the server under test."""
+
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+
+class FakeTextEncoder:
+    """Stands in for umt5-xxl, whose 5.7 billion weights no test can carry: noise that depends on the text alone."""
+
+    tokenizer = None
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens):
+        words = tokens.split()
+        rows = [torch.randn(4096, generator=torch.Generator().manual_seed(sum(map(ord, w)))) for w in words]
+        text = torch.zeros(1, 512, 4096)
+        text[0, : len(rows)] = torch.stack(rows)[:512]
+        return [[text, {"pooled_output": None}]]
+
+
+class TestTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="TestTextEncoder", category="test", outputs=[io.Clip.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(FakeTextEncoder())
+
+
+class TestLatent(io.ComfyNode):
+    """Random latents of a film, in VAE space."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestLatent",
+            category="test",
+            inputs=[
+                io.Int.Input("frames", default=3, min=1, max=100000),
+                io.Int.Input("size", default=12, min=1),
+                io.Int.Input("batch", default=1, min=1),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, frames, size, batch):
+        noise = torch.randn(batch, 16, frames, size, size, generator=torch.Generator().manual_seed(frames))
+        return io.NodeOutput({"samples": noise})
+
+
+class TestCompareImages(io.ComfyNode):
+    """Largest and mean difference of two pictures, as text."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestCompareImages",
+            category="test",
+            inputs=[io.Image.Input("a"), io.Image.Input("b")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, a, b):
+        if a.shape != b.shape:
+            return io.NodeOutput(ui={"text": [f"shapes {list(a.shape)} {list(b.shape)}"]})
+        d = (a - b).abs()
+        return io.NodeOutput(ui={"text": [str(float(d.max())), str(float(d.mean())), str(float(a.mean())), str(len(a))]})
+
+
+class Extension(ComfyExtension):
+    async def get_node_list(self):
+        return [TestTextEncoder, TestLatent, TestCompareImages]
+
+
+async def comfy_entrypoint():
+    return Extension()

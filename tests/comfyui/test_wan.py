@@ -1,0 +1,76 @@
+"""Template (c) and stock Wan MODELs, on narrow random weights; a stand-in encodes the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import imageio_ffmpeg
+import pytest
+
+from .graphs import node
+from .server import Server
+
+
+@pytest.fixture
+def graph(api) -> dict[str, Any]:
+    """Template (c), small and short."""
+    graph = api("wan_1_3b")
+    for key, entry in list(graph.items()):
+        kind = entry["class_type"]
+        if kind == "CLIPLoader":
+            graph[key] = node("TestTextEncoder")
+        elif kind == "CausalCineSampler":
+            entry["inputs"] |= {"width": 64, "height": 48}
+        elif kind == "CausalCineShotList":
+            entry["inputs"] |= {"seconds": 0.5, "story": "one\n\ntwo"}
+    return graph
+
+
+def find(graph: dict[str, Any], kind: str) -> str:
+    return next(key for key, entry in graph.items() if entry["class_type"] == kind)
+
+
+def test_template_c_runs(server: Server, graph: dict[str, Any]) -> None:
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    save = find(graph, "CausalCineSaveVideo")
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(str(server.path(run.files(save)[0])))
+    assert frames == 21 and len(run.previews) >= 2
+
+
+def test_a_stock_wan_model_with_a_recipe_gives_the_same_film(server: Server, graph: dict[str, Any]) -> None:
+    """The stock network's modules are adopted: same weights, same film, to rounding."""
+    sampler = find(graph, "CausalCineSampler")
+    graph["20"] = node("UNETLoader", unet_name="causal_wan_1.3b.safetensors", weight_dtype="default")
+    graph["21"] = graph[find(graph, "CausalCineRecipe")] | {"inputs": graph[find(graph, "CausalCineRecipe")]["inputs"] | {"model": ["20", 0]}}
+    graph["22"] = node("CausalCineSampler", **(graph[sampler]["inputs"] | {"model": ["21", 0]}))
+    vae = graph[sampler]["inputs"]["vae"]
+    graph["23"] = node("CausalCineStreamingDecode", samples=[sampler, 0], vae=vae)
+    graph["24"] = node("CausalCineStreamingDecode", samples=["22", 0], vae=vae)
+    graph["25"] = node("TestCompareImages", a=["23", 0], b=["24", 0])
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert float(run.history["outputs"]["25"]["text"][0]) < 1 / 255
+
+
+def test_a_wan_model_without_a_recipe_is_warned_about(server: Server, graph: dict[str, Any]) -> None:
+    sampler = find(graph, "CausalCineSampler")
+    graph["20"] = node("UNETLoader", unet_name="causal_wan_1.3b.safetensors", weight_dtype="default")
+    graph[sampler]["inputs"] |= {"model": ["20", 0], "steps": 1}
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert any("CausalCine Recipe" in text for text in run.texts)
+
+
+def test_text_of_another_model_is_named(server: Server, graph: dict[str, Any]) -> None:
+    graph["20"] = node("CausalCineCheckpointLoader", checkpoint="random.safetensors")
+    graph[find(graph, "CausalCineShotList")]["inputs"]["clip"] = ["20", 1]
+    assert "4096" in server.run(graph).error
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8_e4m3fn"])
+def test_weights_of_every_kind_run_on_a_cpu(server: Server, graph: dict[str, Any], dtype: str) -> None:
+    graph[find(graph, "CausalCineModelLoader")]["inputs"]["dtype"] = dtype
+    graph[find(graph, "CausalCineSampler")]["inputs"]["steps"] = 1
+    run = server.run(graph)
+    assert run.status == "success", run.error

@@ -1,0 +1,329 @@
+"""The command line: what it writes, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from causalcine_core import cli
+from causalcine_core.video import read_video
+
+STORY = {"seed": 3, "shots": [{"prompt": "a fox runs", "frames": 21}, {"prompt": "a fox in the snow", "frames": 24}]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "story.json").write_text(json.dumps(STORY))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """`run("generate", ...)`: exit code, lines of stdout, lines of stderr."""
+
+    def call(*args: object) -> tuple[int, list[str], list[str]]:
+        code = cli.main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), [line for line in err.replace("\r", "\n").splitlines() if line.strip()]
+
+    return call
+
+
+def film(path: Path) -> np.ndarray:
+    return np.stack(list(read_video(path)))
+
+
+# --- what it makes
+
+
+def test_generate_writes_the_film_the_report_and_the_pictures(folder, run, checkpoint):
+    code, out, _ = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint, "--json")
+    assert code == 0
+    assert sorted(os.listdir()) == ["out.json", "out.memory.png", "out.mp4", "out.png", "story.json"]
+    report = json.loads(out[-1])
+    assert json.loads(Path("out.json").read_text()) == report
+    assert (report["frames"], report["seed"], report["written"]) == (45, 3, [0, 45])
+    assert [shot["frames"] for shot in report["shots"]] == [[0, 21], [21, 45]]
+    assert [chunk["shot"] for chunk in report["chunks"]] == [0, 0, 1, 1]
+    assert film(Path("out.mp4")).shape == (45, 32, 32, 3)
+    for name in ("out.png", "out.memory.png"):
+        assert Image.open(name).size[0] > 400
+
+
+def test_one_seed_is_one_film_and_another_is_another(folder, run, checkpoint):
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        assert run("generate", "story.json", "-o", f"{name}.mp4", "--model", checkpoint, "--seed", seed)[0] == 0
+    a, b, c = (film(Path(f"{name}.mp4")) for name in "abc")
+    assert (a == b).all()
+    assert (a != c).any()
+
+
+def test_options_reach_the_film_and_the_report(folder, run, checkpoint):
+    args = ("--window", 2, "--top-k", 1, "--steps", 1, "--width", 48, "--height", 16, "--json")
+    code, out, _ = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint, *args)
+    report = json.loads(out[-1])
+    assert code == 0
+    assert report["size"] == [48, 16]
+    assert [report["settings"][name] for name in ("window", "top_k", "steps")] == [2, 1, 1]
+    assert len(report["chunks"][0]["routing"][0]) == 1
+
+
+def test_continue_appends_and_equals_one_run(folder, run, checkpoint):
+    model = ("--model", checkpoint)
+    one = {**STORY, "shots": [*STORY["shots"], {"prompt": "the fox sleeps", "frames": 24}]}
+    Path("whole.json").write_text(json.dumps(one))
+    Path("more.txt").write_text("Shot 1 (1.5s): the fox sleeps")
+    assert run("generate", "whole.json", "-o", "full.mp4", *model)[0] == 0
+    assert run("generate", "story.json", "-o", "out.mp4", "--save-state", "film.state", *model)[0] == 0
+    code, out, _ = run(
+        "continue", "film.state", "more.txt", "-o", "out2.mp4", "--save-state", "film.state", *model, "--json"
+    )
+    assert code == 0
+    report = json.loads(out[-1])
+    assert report["frames"] == 69
+    assert report["written"] == [45, 69]
+    assert report["shots"][2] == {"index": 2, "prompt": "the fox sleeps", "asked": [45, 69], "frames": [45, 69]}
+    assert [chunk["frames"] for chunk in report["chunks"]][-2:] == [[45, 57], [57, 69]]
+    again = json.loads(Path("full.json").read_text())
+    assert [c["routing"] for c in report["chunks"]] == [c["routing"] for c in again["chunks"]]
+    assert film(Path("out2.mp4")).shape[0] == 24
+    assert np.abs(film(Path("out2.mp4")).astype(int) - film(Path("full.mp4"))[45:]).mean() < 6
+    assert json.loads(run("inspect", "film.state", "--json")[1][-1])["chunks"] == 6
+
+
+def test_progress_names_the_shot_and_the_speed(folder, run, checkpoint):
+    _, out, err = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)
+    assert any("shot 2/2" in line and "45/45 frames" in line and "fps" in line for line in err)
+    assert out[0].startswith("read 2 shots")
+    assert "frames    21 - 45" in out[2]
+
+
+def test_unknown_words_are_named(folder, run, checkpoint):
+    Path("odd.txt").write_text("a fox xylophone")
+    _, out, err = run("generate", "odd.txt", "-o", "out.mp4", "--model", checkpoint, "--json")
+    assert "xylophone" in json.loads(out[-1])["warnings"][0]
+    assert any("xylophone" in line for line in err)
+    assert "xylophone" in "\n".join(run("story", "check", "odd.txt", "--model", checkpoint)[1])
+
+
+def test_story_check_says_what_was_read_and_where_cuts_land(folder, run, checkpoint):
+    code, out, err = run("story", "check", "story.json", "--model", checkpoint)
+    assert code == 0
+    assert err == []
+    assert out[0] == 'read 2 shots: JSON, 2 in the list "shots"'
+    assert "asked 0 - 21" in out[1] or "as asked" in out[1]
+    code, out, _ = run("story", "check", "story.json", "--model", checkpoint, "--json")
+    assert run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)[0] == 0
+    check, report = json.loads(out[-1]), json.loads(Path("out.json").read_text())
+    assert "chunks" not in check
+    for name in ("format", "frames", "fps", "size", "seed", "settings", "shots"):
+        assert check[name] == report[name]
+
+
+def test_inspect_tells_kinds_apart(folder, run, checkpoint):
+    code, out, _ = run("inspect", checkpoint)
+    assert code == 0
+    assert any("all-in-one checkpoint" in line for line in out)
+    facts = json.loads(run("inspect", checkpoint, "--json")[1][-1])
+    assert facts["recipe"]["steps"] == 2
+    assert facts["card"]["command"] == "none, random weights"
+    names = {f"model.diffusion_model.blocks.{i}.x": np.zeros(2, np.float32) for i in range(3)}
+    save_file(
+        names | {"model.diffusion_model.patch_embedding.weight": np.zeros((8, 16, 1, 2, 2), np.float16)},
+        "wan.safetensors",
+    )
+    facts = json.loads(run("inspect", "wan.safetensors", "--json")[1][-1])
+    assert facts["kind"].startswith("Wan transformer")
+    assert facts["network"] == {"dim": 8, "latent channels": 16, "patch": [1, 2, 2], "blocks": 3}
+
+
+# --- how it refuses: one sentence that names the field, exit 2, nothing left behind
+
+
+def bad_checkpoint(kind: str, good: Path) -> Path:
+    path, data = Path(f"{kind}.safetensors"), good.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"a": 1}))
+    else:
+        save_file({"unet.conv.weight": np.zeros((4, 4), np.float32)}, path)
+    return path
+
+
+TEXTS = {
+    "broken JSON": ('{"shots": [', "line 1, column"),
+    "no shots": ('{"shots": []}', "shots"),
+    "empty prompt": ('{"shots": [{"prompt": " "}]}', "shots[0].prompt"),
+    "zero length": ('{"shots": [{"prompt": "a", "seconds": 0}]}', "shots[0].seconds"),
+    "negative length": ('{"shots": [{"prompt": "a", "frames": -5}]}', "shots[0].frames"),
+    "NaN length": ('{"shots": [{"prompt": "a", "seconds": NaN}]}', "shots[0].seconds"),
+    "10,000 shots": (json.dumps({"shots": [{"prompt": "a"}] * 10_000}), "9,999"),
+    "size off the stride": ('{"width": 40, "height": 32, "shots": [{"prompt": "a"}]}', "32x32 or 48x32"),
+    "unknown field": ('{"shots": [{"prompt": "a", "length": 3}]}', '"length"'),
+    "wrong type": ('{"shots": "a"}', "shots"),
+    "not UTF-8": ("\udcff", "UTF-8"),
+    "cut of a later version": ('{"shots": [{"prompt": "a", "cut": "smooth"}]}', "shots[0].cut"),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize("command", ["generate", "check"])
+def test_bad_stories_are_one_sentence_and_exit_2(folder, run, checkpoint, kind, command):
+    text, says = TEXTS[kind]
+    (folder / "bad.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = sorted(os.listdir())
+    args = ("generate", "bad.json", "-o", "out.mp4") if command == "generate" else ("story", "check", "bad.json")
+    code, out, err = run(*args, "--model", checkpoint)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert says in err[0]
+    assert sorted(os.listdir()) == before
+
+
+OPTIONS = {
+    "missing story": (["no.json"], "no.json: there is no such story file"),
+    "story is a folder": (["."], "folder"),
+    "no output folder": (["story.json", "-o", "no/out.mp4"], "output folder no does not exist"),
+    "folder not writable": (["story.json", "-o", "readonly/out.mp4"], "output folder readonly is not writable"),
+    "no such disk": (["story.json", "-o", "/proc/out.mp4"], "/proc"),
+    "wrong ending": (["story.json", "-o", "out.gif"], ".mp4"),
+    "report over story": (["story.json", "-o", "story.mp4"], "story.json would be overwritten"),
+    "state over report": (["story.json", "-o", "out.mp4", "--save-state", "out.json"], "--save-state"),
+    "state nowhere": (["story.json", "-o", "out.mp4", "--save-state", "no/x"], "output folder no does not exist"),
+    "picture in the way": (["story.json", "-o", "taken.mp4"], "taken.png is a folder"),
+    "width": (["story.json", "-o", "out.mp4", "--width", "40", "--height", "32"], "nearest are 32x32 or 48x32"),
+    "width alone": (["story.json", "-o", "out.mp4", "--width", "40"], "nearest are 32x32 or 48x32"),
+    "width 0": (["story.json", "-o", "out.mp4", "--width", "0"], "width must be a whole number"),
+    "width text": (
+        ["story.json", "-o", "out.mp4", "--width", "wide"],
+        'width must be a whole number from 1 to 9437184, got "wide"',
+    ),
+    "width fraction": (["story.json", "-o", "out.mp4", "--width", "32.0"], "width must be a whole number"),
+    "too large": (["story.json", "-o", "out.mp4", "--width", "16384", "--height", "16384"], "GiB"),
+    "seed": (
+        ["story.json", "-o", "out.mp4", "--seed", "-1"],
+        "seed must be a whole number from 0 to 18446744073709551615",
+    ),
+    "seed fraction": (["story.json", "-o", "out.mp4", "--seed", "1.5"], "seed must be a whole number"),
+    "window": (["story.json", "-o", "out.mp4", "--window", "-1"], "window"),
+    "top-k": (["story.json", "-o", "out.mp4", "--top-k", "many"], "top_k"),
+    "steps": (["story.json", "-o", "out.mp4", "--steps", "0"], "steps"),
+    "guidance": (["story.json", "-o", "out.mp4", "--guidance", "nan"], "guidance"),
+    "device": (["story.json", "-o", "out.mp4", "--device", "gpu9"], "device"),
+    "dtype": (["story.json", "-o", "out.mp4", "--dtype", "int3"], "--dtype"),
+    "option": (["story.json", "-o", "out.mp4", "--sed", "1"], "--sed"),
+    "no output": (["story.json"], "--output"),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_bad_arguments_are_one_sentence_and_exit_2(folder, run, checkpoint, kind):
+    Path("readonly").mkdir(mode=0o555)
+    Path("taken.png").mkdir()
+    before = sorted(folder.rglob("*"))
+    args, says = OPTIONS[kind]
+    args = args if "-o" in args or kind == "no output" else [*args, "-o", "out.mp4"]
+    code, out, err = run("generate", *args, "--model", checkpoint)
+    assert (code, out, len(err)) == (2, [], 1), err
+    assert says in err[0]
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "other architecture", "pickle"])
+@pytest.mark.parametrize("command", ["generate", "check", "inspect", "continue"])
+def test_bad_files_of_weights_and_states(folder, run, checkpoint, kind, command):
+    path = Path("missing.safetensors") if kind == "missing" else bad_checkpoint(kind, checkpoint)
+    before = sorted(os.listdir())
+    args = {
+        "generate": ("generate", "story.json", "-o", "out.mp4", "--model", path),
+        "check": ("story", "check", "story.json", "--model", path),
+        "inspect": ("inspect", path),
+        "continue": ("continue", path, "story.json", "-o", "out.mp4", "--model", checkpoint),
+    }[command]
+    code, out, err = run(*args)
+    if (kind, command) == ("other architecture", "inspect"):
+        assert code == 0
+        return
+    assert (code, out, len(err)) == (2, [], 1), err
+    assert str(path) in err[0]
+    assert sorted(os.listdir()) == before
+
+
+def test_a_state_of_another_model_or_size_is_refused(folder, run, checkpoint):
+    assert run("generate", "story.json", "-o", "out.mp4", "--save-state", "s", "--model", checkpoint)[0] == 0
+    Path("big.json").write_text(json.dumps({**STORY, "width": 64, "height": 64}))
+    code, _, err = run("continue", "s", "big.json", "-o", "out2.mp4", "--model", checkpoint)
+    assert (code, len(err)) == (2, 1)
+    assert "64" in err[0]
+    assert "32" in err[0]
+
+
+def test_commands_need_a_name_and_training_a_stage(run):
+    for args, says in {
+        (): "COMMAND",
+        ("frobnicate",): "frobnicate",
+        ("train",): "STAGE",
+        ("train", "../x"): "STAGE",
+    }.items():
+        code, out, err = run(*args)
+        assert (code, out, len(err)) == (2, [], 1)
+        assert says in err[0]
+
+
+def test_without_a_source_checkout_training_says_so(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "SOURCE", tmp_path)
+    for args in (("train", "vae", "recipe.yaml"), ("bench",)):
+        code, _, err = run(*args)
+        assert (code, len(err)) == (2, 1)
+        assert "source checkout" in err[0]
+
+
+# --- how it stops
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_nothing_half_written(folder, checkpoint, sign):
+    Path("long.json").write_text(json.dumps({"shots": [{"prompt": "a fox", "seconds": 600}]}))
+    before = sorted(os.listdir())
+    command = [sys.executable, "-m", "causalcine_core", "generate", "long.json", "-o", "out.mp4"]
+    root = Path(cli.__file__).parents[1]
+    process = subprocess.Popen(
+        [*command, "--model", str(checkpoint), "--save-state", "s"],
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while sorted(os.listdir()) == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(sign)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "causalcine: stopped; no file was left half-written"
+    assert "Traceback" not in err
+    assert sorted(os.listdir()) == before
+
+
+def test_a_reader_that_goes_away_is_no_error(folder, checkpoint):
+    root = Path(cli.__file__).parents[1]
+    script = f"{sys.executable} -m causalcine_core story check story.json --model {checkpoint} | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr == b""
