@@ -28,9 +28,20 @@ MARKS = (10, 100, 400)
 STORY = Path(__file__).parents[1] / "examples" / "five_shots.json"
 GROUPS = {
     "matmul": ("aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution", "aten::slow_conv3d_forward"),
-    "attention": ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention",
-                  "aten::_scaled_dot_product_efficient_attention", "aten::_scaled_dot_product_cudnn_attention"),
-    "routing and gather": ("aten::index_select", "aten::index_copy_", "aten::topk", "aten::sort", "aten::gather", "aten::mean"),
+    "attention": (
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::_scaled_dot_product_flash_attention",
+        "aten::_scaled_dot_product_efficient_attention",
+        "aten::_scaled_dot_product_cudnn_attention",
+    ),
+    "routing and gather": (
+        "aten::index_select",
+        "aten::index_copy_",
+        "aten::topk",
+        "aten::sort",
+        "aten::gather",
+        "aten::mean",
+    ),
 }
 
 

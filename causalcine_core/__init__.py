@@ -1,11 +1,49 @@
-"""CausalCine's engine: multi-shot video, streamed chunk by chunk by a causal Wan transformer with routed memory."""
+"""CausalCine's engine: multi-shot video, streamed chunk by chunk by a causal Wan transformer with routed memory.
 
-from .errors import InputError
-from .memory import MemorySettings
-from .pipeline import Pipeline, Video
-from .sampling import Chunk, Recipe, State
-from .story import Shot, Story
+The public names are imported when they are first asked for, so that reading a story does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import InputError
+    from .memory import MemorySettings
+    from .pipeline import Pipeline, Video
+    from .sampling import Chunk, Recipe, State
+    from .story import Shot, Story
 
 __version__ = "0.1.0"
 
-__all__ = ["Chunk", "InputError", "MemorySettings", "Pipeline", "Recipe", "Shot", "State", "Story", "Video", "__version__"]
+_HOMES = {
+    "Chunk": "sampling",
+    "InputError": "errors",
+    "MemorySettings": "memory",
+    "Pipeline": "pipeline",
+    "Recipe": "sampling",
+    "Shot": "story",
+    "State": "sampling",
+    "Story": "story",
+    "Video": "pipeline",
+}
+
+__all__ = [
+    "Chunk",
+    "InputError",
+    "MemorySettings",
+    "Pipeline",
+    "Recipe",
+    "Shot",
+    "State",
+    "Story",
+    "Video",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import InputError
-from .story import SHOT_SYNTAX, Story, check_seed, check_size, plan
+from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, plan
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -384,6 +384,7 @@ def _story_check(args: argparse.Namespace) -> None:
 
     header = _causalcine_header(BUILT_IN.get(args.model, Path(args.model)))
     recipe = Recipe.from_dict(header["recipe"])
+    pace = pace_notes(story.fps, recipe.fps)
     changes = {name: getattr(story, name) for name in ("fps", "width", "height", "negative")}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
     check_size(recipe.width, recipe.height)
@@ -396,7 +397,7 @@ def _story_check(args: argparse.Namespace) -> None:
         size=(recipe.width, recipe.height),
         seed=story.seed or 0,
         model={"name": args.model, **header.get("model", {})},
-        warnings=[*story.notes[1:], *_vocabulary_notes(story, header)],
+        warnings=[*story.notes[1:], *pace, *_vocabulary_notes(story, header)],
     )
     report["settings"]["global"] = story.global_prompt
     if args.json:
@@ -412,19 +413,13 @@ def _story_check(args: argparse.Namespace) -> None:
 
 
 def _vocabulary_notes(story: Story, header: Mapping[str, Any]) -> list[str]:
-    """Words that the model's own text encoder does not know; its weights are not needed for that."""
+    """What the model's own text encoder cannot read; its weights are not needed for that."""
     if "text" not in header:
         return []
-    import torch
+    from .text import TextConfig, prompt_warnings
 
-    from .text import NanoTextEncoder, TextConfig
-
-    with torch.device("meta"):
-        encoder = NanoTextEncoder(TextConfig.from_dict(header["text"]))
-    unknown = [encoder.unknown_words(story.prompt(i)) for i in range(len(story.shots))]
-    return [
-        f"shots[{i}]: the model does not know {', '.join(map(repr, words))}" for i, words in enumerate(unknown) if words
-    ]
+    prompts = [story.prompt(i) for i in range(len(story.shots))]
+    return prompt_warnings(TextConfig.from_dict(header["text"]), prompts)
 
 
 def _causalcine_header(path: Path) -> dict[str, Any]:

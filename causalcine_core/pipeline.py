@@ -18,8 +18,8 @@ from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.checkpoint import Checkpoint, assign
 from .sampling import Chunk, Network, Recipe, State, StepInfo, begin, rollout
-from .story import PlannedShot, Story, check_seed, check_size, plan
-from .text import NanoTextEncoder, TextConfig
+from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
+from .text import NanoTextEncoder, TextConfig, prompt_warnings
 from .vae import VAEConfig, WanVAE, frames_to_uint8, vae_from_weights
 
 ASSETS = Path(__file__).parent / "assets"
@@ -76,7 +76,9 @@ class Pipeline:
         return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
 
     @classmethod
-    def random(cls, *, seed: int = 0, recipe: Recipe | None = None, vocabulary: Sequence[str] = ("a", "cat")) -> Pipeline:
+    def random(
+        cls, *, seed: int = 0, recipe: Recipe | None = None, vocabulary: Sequence[str] = ("a", "cat")
+    ) -> Pipeline:
         """A tiny untrained pipeline of the real architecture: for tests, and for trying interfaces without weights."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
@@ -84,7 +86,9 @@ class Pipeline:
             net = CausalWanTransformer(config).initialize()
             torch.nn.init.xavier_uniform_(net.head.head.weight)
             text = NanoTextEncoder(TextConfig(tuple(vocabulary), dim=32, heads=2, layers=1, length=16))
-            vae = WanVAE(VAEConfig(dim=8, dim_mult=(1, 1, 1), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2))
+            vae = WanVAE(
+                VAEConfig(dim=8, dim_mult=(1, 1, 1), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2)
+            )
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
         recipe = recipe or Recipe(steps=2, width=32, height=32, window=1, top_k=2, seconds=1.5)
@@ -118,7 +122,9 @@ class Pipeline:
         if state is None:
             if story is None:
                 raise InputError("story is missing: without a state to continue there is nothing to make")
-            pixels = check_size(width or story.width or recipe.width, height or story.height or recipe.height, self.stride)
+            pixels = check_size(
+                _first(width, story.width, recipe.width), _first(height, story.height, recipe.height), self.stride
+            )
             size = (pixels[1] // self.vae.config.spatial_stride, pixels[0] // self.vae.config.spatial_stride)
             if story.negative is not None:
                 recipe = replace(recipe, negative=story.negative)
@@ -179,11 +185,12 @@ class Pipeline:
         With `state`, the file holds the new part only; frame ranges in the report are of the whole film.
         """
         from .report import build_report
-        from .video import VideoWriter
+        from .video import VideoWriter, check_output
 
+        check_output(output, ".mp4")
         stream = self.stream(story, **settings)
         state = settings.get("state")
-        fps = (story.fps if story and story.fps else None) or (state.recipe if state else self.recipe).fps
+        fps = _first(story.fps if story else None, (state.recipe if state else self.recipe).fps)
         writer: VideoWriter | None = None
         try:
             for chunk in stream:
@@ -207,23 +214,19 @@ class Pipeline:
         """Warnings about a story that can be made but not as written: words the encoder lacks, prompts cut off."""
         if story is None:
             return []
-        out = []
-        for i in range(len(story.shots)):
-            prompt = story.prompt(i)
-            unknown = self.text.unknown_words(prompt)
-            if unknown:
-                words = ", ".join(repr(word) for word in unknown)
-                out.append(f"shots[{i}]: {self.name} does not know {words}; a shot is drawn from the words it knows")
-            over = self.text.overlong(prompt)
-            if over:
-                out.append(f"shots[{i}]: the last {over} words do not fit into {self.text.config.length} and are not read")
-        return out
+        prompts = [story.prompt(i) for i in range(len(story.shots))]
+        return [*pace_notes(story.fps, self.recipe.fps), *prompt_warnings(self.text.config, prompts)]
 
     def describe(self) -> dict[str, Any]:
         """What the report says of the model."""
         config = self.network.net.config
         parameters = sum(p.numel() for p in self.network.net.parameters())
-        return {"name": self.name, "fingerprint": self.network.fingerprint, "parameters": parameters, **config.to_dict()}
+        return {
+            "name": self.name,
+            "fingerprint": self.network.fingerprint,
+            "parameters": parameters,
+            **config.to_dict(),
+        }
 
     @property
     def stride(self) -> int:
@@ -260,17 +263,26 @@ class Pipeline:
         if not state.latents:
             raise InputError("state holds no chunk yet: start the film without it")
         if state.model != self.network.fingerprint:
-            raise InputError(f"state was made by another model ({state.model}) than {self.name} ({self.network.fingerprint})")
+            raise InputError(
+                f"state was made by another model ({state.model}) than {self.name} ({self.network.fingerprint})"
+            )
         if (recipe.guidance == 1) != (state.recipe.guidance == 1):
-            raise InputError("guidance cannot be switched on or off inside a film: its memory has the other number of branches")
+            raise InputError(
+                "guidance cannot be switched on or off inside a film: its memory has the other number of branches"
+            )
         stride = self.vae.config.spatial_stride
         size = (state.latents[0].shape[3], state.latents[0].shape[4])
         have = {"height": size[0] * stride, "width": size[1] * stride, "fps": state.recipe.fps}
-        asked = {"width": width or (story.width if story else None), "height": height or (story.height if story else None)}
-        asked["fps"] = story.fps if story else None
+        asked = {
+            "width": _first(width, story.width if story else None),
+            "height": _first(height, story.height if story else None),
+            "fps": story.fps if story else None,
+        }
         for name, value in asked.items():
             if value is not None and value != have[name]:
-                raise InputError(f"{name} is {value:g}, but the film to continue has {have[name]:g}: leave it out, or start anew")
+                raise InputError(
+                    f"{name} is {value:g}, but the film to continue has {have[name]:g}: leave it out, or start anew"
+                )
         return size
 
 
@@ -309,6 +321,11 @@ def fingerprint(config: dict[str, Any], weights: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(weights[name].flatten()[:64].float().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _first(*values: Any) -> Any:
+    """The first value that was given."""
+    return next((value for value in values if value is not None), None)
 
 
 def _override(recipe: Recipe, steps: int | None, guidance: float | None) -> Recipe:

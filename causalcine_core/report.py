@@ -224,6 +224,10 @@ def _rgb(colour: str) -> tuple[int, ...]:
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + "s" * (n != 1)
+
+
 def _shot_colour(shot: int) -> str:
     return SHOT_COLOURS[shot % len(SHOT_COLOURS)]
 
@@ -279,8 +283,9 @@ def _draw_words(draw: ImageDraw.ImageDraw, report: Mapping[str, Any]) -> None:
     chunks, settings = report["chunks"], report["settings"]
     seconds, layers = report["frames"] / report["fps"], len(chunks[0]["routing"])
     facts = (
-        f"{len(report['shots'])} shots, {len(chunks)} chunks, {seconds:.1f} s. Every chunk sees the "
-        f"{settings['window']} chunks before it and up to {settings['top_k']} older frames in each of {layers} layers."
+        f"{_count(len(report['shots']), 'shot')}, {_count(len(chunks), 'chunk')}, {seconds:.1f} s. "
+        f"Every chunk sees a window of {settings['window']} before it and up to {settings['top_k']} older frames "
+        f"in each of {_count(layers, 'layer')}."
     )
     draw.text((_MARGIN, 24), "What each moment looked back at", INK, font(30))
     draw.text((_MARGIN, 66), fit_text(facts, 16, _LEFT + _PLOT - _MARGIN, 1), DIM, font(16))

@@ -86,6 +86,13 @@ def check_fps(value: object, name: str = "fps") -> float:
     return _number(value, name, MIN_FPS, MAX_FPS)
 
 
+def pace_notes(fps: float | None, trained: float) -> list[str]:
+    """A warning if a film is asked for at another rate than its model was trained at (both frames per second)."""
+    if fps is None or fps == trained:
+        return []
+    return [f"the model moves at {trained:g} fps; at {fps:g} fps its motion looks {fps / trained:.3g} times as fast"]
+
+
 def check_size(width: object, height: object, multiple: int = 16) -> tuple[int, int]:
     """`(width, height)` in pixels, if a model whose VAE stride times patch size is `multiple` can make it.
 
@@ -219,9 +226,7 @@ class Story:
     @classmethod
     def parse(cls, text: str) -> Story:
         """Reads a story from text in any form of `SHOT_SYNTAX`; the result's `notes` say which it was."""
-        text = re.sub(
-            r"\r\n?|[\x85\u2028\u2029]", "\n", _text(text, "story", empty=True).removeprefix("\ufeff")
-        ).strip()
+        text = _text(text, "story", empty=True).removeprefix("\ufeff").strip()
         if not text:
             raise InputError("the story is empty; it needs at least one shot")
         if re.match(r'\{|\[\s*([\[{"\]\d-]|null|true|false)', text):
@@ -410,6 +415,7 @@ _ODD = re.compile(r"(?<!\w)(?:shot|scene|clip)\s*#?\d|^\s*\d+(?:\s*-\s*\d+)?\s*[
 
 def _from_text(text: str) -> Story:
     """Plain text: exactly one kind of separator counts, the first that occurs in `SHOT_SYNTAX`'s order."""
+    text = re.sub(r"\r\n?|[\x85\u2028\u2029]", "\n", text)
     if _TAG.search(text):
         global_prompt, prompts = _split_tagged(text)
         return _noted(Story([Shot(p) for p in prompts], global_prompt), "split at [shot cut] tags")

@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     vae = {name: t.half() for name, t in load_vae(args.vae).state_dict().items()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(args.out, header, model=half, text=text_half, vae=vae)
-    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {state['step']} steps, {state['seconds'] / 3600:.2f} h")
+    print(
+        f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {state['step']} steps, {state['seconds'] / 3600:.2f} h"
+    )
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def split_parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """(hidden matrices for Muon, everything else for AdamW). Embeddings and the output head stay with AdamW."""
     matrices, rest = [], []
     for name, p in module.named_parameters():
-        hidden = p.ndim == 2 and min(p.shape) > 1 and not any(part in name for part in ("tokens", "positions", "head.head"))
+        hidden = (
+            p.ndim == 2 and min(p.shape) > 1 and not any(part in name for part in ("tokens", "positions", "head.head"))
+        )
         (matrices if hidden else rest).append(p)
     return matrices, rest

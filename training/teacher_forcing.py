@@ -97,7 +97,12 @@ class Model(nn.Module):
 
 
 def packed_loss(
-    model: Model, samples: Sequence[Sample], settings: MemorySettings, levels: Tensor, noise: Tensor, drop: Sequence[bool]
+    model: Model,
+    samples: Sequence[Sample],
+    settings: MemorySettings,
+    levels: Tensor,
+    noise: Tensor,
+    drop: Sequence[bool],
 ) -> Tensor:
     """Flow-matching loss of each chunk, `[B, N]`: every noisy chunk at its sample's level, over clean history.
 

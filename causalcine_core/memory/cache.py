@@ -23,7 +23,9 @@ class FrameStore:
     per layer and branch. Row `slot * batch + b` of a slab is branch `b` of that slot.
     """
 
-    def __init__(self, layers: int, batch: int, frame_shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, layers: int, batch: int, frame_shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    ):
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)
         self.capacity = 0
@@ -149,7 +151,10 @@ class KVMemory:
             for layer in range(layers):
                 part = slice(start, start + length)
                 store.write(
-                    layer, rows, tensors[f"keys.{layer}"][:, part].to(device), tensors[f"values.{layer}"][:, part].to(device)
+                    layer,
+                    rows,
+                    tensors[f"keys.{layer}"][:, part].to(device),
+                    tensors[f"values.{layer}"][:, part].to(device),
                 )
             memory, start = memory.append(block), start + length
         return memory

@@ -42,5 +42,3 @@ def text_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Cross-attention: queries `[N, L, H, D]` over text keys and values `[N, T, H, D]`."""
     out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
     return out.transpose(1, 2)
-
-

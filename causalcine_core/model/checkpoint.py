@@ -66,7 +66,11 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         raw = file.read(length)
     try:
         header = json.loads(raw, object_pairs_hook=_unique)
-        needed = 8 + length + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        needed = (
+            8
+            + length
+            + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        )
     except InputError as error:
         raise InputError(f"checkpoint {path} {error}") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -166,7 +170,9 @@ def infer_config(weights: Mapping[str, Tensor], source: str) -> WanConfig:
             text_dim=weights["text_embedding.0.weight"].shape[1],
         )
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise InputError(f"checkpoint {source} is no Wan text-to-video transformer: {error} is missing or misshapen") from None
+        raise InputError(
+            f"checkpoint {source} is no Wan text-to-video transformer: {error} is missing or misshapen"
+        ) from None
 
 
 def assign(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -174,9 +180,7 @@ def assign(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> Non
     expected = module.state_dict()
     missing = sorted(set(expected) - set(weights))
     extra = sorted(set(weights) - set(expected))
-    misshapen = sorted(
-        name for name in set(expected) & set(weights) if expected[name].shape != weights[name].shape
-    )
+    misshapen = sorted(name for name in set(expected) & set(weights) if expected[name].shape != weights[name].shape)
     for names, what in ((missing, "lacks"), (misshapen, "has another shape for"), (extra, "has unknown")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -176,9 +176,7 @@ def _read_text(q: Tensor, layer: int, text: TextKV) -> Tensor:
     return out.reshape(batch, frames, tokens, *out.shape[2:])
 
 
-def _head(
-    head: Any, x: Tensor, embedded: Tensor, grid: Any, dtype: torch.dtype, patch: tuple[int, int]
-) -> Tensor:
+def _head(head: Any, x: Tensor, embedded: Tensor, grid: Any, dtype: torch.dtype, patch: tuple[int, int]) -> Tensor:
     shift, scale = (_parameter(head.modulation, embedded) + embedded.unsqueeze(2)).unsqueeze(3).unbind(2)
     x = head.head((head.norm(x) * (1 + scale) + shift).to(dtype)).float()
     x = x.unflatten(2, tuple(grid)).unflatten(-1, (*patch, -1))  # B F h w p q C
@@ -199,9 +197,9 @@ def project_text(net: Any, text: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
 def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding `[n, dim]` of timesteps `[n]`, cosines first, as Wan2.1 computes it."""
     half = dim // 2
-    frequencies = torch.exp(
-        -torch.log(torch.tensor(10000.0)) * torch.arange(half, dtype=torch.float32) / half
-    ).to(timesteps.device)
+    frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half, dtype=torch.float32) / half).to(
+        timesteps.device
+    )
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], 1)
 

@@ -49,7 +49,12 @@ class Recipe:
                 raise InputError(f"{name} is {value!r}: it must be a whole number from {least} to {most}")
         if self.first_chunk not in (1, self.chunk):
             raise InputError(f"first_chunk is {self.first_chunk}: it must be 1 or the chunk length ({self.chunk})")
-        ranges = {"shift": (0.01, 100.0), "guidance": (0.0, 100.0), "context_noise": (0.0, 0.99), "seconds": (0.01, 3600.0)}
+        ranges = {
+            "shift": (0.01, 100.0),
+            "guidance": (0.0, 100.0),
+            "context_noise": (0.0, 0.99),
+            "seconds": (0.01, 3600.0),
+        }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:

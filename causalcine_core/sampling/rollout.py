@@ -60,7 +60,9 @@ class Network:
     fingerprint: str = ""
 
 
-def begin(network: Network, recipe: Recipe, settings: MemorySettings, *, size: tuple[int, int], seed: int, batch: int = 1) -> State:
+def begin(
+    network: Network, recipe: Recipe, settings: MemorySettings, *, size: tuple[int, int], seed: int, batch: int = 1
+) -> State:
     """The state before the first chunk. size: latent height and width. batch: films made side by side."""
     grid = _grid(network, size)
     branches = batch * (1 if recipe.guidance == 1 else 2)

@@ -103,7 +103,9 @@ class State:
             with safe_open(str(path), "pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise InputError(f"{path} is a safetensors file but no CausalCine state; make one with --save-state")
+                    raise InputError(
+                        f"{path} is a safetensors file but no CausalCine state; make one with --save-state"
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is no readable state file ({error}); it may be incomplete") from error

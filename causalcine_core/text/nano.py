@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-PAD, UNKNOWN = 0, 1
-_TOKEN = re.compile(r"\[character\d+\]|[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
+from .words import TextConfig, tokenize
 
-
-def tokenize(text: str) -> list[str]:
-    """Split into lower-case words, numbers, punctuation marks and names such as `[character1]`."""
-    return _TOKEN.findall(text.lower())
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """vocabulary: known tokens; the ids 0 and 1 are padding and unknown, the first word is 2."""
-
-    vocabulary: tuple[str, ...]
-    dim: int = 256
-    heads: int = 4
-    layers: int = 2
-    length: int = 64
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> TextConfig:
-        return cls(**{**data, "vocabulary": tuple(data["vocabulary"])})
+PAD, UNKNOWN = 0, 1  # ids; the first word of the vocabulary is 2
 
 
 class NanoTextEncoder(nn.Module):
@@ -50,21 +25,12 @@ class NanoTextEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids `[M, length]`. A prompt longer than `length` is cut off; see `overlong`."""
+        """Token ids `[M, length]`. A prompt longer than `length` is cut off (`prompt_warnings` says so)."""
         out = torch.full((len(prompts), self.config.length), PAD)
         for row, prompt in enumerate(prompts):
             ids = [self._ids.get(word, UNKNOWN) for word in tokenize(prompt)][: self.config.length]
             out[row, : len(ids)] = torch.tensor(ids, dtype=out.dtype)
         return out
-
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Words of a prompt that the vocabulary lacks, each once, in order. Punctuation is not a word."""
-        words = (word for word in tokenize(prompt) if word not in self._ids and re.match(r"[\w\[]", word))
-        return list(dict.fromkeys(words))
-
-    def overlong(self, prompt: str) -> int:
-        """How many tokens of a prompt do not fit."""
-        return max(0, len(tokenize(prompt)) - self.config.length)
 
     def forward(self, ids: Tensor) -> Tensor:
         known = ids != PAD

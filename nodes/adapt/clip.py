@@ -10,7 +10,7 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
-from ...causalcine_core.text import NanoTextEncoder
+from ...causalcine_core.text import NanoTextEncoder, prompt_problems
 
 KEY = "nano"
 
@@ -27,13 +27,7 @@ class Tokenizer:
 
     def warnings(self, text: str) -> list[str]:
         """What the encoder will not understand of a prompt, in sentences."""
-        unknown, over = self.encoder.unknown_words(text), self.encoder.overlong(text)
-        out = []
-        if unknown:
-            out.append(f"words that this model does not know and will ignore: {', '.join(unknown)}")
-        if over:
-            out.append(f"the prompt is {over} words too long; its end is cut off")
-        return out
+        return prompt_problems(self.encoder.config, text)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

@@ -14,8 +14,36 @@ from causalcine_core.sampling import Recipe
 from causalcine_core.vae import VAEConfig, WanVAE
 
 WORDS = tuple(
-    "a the red blue robot cat with yellow scarf walks through snowy forest in morning sits on beach at sunset waves jumps "
-    "close shot wide night . ,".split()
+    [
+        "a",
+        "the",
+        "red",
+        "blue",
+        "robot",
+        "cat",
+        "with",
+        "yellow",
+        "scarf",
+        "walks",
+        "through",
+        "snowy",
+        "forest",
+        "in",
+        "morning",
+        "sits",
+        "on",
+        "beach",
+        "at",
+        "sunset",
+        "waves",
+        "jumps",
+        "close",
+        "shot",
+        "wide",
+        "night",
+        ".",
+        ",",
+    ]
 )
 
 

@@ -17,7 +17,9 @@ from .server import PACK, Server, install, installations
 
 FOUND = installations()
 HERE = Path(__file__).parent
-NOTHING = "NO COMFYUI WAS FOUND: its tests are SKIPPED. Set COMFYUI_PATH to one or more ComfyUI folders, separated by colons."
+NOTHING = (
+    "NO COMFYUI WAS FOUND: its tests are SKIPPED. Set COMFYUI_PATH to one or more ComfyUI folders, separated by colons."
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,7 +47,9 @@ def install(base: Path, name: str = "CausalCine", *, copy: bool = False) -> Path
     target = base / "custom_nodes" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if copy:
-        unwanted = shutil.ignore_patterns(".*", "__pycache__", "output", "training", "tests", "*.egg-info", "build", "dist")
+        unwanted = shutil.ignore_patterns(
+            ".*", "__pycache__", "output", "training", "tests", "*.egg-info", "build", "dist"
+        )
         shutil.copytree(PACK, target, ignore=unwanted)
     else:
         target.symlink_to(PACK, target_is_directory=True)
@@ -100,11 +102,26 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        for folder in ("models/checkpoints", "models/diffusion_models", "input", "output", "temp", "user", "custom_nodes"):
+        for folder in (
+            "models/checkpoints",
+            "models/diffusion_models",
+            "input",
+            "output",
+            "temp",
+            "user",
+            "custom_nodes",
+        ):
             if not (base / "models-absent").exists() or not folder.startswith("models"):
                 (base / folder).mkdir(parents=True, exist_ok=True)
         command = [python_of(main), main, "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
-        command += ["--base-directory", base, "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *arguments]
+        command += [
+            "--base-directory",
+            base,
+            "--disable-auto-launch",
+            "--database-url",
+            "sqlite:///:memory:",
+            *arguments,
+        ]
         with self.log.open("wb") as log:
             environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
             self.process = subprocess.Popen(
@@ -159,7 +176,9 @@ class Server:
             return error.code, dict(error.headers), error.read()
 
     def post(self, path: str, data: Any) -> Any:
-        request = urllib.request.Request(self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 body = answer.read()
@@ -171,7 +190,9 @@ class Server:
         return json.loads(body) if body else None
 
     def view(self, file: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
-        return self.raw("/view?" + urllib.parse.urlencode({key: file[key] for key in ("filename", "subfolder", "type")}))
+        return self.raw(
+            "/view?" + urllib.parse.urlencode({key: file[key] for key in ("filename", "subfolder", "type")})
+        )
 
     def path(self, file: dict[str, str]) -> Path:
         return self.base / file["type"] / file["subfolder"] / file["filename"]

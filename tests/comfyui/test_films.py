@@ -62,7 +62,9 @@ def test_a_chain_of_samplers_is_the_film_of_one(server: Server) -> None:
     for i, text in enumerate(texts):
         graph[f"1{i}"] = node("CausalCineShot", clip=["1", 1], prompt=text, seconds=0.75)
         given = {} if state is None else {"state": [state, 1]}
-        sampler = node("CausalCineSampler", model=["1", 0], shots=[f"1{i}", 0], width=0, height=0, seed=7, steps=0, **given)
+        sampler = node(
+            "CausalCineSampler", model=["1", 0], shots=[f"1{i}", 0], width=0, height=0, seed=7, steps=0, **given
+        )
         state = f"2{i}"
         graph[state] = sampler
     graph["30"] = node("VAEDecode", samples=["3", 0], vae=["1", 2])
@@ -151,7 +153,7 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(server: Server) 
 def test_a_story_that_cannot_be_read_is_refused_in_one_sentence(server: Server, story: str) -> None:
     with pytest.raises(Refused) as refused:
         server.run(film(story=story))
-    (error, *_), = [entry["errors"] for entry in refused.value.answer["node_errors"].values()]
+    ((error, *_),) = [entry["errors"] for entry in refused.value.answer["node_errors"].values()]
     assert "Traceback" not in error["details"] and len(error["details"]) < 300
 
 
@@ -162,7 +164,9 @@ def test_unknown_words_are_named(server: Server) -> None:
 
 def test_a_state_of_another_size_or_model_is_refused_by_name(server: Server) -> None:
     graph = film(seed=4)
-    graph["6"] = node("CausalCineSampler", model=["1", 0], shots=["2", 0], width=112, height=96, seed=4, steps=0, state=["3", 1])
+    graph["6"] = node(
+        "CausalCineSampler", model=["1", 0], shots=["2", 0], width=112, height=96, seed=4, steps=0, state=["3", 1]
+    )
     graph["7"] = node("CausalCineSaveVideo", samples=["6", 0], vae=["1", 2], fps=0.0, filename_prefix="x")
     assert "width" in server.run(graph).error
     graph["8"] = node("CausalCineCheckpointLoader", checkpoint="other.safetensors")

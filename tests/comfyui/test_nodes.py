@@ -54,7 +54,9 @@ def test_a_missing_file_is_named_with_its_folder_before_anything_is_queued(serve
         {"1": node("CausalCineModelLoader", model_name="gone.safetensors", dtype="default", attention="auto")},
     ):
         if "2" not in graph:
-            graph |= {k: v for k, v in film().items() if k != "1"} | {"9": node("CausalCineCheckpointLoader", checkpoint="random.safetensors")}
+            graph |= {k: v for k, v in film().items() if k != "1"} | {
+                "9": node("CausalCineCheckpointLoader", checkpoint="random.safetensors")
+            }
             graph["2"]["inputs"]["clip"], graph["4"]["inputs"]["vae"] = ["9", 1], ["9", 2]
         with pytest.raises(Refused) as refused:
             server.run(graph)
@@ -111,7 +113,9 @@ def test_odd_model_folders_do_not_break_the_nodes(main: Path, tmp_path: Path) ->
             for name in IDS:
                 assert name in server.get(f"/object_info/{name}")
             assert time.monotonic() - began < 2
-        empty = server.get("/object_info/CausalCineModelLoader")["CausalCineModelLoader"]["input"]["required"]["model_name"]
+        empty = server.get("/object_info/CausalCineModelLoader")["CausalCineModelLoader"]["input"]["required"][
+            "model_name"
+        ]
         choices = empty[1].get("options", empty[0])
         assert "4999.safetensors" in choices
     finally:
@@ -123,7 +127,9 @@ def test_an_empty_choice_is_explained(main: Path, tmp_path: Path) -> None:
     install(tmp_path)
     server = Server(main, tmp_path)
     try:
-        entry = server.get("/object_info/CausalCineModelLoader")["CausalCineModelLoader"]["input"]["required"]["model_name"]
+        entry = server.get("/object_info/CausalCineModelLoader")["CausalCineModelLoader"]["input"]["required"][
+            "model_name"
+        ]
         (choice,) = entry[1].get("options", entry[0])
         assert "models/diffusion_models" in choice
     finally:

@@ -139,7 +139,9 @@ def test_levels_are_the_same_everywhere(server: Server, weights: Path) -> None:
     image, movie = np.stack(pictures).astype(float), pixels(server.path(run.files("4")[0])).astype(float)
     pipe = Pipeline.from_pretrained(weights / "checkpoints/random.safetensors")
     shots = [{"prompt": text, "seconds": 0.75} for text in graph["2"]["inputs"]["story"].split("\n\n")]
-    core = np.concatenate([chunk.frames for chunk in pipe.stream(Story.from_dict({"shots": shots}), seed=34)]).astype(float)
+    core = np.concatenate([chunk.frames for chunk in pipe.stream(Story.from_dict({"shots": shots}), seed=34)]).astype(
+        float
+    )
     assert core.shape == image.shape == movie.shape
     assert abs(core - image).mean() < 1, "the node makes the film that the core makes"
     for of in (np.mean, np.min, np.max):

@@ -42,7 +42,9 @@ def test_a_stock_wan_model_with_a_recipe_gives_the_same_film(server: Server, gra
     """The stock network's modules are adopted: same weights, same film, to rounding."""
     sampler = find(graph, "CausalCineSampler")
     graph["20"] = node("UNETLoader", unet_name="causal_wan_1.3b.safetensors", weight_dtype="default")
-    graph["21"] = graph[find(graph, "CausalCineRecipe")] | {"inputs": graph[find(graph, "CausalCineRecipe")]["inputs"] | {"model": ["20", 0]}}
+    graph["21"] = graph[find(graph, "CausalCineRecipe")] | {
+        "inputs": graph[find(graph, "CausalCineRecipe")]["inputs"] | {"model": ["20", 0]}
+    }
     graph["22"] = node("CausalCineSampler", **(graph[sampler]["inputs"] | {"model": ["21", 0]}))
     vae = graph[sampler]["inputs"]["vae"]
     graph["23"] = node("CausalCineStreamingDecode", samples=[sampler, 0], vae=vae)

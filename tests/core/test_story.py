@@ -86,6 +86,13 @@ def test_files_are_utf8_with_or_without_a_mark(tmp_path):
     assert prompts(Story.load(path)) == ["狐狸在雪中奔跑。", "Été."]
 
 
+def test_rare_line_ends_are_text_in_json_and_lines_in_text(tmp_path):
+    (tmp_path / "s.json").write_text('{"shots": [{"prompt": "a\u2028b\x85c"}]}', encoding="utf-8")
+    assert prompts(Story.load(tmp_path / "s.json")) == ["a\u2028b\x85c"]
+    assert Story.parse((tmp_path / "s.json").read_text(encoding="utf-8")) == Story.load(tmp_path / "s.json")
+    assert prompts(Story.parse("a\u2028\u2028b")) == ["a", "b"]
+
+
 # --- refusals: one sentence, by name
 
 

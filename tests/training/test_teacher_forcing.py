@@ -69,7 +69,10 @@ def test_what_lies_before_the_window_is_read_only_through_routing(top_k, moves):
         one_layer = Model(TINY.__class__(**{**TINY.to_dict(), "num_layers": 1}), made.text.config)
         torch.nn.init.xavier_uniform_(one_layer.net.head.head.weight)
         with torch.no_grad():
-            unrouted = [packed_loss(one_layer, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3] for s in (first, second)]
+            unrouted = [
+                packed_loss(one_layer, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3]
+                for s in (first, second)
+            ]
         assert unrouted[0] == unrouted[1]
 
 
@@ -106,9 +109,13 @@ def test_samples_show_what_they_name(shards):
 def test_training_resumes_where_it_stopped(shards, tmp_path, monkeypatch):
     """Two steps in one go, or in two sittings, end in the same weights."""
     monkeypatch.setitem(teacher_forcing.PRESETS, "nano", TINY)
-    monkeypatch.setattr(teacher_forcing, "TextConfig", lambda words, length: TextConfig(WORDS, dim=24, heads=2, layers=1, length=8))
+    monkeypatch.setattr(
+        teacher_forcing, "TextConfig", lambda words, length: TextConfig(WORDS, dim=24, heads=2, layers=1, length=8)
+    )
     recipe = TrainRecipe(
-        batch={"still": 2, "clip": 2, "film": 1}, curriculum=(Phase(1.0, {"still": 1.0, "clip": 1.0, "film": 1.0}),), warmup_steps=1
+        batch={"still": 2, "clip": 2, "film": 1},
+        curriculum=(Phase(1.0, {"still": 1.0, "clip": 1.0, "film": 1.0}),),
+        warmup_steps=1,
     )
 
     def steps(trainer, count):

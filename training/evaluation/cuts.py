@@ -82,7 +82,9 @@ def cut_scores(found: Sequence[int], asked: Sequence[int], tolerance: int = 2) -
 
     Nothing asked and nothing found is perfect; nothing asked and something found is 0.
     """
-    pairs = sorted((abs(f - a), i, j) for i, f in enumerate(found) for j, a in enumerate(asked) if abs(f - a) <= tolerance)
+    pairs = sorted(
+        (abs(f - a), i, j) for i, f in enumerate(found) for j, a in enumerate(asked) if abs(f - a) <= tolerance
+    )
     used_found: set[int] = set()
     used_asked: set[int] = set()
     offsets = []
@@ -112,7 +114,9 @@ def detector() -> Any:
             raise InputError(f"the cut detector TransNetV2 cannot be imported ({error}): {INSTALL}") from error
         except (OSError, RuntimeError, ValueError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"the weights of the cut detector TransNetV2 are missing or broken ({reason}): {INSTALL}") from error
+            raise InputError(
+                f"the weights of the cut detector TransNetV2 are missing or broken ({reason}): {INSTALL}"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -148,7 +152,9 @@ def _thumbnails(source: Frames | str | os.PathLike[str] | Iterable[Frames]) -> I
         try:
             yield from map(_thumbnail, read_video(path))
         except OSError as error:
-            raise InputError(f"video {path} cannot be read ({str(error).splitlines()[-1] if str(error) else error!r})") from error
+            raise InputError(
+                f"video {path} cannot be read ({str(error).splitlines()[-1] if str(error) else error!r})"
+            ) from error
         return
     if isinstance(source, np.ndarray) and (source.dtype != np.uint8 or source.ndim != 4 or source.shape[-1] != 3):
         raise InputError(f"frames must be uint8 [F, H, W, 3], got {source.dtype} {list(source.shape)}")
@@ -228,9 +234,13 @@ def _run(video: Path, report_path: Path | None, threshold: float) -> int:
     result = cut_scores(found, asked)
     print(f"asked  {asked}")
     offset = "" if result.offset is None else f", mean offset {result.offset:+.2f} frames"
-    print(f"{result.matched} of {result.asked} cuts found, {result.found - result.matched} false{offset}, F1 {result.f1:.3f}")
+    print(
+        f"{result.matched} of {result.asked} cuts found, {result.found - result.matched} false{offset}, F1 {result.f1:.3f}"
+    )
     if result.f1 < FLOOR:
-        print(f"CUTS NOT FOUND: F1 {result.f1:.3f} is below {FLOOR}, the floor for cuts within 2 frames", file=sys.stderr)
+        print(
+            f"CUTS NOT FOUND: F1 {result.f1:.3f} is below {FLOOR}, the floor for cuts within 2 frames", file=sys.stderr
+        )
         return 1
     return 0
 

@@ -69,7 +69,9 @@ class TestCompareImages(io.ComfyNode):
         if a.shape != b.shape:
             return io.NodeOutput(ui={"text": [f"shapes {list(a.shape)} {list(b.shape)}"]})
         d = (a - b).abs()
-        return io.NodeOutput(ui={"text": [str(float(d.max())), str(float(d.mean())), str(float(a.mean())), str(len(a))]})
+        return io.NodeOutput(
+            ui={"text": [str(float(d.max())), str(float(d.mean())), str(float(a.mean())), str(len(a))]}
+        )
 
 
 class Extension(ComfyExtension):

@@ -1,0 +1,379 @@
+"""A small reader of the world's pictures: which place, what time of day, who is there and how they look.
+
+    python -m training.evaluation.probe train --vae VAE [--out FILE]     # minutes on one core
+    python -m training.evaluation.probe check --vae VAE [--films 40]     # its accuracy on films whose truth is known
+
+It is trained on the world's own frames after a round trip through the VAE, so that a decoder's blur does not trouble it,
+and judges a shot by the votes of its frames. Characters are read by place: the only one, or the left and the right one of
+two. Its accuracy on ground truth is the ceiling of every figure that it reads off a model's films.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from causalcine_core.errors import InputError
+from causalcine_core.vae import WanVAE, frames_to_uint8, load_vae, uint8_to_frames
+from training.data.world import COLOURS, KINDS, MARKS, SETTINGS, TIMES, Film, Shot, make_film, make_still
+
+ASSET = Path(__file__).parent / "assets" / "probe.safetensors"
+FORMAT = "causalcine-probe-1"
+LABELS: dict[str, tuple[str, ...]] = {
+    "setting": tuple(SETTINGS),
+    "time": tuple(TIMES),
+    "kind": tuple(KINDS),
+    "colour": tuple(COLOURS),
+    "mark": tuple(MARKS),
+}
+PLACE, LOOKS = ("setting", "time"), ("kind", "colour", "mark")
+ALONE, LEFT, RIGHT = 0, 1, 2  # regions: the only character of a picture, or one of two
+SIZE = 96  # edge of the picture that the probe reads
+STILL_SEED, FILM_SEED = 20_000_000, 30_000_000  # what it learns from; a generator learns below 1,000,000
+CHECK_SEED = 50_000_000  # the stories of the quality report
+VOTES = 16  # frames of a shot that vote, at most
+
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a character was read as."""
+
+    kind: str
+    colour: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a shot was read as; characters from left to right."""
+
+    setting: str
+    time: str
+    looks: tuple[Look, ...]
+
+
+class Probe(nn.Module):
+    """Pictures `[N, 3, 96, 96]` in -1..1 to logits by name: place `[N, labels]`, looks `[N, 3 regions, labels]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            _layer(3, 24, 2, 5),
+            _layer(24, 40, 2),
+            _layer(40, 48),
+            _layer(48, 80, 2),
+            _layer(80, 96),
+            _layer(96, 96),
+            _layer(96, 96),
+        )
+        self.place = nn.ModuleDict({name: nn.Linear(2 * 96, len(LABELS[name])) for name in PLACE})
+        self.look = nn.ModuleDict({name: nn.Linear(2 * 96 + 3, len(LABELS[name])) for name in LOOKS})
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(pictures)  # N C 12 12
+        half = features.shape[3] // 2
+        regions = [_pool(part) for part in (features, features[..., :half], features[..., half:])]
+        out = {name: head(regions[0]) for name, head in self.place.items()}
+        which = torch.eye(3, device=pictures.device).expand(len(pictures), 3, 3)
+        parts = torch.cat([torch.stack(regions, 1), which], 2)
+        return out | {name: head(parts) for name, head in self.look.items()}
+
+
+def _layer(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def _pool(features: Tensor) -> Tensor:
+    return torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
+
+
+# --- reading
+
+
+def load_probe(path: Path = ASSET) -> Probe:
+    """A trained probe, ready to read. InputError where there is none."""
+    if not path.is_file():
+        raise InputError(
+            f"probe {path} does not exist: make it with python -m training.evaluation.probe train --vae FILE"
+        )
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"probe {path} cannot be read ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is no probe of this version ({FORMAT}): train it again")
+    if json.loads(metadata["labels"]) != {name: list(labels) for name, labels in LABELS.items()}:
+        raise InputError(f"probe {path} was trained on a world with other words: train it again")
+    probe = Probe()
+    probe.load_state_dict(weights, strict=False)  # batch counters are not stored
+    return probe.eval().requires_grad_(False)
+
+
+def probe_card(path: Path = ASSET) -> dict[str, Any]:
+    """What a probe file says of itself."""
+    with safe_open(str(path), "pt") as file:
+        return json.loads((file.metadata() or {})["card"])
+
+
+@torch.no_grad()
+def read_shot(probe: Probe, frames: Frames, characters: int) -> Reading:
+    """What the frames of one shot, uint8 `[F, H, W, 3]`, show. characters: one or two, as asked for.
+
+    Up to 16 frames at even distances vote; the sum of their log probabilities decides.
+    """
+    if characters not in (1, 2):
+        raise ValueError(f"a shot holds one or two characters, got {characters}")
+    if not len(frames):
+        raise ValueError("a shot needs a frame")
+    voters = np.unique(np.linspace(0, len(frames) - 1, min(VOTES, len(frames))).round().astype(int))
+    pictures = uint8_to_frames(torch.from_numpy(np.ascontiguousarray(frames[voters])))[0].transpose(0, 1)
+    if pictures.shape[2:] != (SIZE, SIZE):
+        pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
+    votes = {name: F.log_softmax(logits, -1).sum(0) for name, logits in probe(pictures).items()}
+    regions = (ALONE,) if characters == 1 else (LEFT, RIGHT)
+    looks = [Look(*(LABELS[name][int(votes[name][region].argmax())] for name in LOOKS)) for region in regions]
+    setting, when = (LABELS[name][int(votes[name].argmax())] for name in PLACE)
+    return Reading(setting, when, tuple(looks))
+
+
+def judge(reading: Reading, shot: Shot) -> dict[str, Any]:
+    """What of a shot was read as it was asked: `setting`, `time`, and for each of its `cast` kind, colour and mark.
+
+    Two characters may stand either way round; the way that agrees more counts.
+    """
+    asked = [Look(c.kind, c.colour, c.mark) for c in shot.characters]
+    ways = [
+        [
+            {name: getattr(look, name) == getattr(want, name) for name in LOOKS}
+            for look, want in zip(way, asked, strict=True)
+        ]
+        for way in permutations(reading.looks, len(asked))
+    ]
+    cast = max(ways, key=lambda way: sum(hit["kind"] + hit["colour"] for hit in way))
+    return {"setting": reading.setting == shot.setting, "time": reading.time == shot.time, "cast": cast}
+
+
+def round_trip(vae: WanVAE, frames: Frames) -> Frames:
+    """A film's frames uint8 `[F, H, W, 3]` (F = 1 + 4n) as the VAE gives them back, in pieces."""
+    out, encoder, decoder = [], None, None
+    with torch.no_grad():
+        for piece in np.split(frames, range(49, len(frames), 48)):
+            latent, encoder = vae.encode(uint8_to_frames(torch.from_numpy(np.ascontiguousarray(piece))), encoder)
+            video, decoder = vae.decode(latent, decoder)
+            out.append(frames_to_uint8(video).numpy())
+    return np.concatenate(out)
+
+
+# --- training
+
+
+@dataclass
+class Pictures:
+    """What the probe learns from: uint8 `[N, 96, 96, 3]`, labels by name, and how many characters are there."""
+
+    frames: Tensor
+    labels: dict[str, Tensor]  # place [N]; looks [N, 2]
+    count: Tensor
+
+
+def training_pictures(stills: int, clips: int, vae: WanVAE | None) -> Pictures:
+    """Stills of every look, place and framing, and frames out of films in motion; with a VAE, after its round trip."""
+    frames: list[Frames] = []
+    truths: list[Shot] = []
+    batch: list[Frames] = []
+    for i in range(stills):
+        picture, _, shot = make_still(STILL_SEED + i, (SIZE, SIZE))
+        truths.append(shot)
+        batch.append(picture)
+        if len(batch) == 32 or i == stills - 1:
+            frames += _stills_round_trip(vae, batch)
+            batch = []
+        if (i + 1) % 1000 == 0:
+            print(f"{i + 1} stills", flush=True)
+    for i in range(clips):
+        film = make_film(FILM_SEED + i, size=(SIZE, SIZE))
+        shot = film.shots[i % len(film.shots)]
+        first = shot.first + i % (shot.frames - 21)
+        clip = film.render(first, first + 21)
+        clip = clip if vae is None else round_trip(vae, clip)
+        frames += list(clip[4::4])
+        truths += [shot] * 5
+        if (i + 1) % 100 == 0:
+            print(f"{i + 1} clips", flush=True)
+    labels = {
+        "setting": torch.tensor([SETTINGS.index(s.setting) for s in truths]),
+        "time": torch.tensor([TIMES.index(s.time) for s in truths]),
+    }
+    for name in LOOKS:
+        ids = [[LABELS[name].index(getattr(c, name)) for c in (s.characters * 2)[:2]] for s in truths]
+        labels[name] = torch.tensor(ids)
+    return Pictures(torch.from_numpy(np.stack(frames)), labels, torch.tensor([len(s.cast) for s in truths]))
+
+
+@torch.no_grad()
+def _stills_round_trip(vae: WanVAE | None, batch: list[Frames]) -> list[Frames]:
+    if vae is None:
+        return batch
+    video = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
+    return [frames_to_uint8(one[None])[0].numpy() for one in vae.decode(vae.encode(video)[0])[0]]
+
+
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Moved, scaled, blurred, noisy, a little brighter or darker: what a generated picture may be and still be right."""
+    n = len(pictures)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(n, *shape, generator=generator)
+
+    scale, move = uniform(0.88, 1.12), uniform(-0.08, 0.08, 2)
+    grid = torch.zeros(n, 2, 3)
+    grid[:, 0, 0] = grid[:, 1, 1] = scale
+    grid[:, :, 2] = move
+    out = F.grid_sample(
+        pictures, F.affine_grid(grid, list(pictures.shape), False), padding_mode="reflection", align_corners=False
+    )
+    for factor in (2, 3):  # softened as by a codec that keeps less detail
+        soft = F.interpolate(F.avg_pool2d(out, factor), out.shape[2:], mode="bilinear", align_corners=False)
+        amount = uniform(-1.0, 1.0).clamp(min=0) * (0.9 if factor == 2 else 0.5)
+        out = out.lerp(soft, amount[:, None, None, None])
+    out = out * uniform(0.88, 1.12, 1, 1, 1) + uniform(-0.08, 0.08, 1, 1, 1) + uniform(-0.04, 0.04, 3, 1, 1)
+    coarse = torch.randn(n, 3, 12, 12, generator=generator)
+    fine = torch.randn(out.shape, generator=generator)
+    noise = F.interpolate(coarse, out.shape[2:], mode="bilinear", align_corners=False)
+    return (out + noise * uniform(0, 0.12, 1, 1, 1) + fine * uniform(0, 0.08, 1, 1, 1)).clamp(-1, 1)
+
+
+def loss(probe: Probe, pictures: Tensor, labels: dict[str, Tensor], count: Tensor) -> Tensor:
+    """Cross entropy over everything that a picture shows; a look counts in the regions that its picture has."""
+    logits = probe(pictures)
+    total = sum((F.cross_entropy(logits[name], labels[name], label_smoothing=0.02) for name in PLACE), torch.zeros(()))
+    alone = count == 1
+    for name in LOOKS:
+        parts = [logits[name][alone, ALONE], logits[name][~alone, LEFT], logits[name][~alone, RIGHT]]
+        wanted = [labels[name][alone, 0], labels[name][~alone, 0], labels[name][~alone, 1]]
+        total = total + F.cross_entropy(torch.cat(parts), torch.cat(wanted), label_smoothing=0.02)
+    return total
+
+
+def train(pictures: Pictures, *, steps: int, batch: int = 64, rate: float = 3e-3, seed: int = 0) -> Probe:
+    """A probe after `steps` batches of augmented pictures; the rate warms up, then falls to zero."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        probe = Probe().to(memory_format=torch.channels_last)  # twice as fast on a CPU, with bfloat16
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    mean, began = math.nan, time.process_time()
+    for step in range(steps):
+        rows = torch.randint(len(pictures.frames), (batch,), generator=generator)
+        clean = pictures.frames[rows].permute(0, 3, 1, 2).float() / 127.5 - 1
+        labels, count = {n: t[rows] for n, t in pictures.labels.items()}, pictures.count[rows]
+        varied = augment(clean, generator).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(probe, varied, labels, count)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        mean = value.item() if math.isnan(mean) else 0.98 * mean + 0.02 * value.item()
+        if step % 50 == 0:
+            print(f"step {step}/{steps} loss {mean:.3f} cpu {time.process_time() - began:.0f} s", flush=True)
+    return probe.eval().requires_grad_(False)
+
+
+def save_probe(probe: Probe, path: Path, card: dict[str, Any]) -> None:
+    """Write a probe as half-precision safetensors; it appears under its name only when it is whole."""
+    weights = {n: t.half().contiguous() for n, t in probe.state_dict().items() if not n.endswith("num_batches_tracked")}
+    metadata = {"format": FORMAT, "labels": json.dumps(LABELS), "card": json.dumps(card)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(weights, str(partial), metadata=metadata)
+    os.replace(partial, path)
+
+
+# --- checking
+
+
+def check(probe: Probe, films: Iterable[Film], vae: WanVAE | None) -> dict[str, dict[str, float]]:
+    """Shares of shots (setting, time) and of characters (looks) read right, alone and in pairs, and how many there were."""
+    hits: dict[str, list[bool]] = {}
+    for film in films:
+        frames = film.render()
+        frames = frames if vae is None else round_trip(vae, frames)
+        for shot, seen in judged(probe, film, frames):
+            pair = "_of_two" if len(shot.cast) == 2 else ""
+            for name in PLACE:
+                hits.setdefault(name, []).append(seen[name])
+            for one in seen["cast"]:
+                for name in LOOKS:
+                    hits.setdefault(name + pair, []).append(one[name])
+    return {name: {"accuracy": sum(found) / len(found), "n": len(found)} for name, found in sorted(hits.items())}
+
+
+def judged(probe: Probe, film: Film, frames: Frames) -> Iterator[tuple[Shot, dict[str, Any]]]:
+    """Every shot of a film with what was read right on its frames."""
+    for shot in film.shots:
+        yield shot, judge(read_shot(probe, frames[shot.first : shot.end], len(shot.cast)), shot)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluation.probe", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("train", "check"))
+    parser.add_argument(
+        "--vae", type=Path, help="VAE whose round trip the frames take; without it they are left as drawn"
+    )
+    parser.add_argument("--out", type=Path, default=ASSET, help="the probe's file")
+    parser.add_argument("--stills", type=int, default=10_000)
+    parser.add_argument("--clips", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--films", type=int, default=40, help="unseen films to check it on")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    vae = None if args.vae is None else load_vae(args.vae).eval().requires_grad_(False)
+    films = (make_film(CHECK_SEED + i) for i in range(args.films))
+    if args.what == "check":
+        print(json.dumps(check(load_probe(args.out), films, vae), indent=2))
+        return
+    began = time.process_time()
+    pictures = training_pictures(args.stills, args.clips, vae)
+    print(f"{len(pictures.frames)} pictures, cpu {time.process_time() - began:.0f} s", flush=True)
+    probe = train(pictures, steps=args.steps)
+    card = {
+        "command": f"python -m training.evaluation.probe train --stills {args.stills} --clips {args.clips} --steps {args.steps}",
+        "vae": args.vae is not None,
+        "cpu_seconds": round(time.process_time() - began),
+    }
+    save_probe(probe, args.out, card)
+    card["ground_truth"] = check(probe, films, vae)
+    save_probe(probe, args.out, card)
+    print(json.dumps(card, indent=2))
+    print(f"{args.out}: {args.out.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()
