@@ -20,18 +20,14 @@ from ..causalcine_core.sampling import Chunk, Recipe, State
 from ..causalcine_core.story import MAX_SEED, check_size
 from ..causalcine_core.vae import VAEConfig
 from .adapt import model as models
+from .adapt import vae as vaes
 from .adapt.progress import Progress, warn
 from .film import latent_of
 from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
 
 STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of every Wan 2.1 model
-KERNELS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "math": SDPBackend.MATH,
-}
+KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION", "math": "MATH"}
 
 
 class CausalCineSampler(io.ComfyNode):
@@ -106,6 +102,8 @@ class CausalCineSampler(io.ComfyNode):
         state: State | None = None,
         vae: Any = None,
     ) -> io.NodeOutput:
+        if vae is not None:
+            vaes.check_kind(vae)
         pipeline = ComfyPipeline(model, shots)
         preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
         progress = Progress(preview, model.model.latent_format)
@@ -172,13 +170,18 @@ class ComfyPipeline(Pipeline):
         memory = models.memory_needed(self.config, branches, tokens, span, recipe.chunk)
         others = [] if preview is None else [preview.patcher]
         mm.load_models_gpu([self.model, *self.model.get_nested_additional_models(), *others], memory_required=memory)
-        kernel = KERNELS.get(self.model.get_attachment(models.ATTENTION) or "auto")
         self.model.pre_run()
         try:
-            with sdpa_kernel(kernel) if kernel is not None else contextlib.nullcontext():
+            with attention(self.model.get_attachment(models.ATTENTION)):
                 yield
         finally:
             self.model.cleanup()
+
+
+def attention(name: str | None) -> contextlib.AbstractContextManager[None]:
+    """Prefer one of PyTorch's attention kernels; where it cannot run, its plain one does."""
+    kernel = getattr(SDPBackend, KERNELS.get(name or "auto", ""), None)
+    return contextlib.nullcontext() if kernel is None else sdpa_kernel([kernel, SDPBackend.MATH])
 
 
 def _recipe(model: Any) -> Recipe:

@@ -89,7 +89,9 @@ def make_shards(kind: str, vae: WanVAE, out: Path, count: int, first_seed: int, 
         path = out / f"{kind}-{start:08d}.safetensors"
         if path.exists():
             continue
-        began, latents, records = time.monotonic(), [], []
+        began = time.monotonic()
+        latents: list[Tensor] = []
+        records: list[dict[str, Any]] = []
         seeds = range(start, min(start + per_shard, first_seed + count))
         if kind == "stills":
             pictures = []

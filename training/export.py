@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 
 from causalcine_core.model import PRESETS, save_checkpoint
+from causalcine_core.model.compact import compact
 from causalcine_core.sampling import Recipe
 from causalcine_core.text import TextConfig
 from causalcine_core.vae import load_vae
@@ -78,11 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "recipe": rollout.to_dict(),
         "card": card(state, vae_metadata, quality),
     }
-    half = {name: t.half() for name, t in model.net.state_dict().items()}
-    text_half = {name: t.half() for name, t in model.text.state_dict().items()}
-    vae = {name: t.half() for name, t in load_vae(args.vae).state_dict().items()}
+    parts = {"model": model.net, "text": model.text, "vae": load_vae(args.vae)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(args.out, header, model=half, text=text_half, vae=vae)
+    save_checkpoint(args.out, header, **{part: compact(module.state_dict()) for part, module in parts.items()})
     print(
         f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {state['step']} steps, {state['seconds'] / 3600:.2f} h"
     )

@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor, nn
 
 from causalcine_core.memory import MemorySettings, PackedView
-from causalcine_core.model import PRESETS, CausalWanTransformer, TextKV, WanConfig, project_text
+from causalcine_core.model import PRESETS, CausalWanTransformer, TextKV, WanConfig, load_checkpoint, project_text
 from causalcine_core.model.rope import Rope
 from causalcine_core.sampling import add_noise, shifted
 from causalcine_core.text import NanoTextEncoder, TextConfig
@@ -32,7 +32,6 @@ from causalcine_core.text import NanoTextEncoder, TextConfig
 from . import dataset
 from .data.world import CAPTION_VOCABULARY
 from .dataset import Sample, Shards
-from .optimizer import Muon, split_parameters
 
 HOME = Path.home() / "causalcine-train"  # outside the tree: shards and run states are large
 
@@ -47,7 +46,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """A run. seconds: training time over all sessions. batch: samples a step by kind."""
+    """A run. seconds: training time over all sessions. batch: samples a step by kind. precision: of the linears, `fp32`,
+    `bf16` or `auto`: bf16 where this machine multiplies faster in it (weights, norms and attention stay float32)."""
 
     model: str = "nano"
     seed: int = 0
@@ -65,6 +65,7 @@ class TrainRecipe:
     window: int = 3
     top_k: int = 5
     name_only_weight: float = 2.0
+    precision: str = "auto"
     batch: dict[str, int] = field(default_factory=lambda: {"still": 48, "clip": 6, "film": 1})
     curriculum: tuple[Phase, ...] = ()
     save_every: float = 120
@@ -131,6 +132,30 @@ def packed_loss(
     return torch.stack([part.mean(1) for part in error.split(chunks, 1)], 1)
 
 
+def split_parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """(hidden matrices for Muon, everything else for AdamW). Embeddings and the output head stay with AdamW."""
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, p in module.named_parameters():
+        outer = any(part in name for part in ("tokens", "positions", "modulation", "head.head"))
+        (matrices if p.ndim == 2 and not outer else rest).append(p)
+    return matrices, rest
+
+
+def bf16_is_faster() -> bool:
+    """Measured here and now: some CPUs multiply bfloat16 in hardware, on others it is many times slower."""
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 768, dtype=dtype)
+        best = math.inf
+        for _ in range(5):
+            began = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - began)
+        seconds.append(best)
+    return seconds[1] < 0.8 * seconds[0]
+
+
 def draw_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
     """Training levels: logit-normal, shifted; a tenth uniform so that no level is left out."""
     normal = torch.sigmoid(torch.randn(count, generator=generator))
@@ -140,7 +165,7 @@ def draw_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
 
 
 class Trainer:
-    def __init__(self, recipe: TrainRecipe, data: Path, work: Path):
+    def __init__(self, recipe: TrainRecipe, data: Path, work: Path, init: Path | None = None):
         self.recipe, self.work = recipe, work
         torch.manual_seed(recipe.seed)
         self.text_config = TextConfig(tuple(sorted(CAPTION_VOCABULARY)), length=PRESETS[recipe.model].text_len)
@@ -152,16 +177,26 @@ class Trainer:
             torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
         ]
         if recipe.muon_learning_rate:
-            self.optimizers.append(Muon(matrices, recipe.muon_learning_rate, weight_decay=recipe.weight_decay))
+            self.optimizers.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=recipe.muon_learning_rate,
+                    weight_decay=recipe.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
         else:
             self.optimizers[0].add_param_group({"params": matrices})
         self.base_rates = [group["lr"] for o in self.optimizers for group in o.param_groups]
+        self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_is_faster())
         self.step, self.seconds = 0, 0.0
         self.seen: dict[str, int] = {}
         self.stills, self.films = Shards(data, "stills"), Shards(data, "films")
         self.path = work / "state.pt"
         if self.path.exists():
             self._resume()
+        elif init is not None:
+            self._start_from(init)
 
     @property
     def progress(self) -> float:
@@ -197,7 +232,8 @@ class Trainer:
         levels = draw_levels(len(samples), recipe.shift, generator)
         drop = [rng.random() < recipe.text_dropout for _ in samples]
 
-        losses = packed_loss(self.model, samples, settings, levels, noise, drop)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            losses = packed_loss(self.model, samples, settings, levels, noise, drop)
         weights = torch.tensor([s.weights for s in samples])
         loss = (losses * weights).sum() / weights.sum()
         for optimizer in self.optimizers:
@@ -222,8 +258,8 @@ class Trainer:
         recipe = self.recipe
         count = recipe.batch[kind]
         if kind == "still":
-            source = [self.films if len(self.films) and rng.random() < 0.5 else self.stills for _ in range(count)]
-            return [dataset.still(shards, rng) for shards in source]
+            sources = [shards for shards in (self.stills, self.films) if len(shards)]
+            return [dataset.still(rng.choice(sources), rng) for _ in range(count)]
         if kind == "clip":
             return [dataset.clip(self.films, rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
         return [dataset.film(self.films, rng, recipe.name_only_weight) for _ in range(count)]
@@ -231,7 +267,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        theirs, ours = list(self.ema.parameters()), list(self.model.parameters())
+        theirs: list[Tensor] = list(self.ema.parameters())
+        ours: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(theirs, ours, 1 - decay)
 
     def _log(self, kind: str, mean: float, losses: list[float]) -> None:
@@ -264,6 +301,13 @@ class Trainer:
         torch.save(state, partial)
         os.replace(partial, self.path)
 
+    def _start_from(self, path: Path) -> None:
+        """Weights of an exported checkpoint, fresh optimisers: for going on where the run's own state is lost."""
+        checkpoint = load_checkpoint(path)
+        for model in (self.model, self.ema):
+            model.net.load_state_dict(checkpoint.model)
+            model.text.load_state_dict(checkpoint.text)
+
     def _resume(self) -> None:
         state = torch.load(self.path, weights_only=True)
         self.model.load_state_dict(state["model"])
@@ -279,11 +323,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, default=HOME / "data", help="folder of shards made by training.dataset")
     parser.add_argument("--work", type=Path, default=HOME / "nano", help="where the run keeps its state and log")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from where the run has no state yet")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    Trainer(TrainRecipe.load(args.recipe), args.data, args.work).run()
+    Trainer(TrainRecipe.load(args.recipe), args.data, args.work, args.init).run()
 
 
 if __name__ == "__main__":

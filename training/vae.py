@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, save_vae
 
 from .data.world import make_film, make_still
+from .vae_start import start_linear
 
 HELD_OUT_SEED = 900_000_000  # seeds from here on are never trained on
 
@@ -47,23 +48,23 @@ class VAERecipe:
     seed: int = 0
     seconds: float = 1320
     steps: int = 0
-    stills: int = 4000
-    films: int = 200
+    stills: int = 5000
+    films: int = 240
     clips_per_film: int = 6
     clip_frames: int = 17
     held_out: int = 16
     crop: int = 48
     whole_share: float = 0.15
-    still_share: float = 0.3
-    batch_still: int = 32
-    batch_clip: int = 6
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
+    still_share: float = 0.35
+    batch_still: int = 16
+    batch_clip: int = 3
+    learning_rate: float = 6e-4
+    warmup_steps: int = 30
     weight_decay: float = 0.0
-    ema: float = 0.998
+    ema: float = 0.99
     edge_weight: float = 1.0
     levels: int = 2
-    kl_weight: float = 1e-3
+    kl_weight: float = 3e-4
     precision: str = "bf16"
     save_every: float = 100
     log_every: int = 200
@@ -100,11 +101,12 @@ class Footage:
         return cls(torch.from_numpy(pictures), torch.from_numpy(np.stack(clips)))
 
     @classmethod
-    def cached(cls, path: Path, **kwargs: int) -> Footage:
-        """As `render`, kept in a file beside the run."""
+    def cached(cls, folder: Path, *numbers: int) -> Footage:
+        """As `render` of these numbers, kept in a file in `folder`."""
+        path = folder / f"footage-{'-'.join(map(str, numbers))}.safetensors"
         if not path.exists():
             began = time.monotonic()
-            footage = cls.render(**kwargs)
+            footage = cls.render(*numbers)
             replace_by(path, lambda partial: save_file({"stills": footage.stills, "clips": footage.clips}, partial))
             print(f"rendered {path.name} in {time.monotonic() - began:.0f} s", flush=True)
         return cls(**load_file(path))
@@ -205,28 +207,18 @@ def fold_statistics(vae: WanVAE, mean: Tensor, std: Tensor) -> None:
     out.weight.copy_(weight)
 
 
-@torch.no_grad()
-def initialized(vae: WanVAE) -> WanVAE:
-    """Starts with little noise on the latents: at unit noise the decoder would first learn to ignore them."""
-    vae.conv1.bias[vae.config.z_dim :] -= 6
-    return vae
-
-
 class Trainer:
     def __init__(self, recipe: VAERecipe, work: Path):
         self.recipe, self.work = recipe, work
-        frames = recipe.clip_frames
-        self.footage = Footage.cached(
-            work / "footage.safetensors", stills=recipe.stills, films=recipe.films,
-            clips_per_film=recipe.clips_per_film, frames=frames, first_seed=1000 * recipe.seed,
-        )  # fmt: skip
-        held_out = Footage.cached(
-            work / "held_out.safetensors", stills=recipe.held_out, films=recipe.held_out,
-            clips_per_film=2, frames=frames, first_seed=HELD_OUT_SEED,
-        )  # fmt: skip
+        work.mkdir(parents=True, exist_ok=True)
+        frames, few = recipe.clip_frames, recipe.held_out
+        self.footage = Footage.cached(work, recipe.stills, recipe.films, recipe.clips_per_film, frames, 0)
+        held_out = Footage.cached(work, few, few, 2, frames, HELD_OUT_SEED)
         self.held_out = [still[None] for still in held_out.stills] + list(held_out.clips)
         torch.manual_seed(recipe.seed)
-        self.model = RoundTrip(initialized(WanVAE(VAEConfig.preset(recipe.model))))
+        vae = WanVAE(VAEConfig.preset(recipe.model))
+        start_linear(vae, to_video(self.footage.clips[:160]))
+        self.model = RoundTrip(vae)
         self.ema = WanVAE(VAEConfig.preset(recipe.model)).eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.vae.state_dict())
         self.optimizer = torch.optim.AdamW(
@@ -359,7 +351,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(VAERecipe.load(args.recipe), args.work)
     trainer.run()
     print(trainer.finish(f"causalcine train vae {args.recipe}"), flush=True)

@@ -6,6 +6,7 @@ relative to the span (Block-Relative RoPE, method.md 3): the first frame that is
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def chunk_attention(q: Tensor, keys: Tensor, values: Tensor, rope: Rope, valid: 
 
     Returns: `[N, c, S, H, D]`.
     """
-    rows, own, tokens = q.shape[:3]
+    _, own, tokens = q.shape[:3]
     frames = keys.shape[1]
     table = rope.table(frames)
     mask = None
@@ -33,12 +34,21 @@ def chunk_attention(q: Tensor, keys: Tensor, values: Tensor, rope: Rope, valid: 
         positions = (valid.cumsum(1) - 1).clamp(min=0)
         q, keys = rotate(q, table[positions[:, frames - own :]]), rotate(keys, table[positions])
         mask = valid.repeat_interleave(tokens, 1)[:, None, None]
-    q, keys, values = (x.flatten(1, 2).transpose(1, 2) for x in (q, keys, values))
-    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-    return out.transpose(1, 2).unflatten(1, (own, tokens))
+    return _attend(q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), mask).unflatten(1, (own, tokens))
 
 
 def text_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Cross-attention: queries `[N, L, H, D]` over text keys and values `[N, T, H, D]`."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+    return _attend(q, keys, values)
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention `[N, L, H, D]`. On a CPU in float32: its bfloat16 kernel runs backward many times slower."""
+    dtype = q.dtype
+    parts = [x.transpose(1, 2) for x in (q, keys, values)]
+    if q.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(*(x.float() for x in parts), attn_mask=mask).to(dtype)
+    else:
+        out = F.scaled_dot_product_attention(*parts, attn_mask=mask)
     return out.transpose(1, 2)

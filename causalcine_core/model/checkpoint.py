@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .compact import expand
 from .config import WanConfig
 from .transformer import CausalWanTransformer
 
@@ -104,7 +105,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if header.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} has format {header.get('format')!r}; this version reads format {FORMAT}")
     parts = {
-        part: {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+        part: expand({name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)})
         for part, prefix in PARTS.items()
     }
     return Checkpoint(header, **parts)

@@ -132,7 +132,7 @@ def forward(net: Any, latents: Tensor, timesteps: Tensor, text: TextKV, view: Vi
     Returns: `[B, C, F, h, w]`, float32.
     """
     batch, _, frames, height, width = latents.shape
-    x = net.patch_embedding(latents)
+    x = _embed_patches(net.patch_embedding, latents)
     grid, dtype = x.shape[-2:], x.dtype
     x = x.flatten(3).permute(0, 2, 3, 1).float()  # B F S dim; the residual stream stays in float32
     embedded = net.time_embedding(sinusoid(timesteps.flatten(), _freq_dim(net)).to(dtype)).unflatten(0, (batch, frames))
@@ -140,6 +140,14 @@ def forward(net: Any, latents: Tensor, timesteps: Tensor, text: TextKV, view: Vi
     for layer, block in enumerate(net.blocks):
         x = _block(block, layer, x, modulation, text, view, dtype)
     return _head(net.head, x, embedded.float(), grid, dtype, (height // grid[0], width // grid[1]))
+
+
+def _embed_patches(embedding: Any, latents: Tensor) -> Tensor:
+    """ComfyUI's own Wan keeps this one layer in float32, whatever the rest computes in."""
+    weight = getattr(embedding, "weight", None)
+    if weight is None or weight.dtype != torch.float32 or latents.dtype == torch.float32:
+        return embedding(latents)
+    return embedding(latents.float()).to(latents.dtype)
 
 
 def _block(

@@ -21,6 +21,9 @@ from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .state import ChunkRecord, State
 
 
+TextLayers = tuple[tuple[Tensor, Tensor], ...]
+
+
 @dataclass(frozen=True)
 class StepInfo:
     """Progress inside a chunk: pass `step` of `steps` is done. clean: the prediction of the chunk, model space."""
@@ -96,7 +99,8 @@ def rollout(
         on_step: called after every pass; an exception raised in it stops the rollout and loses this chunk only.
     """
     rope = Rope(network.head_dim, _grid(network, size), network.device)
-    current, text = None, ()
+    current: int | None = None
+    text: TextLayers = ()
     for i, chunk in enumerate(chunks):
         if chunk.index != state.chunks:
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")
@@ -113,7 +117,7 @@ def rollout(
 @torch.no_grad()
 def _text_layers(
     network: Network, recipe: Recipe, text: Tensor, negative: Tensor | None
-) -> tuple[tuple[Tensor, Tensor], ...]:
+) -> TextLayers:
     if recipe.guidance != 1:
         if negative is None:
             raise InputError(f"guidance is {recipe.guidance:g}: a guided rollout needs the text of the negative prompt")
@@ -125,7 +129,7 @@ def _text_layers(
 def _make_chunk(
     network: Network,
     chunk: PlannedChunk,
-    text_layers: tuple[tuple[Tensor, Tensor], ...],
+    text_layers: TextLayers,
     state: State,
     rope: Rope,
     size: tuple[int, int],

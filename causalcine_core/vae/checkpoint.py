@@ -123,14 +123,15 @@ def infer_config(weights: Weights) -> VAEConfig:
             raise InputError(f"there is no tensor {name!r}, so it is no Wan VAE.")
     dim, image_channels = weights["encoder.conv1.weight"].shape[:2]
 
-    blocks, widths, temporal = [0], [0], []  # per stage, walking down the encoder
+    blocks, widths, temporal, spatial = [0], [0], [], []  # per stage, walking down the encoder
     while True:
         prefix = f"encoder.downsamples.{sum(blocks) + len(temporal)}"
         if f"{prefix}.residual.6.weight" in weights:
             blocks[-1] += 1
             widths[-1] = weights[f"{prefix}.residual.6.weight"].shape[0]
-        elif f"{prefix}.resample.1.weight" in weights:
+        elif f"{prefix}.resample.1.weight" in weights or f"{prefix}.time_conv.weight" in weights:
             temporal.append(f"{prefix}.time_conv.weight" in weights)
+            spatial.append(f"{prefix}.resample.1.weight" in weights)
             blocks.append(0)
             widths.append(0)
         else:
@@ -143,5 +144,6 @@ def infer_config(weights: Weights) -> VAEConfig:
         dim_mult=tuple(width // dim for width in widths),
         num_res_blocks=blocks[0],
         temporal_downsample=tuple(temporal),
+        spatial_downsample=tuple(spatial),
         patch_size=math.isqrt(image_channels // 3),
     )

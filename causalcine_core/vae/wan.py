@@ -27,9 +27,10 @@ PIECE_PIXELS = 4 * 480 * 832  # pixels run through the network at once: bounds m
 class VAEConfig:
     """Shape of the VAE. The defaults are Wan2.1's.
 
-    dim: channels at full resolution; stage i has `dim * dim_mult[i]`. Every stage but the last halves rows and
-    columns, and frames too where `temporal_downsample` says so. patch_size: pixels are first folded into channels
-    as squares of this size (1: not at all), as Wan2.2 does.
+    dim: channels at full resolution; stage i has `dim * dim_mult[i]`. Every stage but the last ends in a step down
+    that halves frames where `temporal_downsample` says so, and rows and columns where `spatial_downsample` does
+    (None: everywhere, as Wan). patch_size: pixels are first folded into channels as squares of this size (1: not at
+    all), as Wan2.2 does.
     """
 
     dim: int = 96
@@ -38,13 +39,17 @@ class VAEConfig:
     num_res_blocks: int = 2
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     patch_size: int = 1
+    spatial_downsample: tuple[bool, ...] | None = None
 
     def __post_init__(self):
-        if len(self.temporal_downsample) != len(self.dim_mult) - 1:
-            raise ValueError(
-                f"temporal_downsample needs one entry fewer than dim_mult, "
-                f"got {len(self.temporal_downsample)} and {len(self.dim_mult)}"
-            )
+        if self.spatial_downsample is None:
+            object.__setattr__(self, "spatial_downsample", (True,) * len(self.temporal_downsample))
+        for name in ("temporal_downsample", "spatial_downsample"):
+            if len(getattr(self, name)) != len(self.dim_mult) - 1:
+                raise ValueError(
+                    f"{name} needs one entry fewer than dim_mult, "
+                    f"got {len(getattr(self, name))} and {len(self.dim_mult)}"
+                )
 
     @classmethod
     def preset(cls, name: str) -> VAEConfig:
@@ -60,7 +65,7 @@ class VAEConfig:
     @property
     def spatial_stride(self) -> int:
         """Pixels per latent row and column."""
-        return self.patch_size * 2 ** len(self.temporal_downsample)
+        return self.patch_size * 2 ** sum(self.spatial_downsample)
 
     @property
     def temporal_stride(self) -> int:
@@ -74,7 +79,14 @@ class VAEConfig:
 
 PRESETS = {
     "wan2.1": VAEConfig(),
-    "nano": VAEConfig(dim=32, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2),
+    "nano": VAEConfig(  # one latent position per patch of 8 x 8: only frames are resampled
+        dim=32,
+        dim_mult=(2, 3, 4),
+        num_res_blocks=1,
+        temporal_downsample=(True, True),
+        spatial_downsample=(False, False),
+        patch_size=8,
+    ),
 }
 
 
@@ -161,7 +173,8 @@ class Encoder(nn.Module):
                 self.downsamples.append(ResidualBlock(width_in, width))
                 width_in = width
             if stage < len(widths) - 1:
-                self.downsamples.append(Downsample(width, config.temporal_downsample[stage]))
+                halve_size, halve_frames = config.spatial_downsample[stage], config.temporal_downsample[stage]
+                self.downsamples.append(Downsample(width, halve_size, halve_frames))
         self.middle = middle(widths[-1])
         self.head = head(widths[-1], 2 * config.z_dim)
 
@@ -179,7 +192,6 @@ class Decoder(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
         widths = [config.dim * mult for mult in reversed(config.dim_mult)]
-        doubles = tuple(reversed(config.temporal_downsample))
         self.conv1 = CausalConv3d(config.z_dim, widths[0])
         self.middle = middle(widths[0])
         self.upsamples = nn.ModuleList()
@@ -189,8 +201,12 @@ class Decoder(nn.Module):
                 self.upsamples.append(ResidualBlock(width_in, width))
                 width_in = width
             if stage < len(widths) - 1:
-                self.upsamples.append(Upsample(width, doubles[stage]))
-                width_in = width // 2
+                double_size, double_frames = (
+                    config.spatial_downsample[-1 - stage],
+                    config.temporal_downsample[-1 - stage],
+                )
+                self.upsamples.append(Upsample(width, double_size, double_frames))
+                width_in = width // 2 if double_size else width
         self.head = head(widths[-1], config.image_channels)
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
@@ -210,14 +226,15 @@ def head(width: int, width_out: int) -> nn.ModuleList:
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d`, but always through oneDNN on a CPU: by itself torch takes a loop three times slower for small inputs."""
+    """`nn.Conv3d` that always takes oneDNN on a CPU: by itself torch has a slower loop, threefold, for small inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight)
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            return torch.mkldnn_convolution(
-                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
-            )
-        return super().forward(x)
+            return torch.mkldnn_convolution(x, weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+        return F.conv3d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class CausalConv3d(Conv3d):
@@ -228,11 +245,11 @@ class CausalConv3d(Conv3d):
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         past = tape.read()
-        if past is None:
-            past = zero_frames(x, 2)
-        x = torch.cat([past, x], dim=2)
-        tape.write(x[:, :, -2:])
-        return super().forward(x)
+        film = torch.cat([zero_frames(x, 2) if past is None else past, x], dim=2)
+        tape.write(film[:, :, -2:])
+        if past is None and x.shape[2] == 1:  # a still: two thirds of the kernel would see only zero
+            return self.convolve(x, self.weight[:, :, 2:])
+        return super().forward(film)
 
 
 class RMSNorm(nn.Module):
@@ -290,15 +307,16 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves rows and columns, and frames as well when `halve_frames`; the first frame of a film stays by itself."""
+    """Halves rows and columns if `halve_size`, and frames if `halve_frames`; a film's first frame stays by itself."""
 
-    def __init__(self, width: int, halve_frames: bool):
+    def __init__(self, width: int, halve_size: bool, halve_frames: bool):
         super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width, 3, stride=2)})
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width, 3, stride=2)}) if halve_size else None
         self.time_conv = Conv3d(width, width, (3, 1, 1), stride=(2, 1, 1)) if halve_frames else None
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        x = each_frame(lambda frames: self.resample["1"](F.pad(frames, (0, 1, 0, 1))), x)
+        if self.resample is not None:
+            x = each_frame(lambda frames: self.resample["1"](F.pad(frames, (0, 1, 0, 1))), x)
         return x if self.time_conv is None else self._halve_frames(x, tape)
 
     def _halve_frames(self, x: Tensor, tape: Tape) -> Tensor:
@@ -311,16 +329,19 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles rows and columns and halves channels; doubles frames when `double_frames`, all but a film's first."""
+    """Doubles frames if `double_frames`, all but a film's first; doubles rows and columns if `double_size`, and then
+    halves channels."""
 
-    def __init__(self, width: int, double_frames: bool):
+    def __init__(self, width: int, double_size: bool, double_frames: bool):
         super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width // 2, 3, padding=1)})
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width // 2, 3, padding=1)}) if double_size else None
         self.time_conv = Conv3d(width, 2 * width, (3, 1, 1)) if double_frames else None
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         if self.time_conv is not None:
             x = self._double_frames(x, tape)
+        if self.resample is None:
+            return x
         return each_frame(lambda frames: self.resample["1"](F.interpolate(frames, scale_factor=2, mode="nearest")), x)
 
     def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:

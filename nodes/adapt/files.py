@@ -28,7 +28,7 @@ def clean_prefix(prefix: str) -> str:
     Raises InputError where it would leave the output folder or is too long.
     """
     text = _DATE.sub(lambda found: _date(found[1]), prefix.strip()).replace("\\", "/")
-    if text.startswith("/") or re.match(r"[A-Za-z]:", text):
+    if text.startswith("/") or re.match(r"[A-Za-z]:/", text):
         raise InputError(
             f"filename_prefix {prefix!r} is an absolute path: give a name or subfolder of ComfyUI's output"
         )

@@ -52,7 +52,7 @@ class Progress:
         frame = (info.step - 1) * info.clean.shape[2] // info.steps
         latent = info.clean[:1, :, frame : frame + 1].float()
         pixels = vaes.still(self.vae, denormalize(latent)) if self.vae is not None else self._rough(latent)
-        return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy(), "RGB")
+        return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
 
     def _rough(self, latent: Tensor) -> Tensor:
         factors = latent.new_tensor(self.latent_format.latent_rgb_factors)

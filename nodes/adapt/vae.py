@@ -71,6 +71,11 @@ def check(vae: Any, latent: Tensor) -> None:
             f"samples are {list(latent.shape)}: a film's latent is [batch, 16, frames, height, width]; connect the LATENT "
             "of CausalCine Sampler"
         )
+    check_kind(vae)
+
+
+def check_kind(vae: Any) -> None:
+    """Raise InputError where a VAE is none for films of Wan 2.1's kind."""
     if vae.latent_channels != 16 or vae.latent_dim != 3:
         raise InputError(
             f"vae has {vae.latent_channels} latent channels: connect the VAE of CausalCine Checkpoint Loader, or load "
@@ -137,8 +142,7 @@ def _stream_stock(stage: Any, latent: Tensor, device: torch.device, dtype: torch
 
     Its 0.33 version is only exact when no call but the first and the very last has a single frame.
     """
-    from comfy.ldm.wan import vae as wan
-
+    wan = comfy.ldm.wan.vae
     slots = getattr(wan, "count_cache_layers", None) or wan.count_conv3d
     cache: list[Any] = [None] * slots(stage.decoder)
     for piece in (latent[:, :, :1], *latent[:, :, 1:].split(2, 2)):

@@ -13,38 +13,11 @@ from causalcine_core.pipeline import Pipeline
 from causalcine_core.sampling import Recipe
 from causalcine_core.vae import VAEConfig, WanVAE
 
-WORDS = tuple(
-    [
-        "a",
-        "the",
-        "red",
-        "blue",
-        "robot",
-        "cat",
-        "with",
-        "yellow",
-        "scarf",
-        "walks",
-        "through",
-        "snowy",
-        "forest",
-        "in",
-        "morning",
-        "sits",
-        "on",
-        "beach",
-        "at",
-        "sunset",
-        "waves",
-        "jumps",
-        "close",
-        "shot",
-        "wide",
-        "night",
-        ".",
-        ",",
-    ]
+VOCABULARY = (
+    "a the red blue robot cat with yellow scarf walks through snowy forest in morning sits on beach at sunset waves "
+    "jumps close shot wide night . ,"
 )
+WORDS = tuple(VOCABULARY.split())
 
 
 def random_checkpoint(path: Path, *, seed: int = 0, vocabulary: tuple[str, ...] = WORDS, **recipe: object) -> Path:

@@ -86,7 +86,7 @@ class Run:
         return [*out.get("images", []), *out.get("video", [])]
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818
     """The server refused a prompt; `answer` is its JSON."""
 
     def __init__(self, answer: dict[str, Any]):
@@ -123,7 +123,9 @@ class Server:
             *arguments,
         ]
         with self.log.open("wb") as log:
-            environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+            environment = (
+                {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+            )
             self.process = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=cwd or main.parent,

@@ -20,15 +20,15 @@ def difference(server: Server, graph: dict) -> list[float]:
     return [float(value) for value in text]
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 6, 18])
+@pytest.mark.parametrize("frames", [1, 2, 3, 7])
 def test_streaming_decode_is_whole_decode(server: Server, frames: int) -> None:
     largest, _, _, count = difference(server, compared(node("TestLatent", frames=frames, size=12, batch=1), *OURS))
     assert largest < 1 / 255 and count == 4 * frames - 3
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("frames", [1, 2, 5, 6])
 def test_streaming_decode_of_wan_is_comfyuis(server: Server, frames: int) -> None:
-    largest, _, _, count = difference(server, compared(node("TestLatent", frames=frames, size=4, batch=1), *WAN))
+    largest, _, _, count = difference(server, compared(node("TestLatent", frames=frames, size=2, batch=1), *WAN))
     assert largest < 1 / 255 and count == 4 * frames - 3
 
 
@@ -38,7 +38,7 @@ def test_a_batch_is_decoded_film_by_film(server: Server) -> None:
 
 
 def test_stock_tiled_decode_gives_all_frames(server: Server) -> None:
-    graph = compared(node("TestLatent", frames=18, size=12, batch=1), *OURS, **TILES)
+    graph = compared(node("TestLatent", frames=18, size=8, batch=1), *OURS, **TILES)
     *_, count = difference(server, graph)
     assert count == 69
 

@@ -91,6 +91,27 @@ def test_cancel_stops_within_one_step_and_the_next_job_runs(server: Server) -> N
         assert client.finish(client.queue(film(seed=11))).status == "success"
 
 
+def test_a_recipe_changes_how_a_film_is_made(server: Server) -> None:
+    graph = film(story="a red robot walks", seconds=2)
+    keep = {
+        "family": "as the model",
+        "shift": 0.0,
+        "sampler": "as the model",
+        "guidance": -1.0,
+        "window": -1,
+        "top_k": -1,
+    }
+    graph["6"] = node("CausalCineRecipe", model=["1", 0], chunk=1, steps=1, negative="a cat", **keep)
+    graph["3"]["inputs"]["model"] = ["6", 0]
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert run.of("progress") and max(d["max"] for d in run.of("progress") if d["node"] == "3") == 9, "one step a chunk"
+    assert frames_of(server, run, "4") == 33
+    graph["6"]["inputs"]["sampler"] = "zzz"
+    with pytest.raises((Refused, AssertionError)):
+        assert server.run(graph).status == "success"
+
+
 def test_a_seed_changes_the_film_and_brings_it_back(server: Server) -> None:
     """C28."""
     films = []

@@ -143,11 +143,13 @@ def test_loading_the_pack_replaces_nothing_of_comfyui(main: Path, tmp_path: Path
 import asyncio, sys, types
 sys.argv = [sys.argv[0], "--cpu"]
 import comfy.options; comfy.options.enable_args_parsing()
+import utils.extra_config  # first, as main.py does: comfy/utils.py would take its name
 import nodes, execution, latent_preview, folder_paths, server, comfy.sd, comfy.samplers, comfy.sample, comfy.model_base
+theirs = "comfy comfy_api comfy_execution nodes execution latent_preview folder_paths server".split()
 def identities():
     out = {{}}
     for name, module in list(sys.modules.items()):
-        if name.split(".")[0] in ("comfy", "comfy_api", "comfy_execution", "nodes", "execution", "latent_preview", "folder_paths", "server"):
+        if name.split(".")[0] in theirs:
             for key, value in list(vars(module).items()):
                 if isinstance(value, (types.FunctionType, type)):
                     out[name, key] = id(value)

@@ -85,6 +85,27 @@ def test_no_leftovers(server: Server) -> None:
     assert len(list((server.base / "output/left").iterdir())) == 1
 
 
+def test_a_cancelled_save_leaves_nothing_behind(server: Server) -> None:
+    with server.client() as client:
+        run = client.queue(saved("cancelled/film", frames=5000))
+        for kind, data in client.listen(run, timeout=120):
+            if kind == "progress" and data["value"] > 20:
+                server.post("/interrupt", {})
+        assert run.events[-1][0] == "execution_interrupted"
+    assert list((server.base / "output/cancelled").iterdir()) == []
+
+
+def test_the_video_is_one_for_other_nodes(server: Server) -> None:
+    graph = film(seed=35)
+    graph["6"] = node("GetVideoComponents", video=["4", 0])
+    graph["7"] = node("CausalCineStreamingDecode", samples=["3", 0], vae=["1", 2])
+    graph["8"] = node("TestCompareImages", a=["6", 0], b=["7", 0])
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    _, mean, _, count = (float(value) for value in run.history["outputs"]["8"]["text"])
+    assert count == 33 and mean < 8 / 255
+
+
 def test_the_file_is_one_that_players_play(server: Server) -> None:
     """C43: H.264, yuv420p, avc1, an exact number of frames, and the workflow inside. `test_page` plays it."""
     run = server.run(film(seed=31), extra_data={"extra_pnginfo": {"workflow": {"nodes": [], "é": "=;#\\\n"}}})

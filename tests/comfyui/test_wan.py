@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
 import pytest
 
 from .graphs import node
-from .server import Server
+from .server import PACK, Server, python_of
 
 
 @pytest.fixture
@@ -70,9 +72,44 @@ def test_text_of_another_model_is_named(server: Server, graph: dict[str, Any]) -
     assert "4096" in server.run(graph).error
 
 
+@pytest.mark.parametrize("kernel", ["flash", "efficient", "cudnn", "math"])
+def test_every_attention_kernel_gives_the_film(server: Server, graph: dict[str, Any], kernel: str) -> None:
+    graph[find(graph, "CausalCineModelLoader")]["inputs"]["attention"] = kernel
+    graph[find(graph, "CausalCineSampler")]["inputs"]["steps"] = 1
+    run = server.run(graph)
+    assert run.status == "success", run.error
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp8_e4m3fn"])
 def test_weights_of_every_kind_run_on_a_cpu(server: Server, graph: dict[str, Any], dtype: str) -> None:
     graph[find(graph, "CausalCineModelLoader")]["inputs"]["dtype"] = dtype
     graph[find(graph, "CausalCineSampler")]["inputs"]["steps"] = 1
     run = server.run(graph)
     assert run.status == "success", run.error
+
+
+def test_a_stock_network_in_bf16_is_adopted(main: Path) -> None:
+    """As on a GPU: no cast on the fly, and one layer in float32."""
+    code = f"""
+import sys
+sys.argv = [sys.argv[0], "--cpu"]
+import comfy.options; comfy.options.enable_args_parsing()
+import torch, comfy.ops
+from comfy.ldm.wan.model import WanModel
+sys.path.insert(0, {str(PACK)!r})
+from causalcine_core.memory import MemorySettings
+from causalcine_core.sampling import Network, Recipe, begin, rollout
+from causalcine_core.story import Story, plan
+kind = dict(dtype=torch.bfloat16, device="cpu", operations=comfy.ops.disable_weight_init)
+net = WanModel(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64, **kind)
+for parameter in net.parameters():
+    torch.nn.init.normal_(parameter, std=0.02)
+network = Network(net, 2, 2, 128, 16, torch.device("cpu"), torch.bfloat16)
+state = begin(network, Recipe(steps=2), MemorySettings(), size=(4, 4), seed=1)
+with torch.inference_mode():
+    chunks = plan(Story.parse("a film")).chunks
+    chunk = next(rollout(network, chunks, lambda shot: torch.zeros(1, 8, 64), state, size=(4, 4)))
+print("finite", bool(chunk.latent.isfinite().all()))
+"""
+    done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
+    assert "finite True" in done.stdout, done.stderr[-3000:]

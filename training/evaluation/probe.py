@@ -281,7 +281,10 @@ def train(pictures: Pictures, *, steps: int, batch: int = 64, rate: float = 3e-3
     """A probe after `steps` batches of augmented pictures; the rate warms up, then falls to zero."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        probe = Probe().to(memory_format=torch.channels_last)  # twice as fast on a CPU, with bfloat16
+        probe = Probe()
+    for parameter in probe.parameters():  # with bfloat16, twice as fast on a CPU
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / steps))

@@ -1,7 +1,18 @@
 """Nodes that only the tests use, loaded by the server under test."""
 
+import latent_preview
 import torch
 from comfy_api.latest import ComfyExtension, io
+
+
+class PickyPreviewer:
+    """What packs with animated previews put in the place of ComfyUI's: it does not know a film's latents."""
+
+    def decode_latent_to_preview_image(self, preview_format, x0):
+        raise ValueError(f"expected 4 dimensions, got {x0.ndim}")
+
+
+latent_preview.get_previewer = lambda *args, **kwargs: PickyPreviewer()
 
 
 class FakeTextEncoder:

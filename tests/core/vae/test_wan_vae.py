@@ -26,8 +26,17 @@ from causalcine_core.vae import wan as wan_module
 from causalcine_core.vae.checkpoint import vae_from_weights
 
 SMALL_WAN = VAEConfig(dim=4, z_dim=16, num_res_blocks=2)  # Wan2.1's four stages, thin
-SMALL_NANO = VAEConfig(dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2)
-CONFIGS = {"wan2.1": SMALL_WAN, "nano": SMALL_NANO}
+SMALL_PATCHED = VAEConfig(dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2)
+SMALL_NANO = VAEConfig(
+    dim=4,
+    dim_mult=(2, 3, 4),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+    spatial_downsample=(False, False),
+    patch_size=8,
+)
+CONFIGS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED, "nano": SMALL_NANO}
+IN_DIFFUSERS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED}  # which always halves rows and columns with frames
 
 
 @pytest.fixture(params=CONFIGS)
@@ -35,8 +44,10 @@ def config(request) -> VAEConfig:
     return CONFIGS[request.param]
 
 
-@pytest.fixture
-def reference(config) -> AutoencoderKLWan:
+@pytest.fixture(params=IN_DIFFUSERS)
+def reference(request) -> AutoencoderKLWan:
+    """diffusers' VAE with random weights; `.ours` is the config that ours must find in them."""
+    config = IN_DIFFUSERS[request.param]
     torch.manual_seed(0)
     model = AutoencoderKLWan(
         base_dim=config.dim,
@@ -52,6 +63,7 @@ def reference(config) -> AutoencoderKLWan:
         for name, parameter in model.named_parameters():
             if name.endswith("gamma"):
                 parameter.uniform_(0.5, 1.5)
+    model.ours = config
     return model.double().eval().requires_grad_(False)
 
 
@@ -79,9 +91,9 @@ def decode_in_pieces(vae: WanVAE, latent: torch.Tensor, lengths: list[int]) -> t
     return torch.cat(videos, dim=2)
 
 
-def test_encode_and_decode_equal_diffusers(config, reference):
+def test_encode_and_decode_equal_diffusers(reference):
     vae = vae_from_weights(reference.state_dict())
-    assert vae.config == config
+    assert vae.config == reference.ours
     video, latent = film(13), latents(4)
     mean, logvar, _ = vae.encode_moments(video)
     expected = reference.encode(video).latent_dist
@@ -163,16 +175,21 @@ def test_a_state_of_the_other_direction_is_refused(vae):
 
 
 @pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
-def test_load_reads_original_comfyui_and_diffusers_layouts(vae, reference, tmp_path, prefix):
-    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "diffusers.safetensors"
-    extra = {"model.diffusion_model.blocks.0.weight": torch.zeros(1)} if prefix else {}
-    save_file({prefix + name: tensor for name, tensor in vae.state_dict().items()} | extra, ours)
-    save_file({prefix + name: tensor for name, tensor in reference.state_dict().items()} | extra, theirs)
-    video = film(5)
-    assert torch.equal(load_vae(ours).encode(video)[0], vae.encode(video)[0])
-    torch.testing.assert_close(
-        load_vae(theirs).encode(video)[0], reference.encode(video).latent_dist.mean, atol=1e-5, rtol=1e-5
-    )
+def test_load_reads_original_and_comfyui_layouts(vae, tmp_path, prefix):
+    path = tmp_path / "vae.safetensors"
+    other = {"model.diffusion_model.blocks.0.weight": torch.zeros(1)} if prefix else {}
+    save_file({prefix + name: tensor for name, tensor in vae.state_dict().items()} | other, path)
+    loaded = load_vae(path)
+    assert loaded.config == vae.config
+    assert torch.equal(loaded.encode(film(5))[0], vae.encode(film(5))[0])
+
+
+@pytest.mark.parametrize("prefix", ["", "vae."])
+def test_load_reads_diffusers_layout(reference, tmp_path, prefix):
+    path = tmp_path / "diffusers.safetensors"
+    save_file({prefix + name: tensor for name, tensor in reference.state_dict().items()}, path)
+    expected = reference.encode(film(5)).latent_dist.mean
+    torch.testing.assert_close(load_vae(path).encode(film(5))[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_save_and_load_keep_the_weights(vae, tmp_path):

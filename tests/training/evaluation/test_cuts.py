@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from causalcine_core.errors import InputError
 from causalcine_core.video import VideoWriter
-from training.data.world import make_film
+from training.data.world import make_film, make_still
 from training.evaluation import cuts
 from training.evaluation.cuts import asked_cuts, cut_scores, cuts_from_scores, find_cuts
 
@@ -33,17 +34,16 @@ def two_shots() -> np.ndarray:
 
 
 def stills(count: int, length: int) -> np.ndarray:
-    """`count` shots of `length` frames, each a picture of its own with a drifting disc, dark and light by turns."""
-    rng = np.random.default_rng(5)
-    y, x = np.mgrid[0:27, 0:48]
-    out = []
-    for i in range(count):
-        top, bottom, disc = rng.integers(0, 100, (3, 3)) + 150 * (i % 2)
-        cx, cy, r = rng.integers(8, 40), rng.integers(6, 21), rng.integers(4, 10)
-        for t in range(length):
-            picture = np.where((y < 14)[..., None], top, bottom)
-            picture = np.where(((x - cx - t * 0.3) ** 2 + (y - cy) ** 2 < r * r)[..., None], disc, picture)
-            out.append(picture.astype(np.uint8))
+    """`count` shots of `length` frames: pictures of the world under a slow pan, neighbours in other places and times."""
+    out: list[np.ndarray] = []
+    seed, last = 40_000_000, None
+    while len(out) < count * length:
+        picture, _, shot = make_still(seed)
+        seed += 1
+        if last is None or (shot.setting != last.setting and shot.time != last.time):
+            small = np.asarray(Image.fromarray(picture).resize((54, 27)))
+            out += [small[:, t // 2 : t // 2 + 48] for t in range(length)]
+            last = shot
     return np.stack(out)
 
 

@@ -1,0 +1,146 @@
+"""The real page in headless Chromium: templates by mouse, no red node, the film plays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .server import PACK, Server
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+TEMPLATES = ("five_shots", "shot_by_shot", "wan_1_3b")
+ERRORS = """() => [
+  ...Object.keys(app.lastNodeErrors ?? {}),
+  ...(app.lastExecutionError ? [app.lastExecutionError.exception_message] : []),
+  ...app.graph.nodes.filter((node) => node.has_errors).map((node) => node.type),
+]"""
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as play:
+        try:
+            running = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    """The page as a new user finds it: the template dialog is open."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(server.url)
+    page.wait_for_function("window.app?.extensionManager && window.app.graph", timeout=180_000)
+    yield page
+    page.close()
+
+
+def open_template(page: Any, name: str) -> None:
+    category = page.get_by_text("CausalCine", exact=True).last
+    if not category.is_visible():
+        page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    category.wait_for(timeout=60_000)
+    category.click()
+    page.get_by_text(name, exact=False).first.click(timeout=60_000)
+    page.wait_for_function("app.graph.nodes.some((node) => node.type.startsWith('CausalCine'))", timeout=60_000)
+    page.wait_for_timeout(500)
+
+
+def press_run(page: Any, server: Server, seconds: float = 600) -> dict[str, Any]:
+    """Press Run and wait for the end; the history entry."""
+    before = set(server.get("/history"))
+    page.get_by_role("button", name="Run").first.click()
+    deadline = time.monotonic() + seconds
+    while not (new := set(server.get("/history")) - before):
+        assert time.monotonic() < deadline
+        assert not page.evaluate(ERRORS)
+        page.wait_for_timeout(500)
+    page.wait_for_timeout(1000)
+    (key,) = new
+    return server.get("/history")[key]
+
+
+def stand_in(page: Any, checkpoint: str) -> None:
+    page.evaluate(
+        """(name) => { for (const node of app.graph.nodes)
+             if (node.type === "CausalCineCheckpointLoader") node.widgets[0].value = name; }""",
+        checkpoint,
+    )
+
+
+def test_template_a_takes_two_clicks(page: Any, server: Server, nano: str) -> None:
+    open_template(page, "five_shots")
+    shown = page.evaluate("app.graph.nodes.map((node) => (node.widgets ?? []).filter((w) => !w.hidden).length)")
+    assert len(shown) <= 5 and sum(shown) <= 12
+    stand_in(page, nano)
+    done = press_run(page, server)
+    assert done["status"]["status_str"] == "success"
+    assert page.evaluate(ERRORS) == []
+    (film,) = [
+        file for out in done["outputs"].values() for file in out.get("images", []) if file["filename"].endswith("mp4")
+    ]
+    plays = page.evaluate(
+        """async (url) => {
+          const video = document.createElement("video"); video.muted = true; video.src = url;
+          await new Promise((ok, no) => { video.onloadeddata = ok; video.onerror = () => no(video.error.message); });
+          video.currentTime = video.duration - 0.5;
+          await new Promise((ok) => { video.onseeked = ok; });
+          return [video.duration, video.videoWidth, video.videoHeight, video.currentTime]; }""",
+        f"/view?filename={film['filename']}&subfolder={film['subfolder']}&type={film['type']}",
+    )
+    duration, width, height, at = plays
+    assert duration == pytest.approx(237 / 16, abs=0.2) and (width, height) == (96, 96)
+    assert at == pytest.approx(duration - 0.5, abs=0.1), "C43: it seeks to the last second"
+    assert page.locator("video").count() >= 1, "the film is shown on its node"
+
+
+def test_template_b_runs_without_a_red_node(page: Any, server: Server) -> None:
+    open_template(page, "shot_by_shot")
+    stand_in(page, "random.safetensors")
+    assert press_run(page, server)["status"]["status_str"] == "success"
+    assert page.evaluate(ERRORS) == []
+
+
+def test_template_c_opens_without_a_red_node_where_its_files_are(page: Any) -> None:
+    open_template(page, "wan_1_3b")
+    assert page.evaluate(ERRORS) == []
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_in_both_forms_are_the_same_graph(page: Any, name: str) -> None:
+    flow = json.loads((PACK / f"workflows/{name}.json").read_text(encoding="utf-8"))
+    twin = json.loads((PACK / f"workflows/api/{name}.json").read_text(encoding="utf-8"))
+    page.evaluate("async (flow) => { await app.loadGraphData(flow) }", flow)
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    assert {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()} == {
+        key: (node["class_type"], node["inputs"]) for key, node in twin.items()
+    }
+
+
+def test_the_seed_of_a_new_sampler_is_fixed(page: Any) -> None:
+    value = page.evaluate(
+        """() => { const node = LiteGraph.createNode("CausalCineSampler"); app.graph.add(node);
+             return node.widgets.find((widget) => widget.name === "control_after_generate").value; }"""
+    )
+    assert value == "fixed"
+
+
+def test_the_page_loads_without_errors_of_ours(browser: Any, server: Server) -> None:
+    page, said = browser.new_page(), []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.goto(server.url)
+    page.wait_for_function("window.app?.extensionManager && window.app.graph", timeout=180_000)
+    loaded = page.evaluate("app.extensions.map((extension) => extension.name)")
+    assert "CausalCine.FixedSeed" in loaded
+    assert not [text for text in said if "causalcine" in text.lower()]
+    page.close()

@@ -1,0 +1,193 @@
+"""The quality run: what it counts, that it goes on where it stopped, and the arithmetic of its figures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from causalcine_core import Pipeline, Story
+from causalcine_core.errors import InputError
+from causalcine_core.memory import MemorySettings
+from causalcine_core.sampling import Recipe
+from training.data.world import make_film
+from training.evaluation import publish, quality
+from training.evaluation.probe import Probe, save_probe
+from training.evaluation.quality import (
+    cut_figures,
+    figures,
+    generate,
+    is_recalled,
+    look_hits,
+    main,
+    quarter,
+    read_film,
+    without_memory,
+)
+
+SMALL = Recipe(steps=1, width=32, height=32, window=1, top_k=2, guidance=2.0)
+
+
+@pytest.fixture
+def pipe() -> Pipeline:
+    torch.set_num_threads(1)
+    return Pipeline.random(recipe=SMALL, vocabulary=("a", "cat", "[character1]"))
+
+
+@pytest.fixture
+def readers(tmp_path, monkeypatch, pipe):
+    """An untrained probe, a cut reader that costs nothing, and the random pipeline under the name nano."""
+    torch.manual_seed(0)
+    path = tmp_path / "probe.safetensors"
+    save_probe(Probe().eval(), path, {"command": "test"})
+    monkeypatch.setattr(quality, "PROBE", path)
+    monkeypatch.setattr(quality, "find_cuts", lambda frames: [45])
+    monkeypatch.setattr(quality.Pipeline, "from_pretrained", lambda *args, **kwargs: pipe)
+    return path
+
+
+def shot(**changes) -> dict:
+    one = {"by_name": False, "recalled": False, "gap": 0, "kind": True, "colour": True, "mark": True}
+    return {"setting": True, "time": True, "frames": [0, 45], "cast": [one | changes]}
+
+
+def result(*shots: dict, **changes) -> dict:
+    return {"frames": 180, "cuts": {"asked": [45], "found": [45]}, "shots": list(shots)} | changes
+
+
+def test_only_described_characters_count_as_described_and_only_far_ones_as_recalled():
+    films = [result(shot(), shot(by_name=True, kind=False), shot(by_name=True, recalled=True, colour=False))]
+    found = figures(films)
+    assert (found["kind"].mean, found["kind"].n) == (1.0, 1)
+    assert (found["by_name_colour"].mean, found["by_name_kind"].mean, found["by_name_kind"].n) == (0.0, 1.0, 1)
+    assert (found["setting"].mean, found["setting"].n) == (1.0, 3)
+    assert "by_name_colour_top_k_0" not in found
+
+
+def test_memory_is_compared_on_the_same_characters():
+    far = shot(by_name=True, recalled=True)
+    blind = shot(by_name=True, recalled=True, colour=False)
+    films = [result(shot(), far, shots_without_memory=[shot(), blind]), result(shot(), far)]
+    found = figures(films)
+    assert found["by_name_colour"].n == 2
+    assert (found["by_name_colour_top_k_0"].mean, found["by_name_colour_top_k_0"].n) == (0.0, 1)
+    assert (found["by_name_colour_gain"].mean, found["by_name_kind_gain"].mean) == (1.0, 0.0)
+
+
+def test_cut_figures_are_means_over_films():
+    found = cut_figures([([45], [45]), ([], [45]), ([46], [45])])
+    assert found["cut_f1"].mean == pytest.approx(2 / 3)
+    assert found["cut_precision"].mean == pytest.approx(2 / 3)
+    assert found["cut_offset"].mean == pytest.approx(0.5)
+
+
+def test_quarters_hold_their_own_shots_and_cuts():
+    shots = [shot() | {"frames": list(frames)} for frames in ((0, 44), (44, 100), (100, 130), (130, 180))]
+    whole = result(*shots, cuts={"asked": [44, 100, 130], "found": [44, 139]})
+    first, last = quarter(whole, 0), quarter(whole, 3)
+    assert [s["frames"] for s in first["shots"]] == [[0, 44]]
+    assert [s["frames"] for s in last["shots"]] == [[130, 180]]
+    assert first["cuts"] == {"asked": [44], "found": [44]}
+    assert last["cuts"] == {"asked": [], "found": [139]}
+    parts = [quarter(whole, i) for i in range(4)]
+    assert sum(len(p["shots"]) for p in parts) == 4
+
+
+def test_recall_begins_where_the_window_ends():
+    film = next(f for f in map(make_film, range(60_000_000, 60_001_000)) if is_recalled(f, 36))
+    far = [s for s in film.shots if any(a.name_only and a.gap >= 36 for a in s.cast)]
+    assert is_recalled(film, 36) == [s.index for s in far]
+    assert is_recalled(film, 10_000) == []
+
+
+def test_without_memory_the_film_is_the_same_until_routing_begins(pipe):
+    film = make_film(60_000_003, 6.0, size=(32, 32))
+    frames, state, fork = generate(pipe, film, seed=3)
+    assert fork is not None
+    assert len(frames) == state.frames == film.frames
+    plain = without_memory(pipe, fork, frames, film.frames)
+    assert plain.shape == frames.shape
+    assert np.array_equal(plain[: fork.frames], frames[: fork.frames])
+    whole = pipe.stream(Story.from_dict(film.story()), seed=3, memory=MemorySettings(top_k=0))
+    assert np.array_equal(plain, np.concatenate([chunk.frames for chunk in whole]))
+    assert not np.array_equal(plain, frames)
+
+
+def test_shots_beyond_the_frames_are_not_read():
+    torch.manual_seed(0)
+    probe = Probe().eval().requires_grad_(False)
+    film = make_film(60_000_003, 6.0, size=(32, 32))
+    ranges = [(s.first, s.end) for s in film.shots]
+    part = read_film(probe, film, ranges, film.render(0, film.shots[0].end), 36)
+    assert len(part) == 1
+    assert part[0]["frames"] == list(ranges[0])
+
+
+def test_a_run_writes_its_report_and_resumes(tmp_path, readers, monkeypatch, capsys):
+    out = tmp_path / "run"
+    arguments = ["--out", str(out), "--stories", "2", "--long", "1", "--seconds-long", "15"]
+    assert main(arguments) == 0
+    report = json.loads((out / "quality.json").read_text())
+    assert report["stories"] == 2
+    assert report["seeds"] == [50_000_000, 50_000_001]
+    assert report["figures"]["setting"].keys() == {"mean", "low", "high", "n", "ceiling"}
+    assert report["long"]["films"] == 1
+    assert report["long"]["first_quarter"]["cut_f1"]["n"] == 1
+    assert set(report["long"]["flicker"]) == {"chunk", "window"}
+    assert (out / "quality_sheet.jpg").stat().st_size > 10_000
+    assert "| setting |" in (out / "quality.md").read_text()
+
+    def never(*args):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(quality, "generate", never)
+    monkeypatch.setattr(quality, "round_trip", never)
+    assert main(arguments) == 0
+    again = json.loads((out / "quality.json").read_text())
+    assert again == report
+    assert main(["--out", str(out), "--stories", "2", "--steps", "3"]) == 2
+    assert "another model or other settings" in capsys.readouterr().err
+
+
+def test_parts_together_are_the_whole(tmp_path, readers, monkeypatch):
+    common = ["--stories", "2", "--long", "0", "--ceilings", str(tmp_path / "ceilings")]
+    for part in ("0/2", "1/2"):
+        assert main(["--out", str(tmp_path / "parts"), "--part", part, *common]) == 0
+    assert sorted(p.name for p in (tmp_path / "parts" / "films").iterdir()) == ["50000000.json", "50000001.json"]
+    assert not (tmp_path / "parts" / "quality.json").exists()
+
+
+@pytest.mark.parametrize("bad", [["--stories", "0"], ["--part", "2/2"], ["--part", "x"]])
+def test_bad_arguments_are_one_sentence(tmp_path, readers, bad, capsys):
+    assert main(["--out", str(tmp_path / "x"), *bad]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_publishing_fills_the_page_between_its_marks(tmp_path, readers):
+    out, docs = tmp_path / "run", tmp_path / "docs"
+    docs.mkdir()
+    (docs / "quality.md").write_text(f"before\n{publish.BEGIN}\nold\n{publish.END}\nafter\n")
+    assert main(["--out", str(out), "--stories", "1", "--long", "0"]) == 0
+    report = json.loads((out / "quality.json").read_text())
+    made = json.loads((out / "films/50000000.json").read_text())
+    sheet = publish.quality_sheet(out, [make_film(50_000_000, size=(32, 32))], [made])
+    publish.publish(report, sheet, docs)
+    text = (docs / "quality.md").read_text()
+    assert text.startswith(f"before\n{publish.BEGIN}\n1 unseen stories")
+    assert text.endswith(f"{publish.END}\nafter\n")
+    assert "old" not in text
+    assert (docs / "images" / "quality_sheet.jpg").is_file()
+    (docs / "quality.md").write_text("nothing to fill")
+    with pytest.raises(InputError, match="must hold the lines"):
+        publish.publish(report, sheet, docs)
+
+
+def test_the_page_in_the_repository_has_its_marks():
+    text = (publish.DOCS / "quality.md").read_text(encoding="utf-8")
+    assert text.count(publish.BEGIN) == text.count(publish.END) == 1
+
+
+def test_no_figure_is_written_for_nothing():
+    assert look_hits([[shot()]], lambda one: one["recalled"]) == {"kind": [[]], "colour": [[]], "mark": [[]]}

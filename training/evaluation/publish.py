@@ -1,0 +1,145 @@
+"""The quality report as people read it: tables in Markdown and a page of contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from causalcine_core.errors import InputError
+from causalcine_core.video import CARD, DIM, GROUND, INK, fit_text, font
+from training.data.world import Film
+
+DOCS = Path(__file__).parents[2] / "docs"
+BEGIN, END = "<!-- quality: written by training.evaluation.quality -->", "<!-- end of quality -->"
+
+_ROWS = {  # figure: what it is called, the floor and the goal
+    "cut_f1": ("cuts, F1 within 2 frames", 0.85, 0.97),
+    "cut_precision": ("cuts, precision", None, None),
+    "cut_recall": ("cuts, recall", None, None),
+    "setting": ("setting", 0.95, 0.98),
+    "time": ("time of day", None, None),
+    "colour": ("colour", 0.90, 0.95),
+    "kind": ("kind of character", 0.80, 0.95),
+    "mark": ("mark", None, None),
+    "kind_alone": ("kind, alone in the shot", None, None),
+    "kind_of_two": ("kind, one of two", None, None),
+    "colour_alone": ("colour, alone in the shot", None, None),
+    "colour_of_two": ("colour, one of two", None, None),
+}
+_RECALL = {"colour": 0.6, "kind": None, "mark": None}  # floors; the goal is 0.9 for colour and kind
+
+
+def tables(quality: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    figures, recipe = quality["figures"], quality["recipe"]
+    out = [
+        f"{quality['stories']} unseen stories of 15 s (world seeds {_span(quality['seeds'])}), "
+        f"{recipe['steps']} steps, guidance {recipe['guidance']:g}, window {recipe['window']}, top-k {recipe['top_k']}; "
+        f"model {quality['model']['name']} ({quality['model']['fingerprint']}), {quality['hardware']}, "
+        f"{quality['frames_per_second']} frames a second.",
+        "",
+        "| figure | mean | 95% interval | n | ceiling | floor / goal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (label, floor, goal) in _ROWS.items():
+        if name in figures:
+            f = figures[name]
+            aim = " / ".join(_number(x, 2) for x in (floor, goal)) if floor or goal else ""
+            out.append(
+                f"| {label} | {_number(f['mean'])} | {_interval(f)} | {f['n']} | {_number(f['ceiling'])} | {aim} |"
+            )
+    out += [
+        "",
+        "Called by name only, last seen before the local window:",
+        "",
+        f"| figure | routed (top-k {recipe['top_k']}) | without (top-k 0) | gain | n | ceiling | floor / goal |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, floor in _RECALL.items():
+        routed, plain, gain = (figures.get(f"by_name_{name}{end}") for end in ("", "_top_k_0", "_gain"))
+        if routed is None:
+            continue
+        aim = f"{_number(floor, 2)} / 0.90" if name != "mark" else ""
+        cells = [_both(routed), _both(plain), _both(gain), str(routed["n"]), _number(routed["ceiling"]), aim]
+        out.append(f"| {name} | {' | '.join(cells)} |")
+    if "long" in quality:
+        out += ["", *_long(quality["long"])]
+    return "\n".join(out) + "\n"
+
+
+def _long(long: dict[str, Any]) -> list[str]:
+    names = ("cut_f1", "setting", "time", "colour", "kind", "by_name_colour", "by_name_kind")
+    out = [
+        f"{long['films']} films of {long['seconds']:g} s (world seeds {_span(long['seeds'])}):",
+        "",
+        "| figure | first quarter | last quarter | ceilings |",
+        "|---|---|---|---|",
+    ]
+    for name in names:
+        first, last = (long[part].get(name) for part in ("first_quarter", "last_quarter"))
+        if first is None or last is None:
+            continue
+        label = _ROWS[name][0] if name in _ROWS else f"{name.removeprefix('by_name_')}, by name only"
+        ceilings = f"{_number(first['ceiling'])}, {_number(last['ceiling'])}"
+        out.append(f"| {label} | {_both(first)}, n {first['n']} | {_both(last)}, n {last['n']} | {ceilings} |")
+    for name, value in long.get("flicker", {}).items():
+        out.append(
+            f"| luma step at the start of a {name}, worst film / median | {value['worst']:.2f} | | {value['truth']:.2f} |"
+        )
+    return out
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    return f"{_number(figure['low'])} to {_number(figure['high'])}"
+
+
+def _both(figure: dict[str, Any] | None) -> str:
+    return "-" if figure is None or figure["mean"] is None else f"{_number(figure['mean'])} ({_interval(figure)})"
+
+
+def _span(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if seeds else "-"
+
+
+def quality_sheet(folder: Path, films: Sequence[Film], results: Sequence[dict[str, Any]]) -> Image.Image:
+    """The first stories, not picked: a row a story, the middle frame of every shot, its caption, and what the probe read."""
+    rows = [np.load(folder / "pictures" / f"{r['seed']}.npy") for r in results]
+    columns, cell, text, gap = max(len(row) for row in rows), 208, 104, 10
+    size = (gap + columns * (cell + gap), 54 + len(rows) * (cell + text + gap))
+    sheet = Image.new("RGB", size, GROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, 14), f"The first {len(rows)} unseen stories, not picked: middle frame of every shot", INK, font(20))
+    for i, (row, film, result) in enumerate(zip(rows, films, results, strict=True)):
+        y = 54 + i * (cell + text + gap)
+        for j, (picture, shot, seen) in enumerate(zip(row, film.shots, result["shots"], strict=True)):
+            x = gap + j * (cell + gap)
+            draw.rectangle((x, y, x + cell, y + cell + text), CARD)
+            sheet.paste(Image.fromarray(picture).resize((cell, cell), Image.Resampling.BICUBIC), (x, y))
+            draw.multiline_text(
+                (x + 6, y + cell + 5), fit_text(shot.caption, 12, cell - 12, 4), INK, font(12), spacing=3
+            )
+            right = seen["setting"] and seen["time"] and all(one["kind"] and one["colour"] for one in seen["cast"])
+            line = fit_text(("" if right else "✗ ") + seen["read"], 12, cell - 12, 2)
+            draw.multiline_text((x + 6, y + cell + 70), line, DIM if right else "#f4a259", font(12), spacing=3)
+    return sheet
+
+
+def publish(quality: dict[str, Any], sheet: Image.Image, docs: Path = DOCS) -> None:
+    """Write the tables between the marks of docs/quality.md, and the sheet beside it."""
+    page = docs / "quality.md"
+    text = page.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise InputError(f"{page} must hold the lines {BEGIN!r} and {END!r} once each")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{tables(quality)}{END}{after}", encoding="utf-8")
+    (docs / "images").mkdir(exist_ok=True)
+    sheet.save(docs / "images" / "quality_sheet.jpg", quality=88)
