@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.model import WanConfig, load_checkpoint
 from ..causalcine_core.model.checkpoint import PREFIXES, assign, infer_config, read_weights
+from ..causalcine_core.model.compact import expand
 from ..causalcine_core.pipeline import BUILT_IN
 from ..causalcine_core.sampling import Recipe
 from ..causalcine_core.text import NanoTextEncoder, TextConfig
@@ -56,12 +57,11 @@ class CausalCineCheckpointLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: str) -> bool | str:
-        return checked(lambda: find("checkpoints", checkpoint) if checkpoint != NANO else BUILT_IN["nano"])
+        return checked(lambda: _checkpoint(checkpoint))
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        path = BUILT_IN["nano"] if checkpoint == NANO else find("checkpoints", checkpoint)
-        return io.NodeOutput(*load_all(path, checkpoint))
+        return io.NodeOutput(*load_all(_checkpoint(checkpoint), checkpoint))
 
 
 class CausalCineModelLoader(io.ComfyNode):
@@ -109,6 +109,14 @@ class CausalCineModelLoader(io.ComfyNode):
         return io.NodeOutput(model.with_attachment(loaded, model.ATTENTION, attention))
 
 
+def _checkpoint(name: str) -> Path:
+    if name != NANO:
+        return find("checkpoints", name)
+    if not BUILT_IN["nano"].is_file():
+        raise InputError(f"the built-in model is missing from {BUILT_IN['nano'].parent}: install CausalCine again")
+    return BUILT_IN["nano"]
+
+
 def load_all(path: Path, name: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of an all-in-one file."""
     file = load_checkpoint(path)
@@ -121,7 +129,7 @@ def load_all(path: Path, name: str) -> tuple[Any, Any, Any]:
     )
     network.set_attachments(model.RECIPE, Recipe.from_dict(file.header["recipe"]))
     network.set_attachments(model.PREVIEW_VAE, decoder)
-    return network, clip.build(encoder.eval().requires_grad_(False)), decoder
+    return network, clip.build(encoder.float().eval().requires_grad_(False)), decoder
 
 
 def load_network(path: Path, dtype: torch.dtype | None = None) -> Any:
@@ -130,6 +138,7 @@ def load_network(path: Path, dtype: torch.dtype | None = None) -> Any:
     for prefix in PREFIXES:
         inner = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         weights = inner or weights
+    weights = expand(weights)
     card = json.loads(header.get("causalcine", "{}"))
     config = WanConfig.from_dict(card["model"]) if "model" in card else infer_config(weights, path.name)
     network = model.build(weights, config, f"checkpoint {path.name}", dtype=dtype, reload=(load_network, (path, dtype)))

@@ -32,6 +32,7 @@ from .data.world import make_film, make_still
 from .vae_start import start_linear
 
 HELD_OUT_SEED = 900_000_000  # seeds from here on are never trained on
+GROUP = 4  # pixel frames of one latent frame
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class Footage:
 
     @classmethod
     def render(cls, stills: int, films: int, clips_per_film: int, frames: int, first_seed: int) -> Footage:
-        """Renders stills, and clips from random places of films; every second clip holds a cut."""
+        """Renders stills, and clips from random places of films; every second clip holds a cut.
+
+        Clips begin at multiples of 4 frames, so that cuts fall between latent frames, as they do in every film.
+        """
         pictures = np.stack([make_still(first_seed + n)[0] for n in range(stills)])
         clips = []
         for seed in range(first_seed, first_seed + films):
@@ -96,7 +100,7 @@ class Footage:
             cuts = [shot.first for shot in film.shots[1:]]
             for n in range(clips_per_film):
                 start = rng.choice(cuts) - rng.randrange(1, frames) if cuts and n % 2 else rng.randrange(end)
-                start = max(0, min(start, end - frames))
+                start = max(0, min(start, end - frames)) // GROUP * GROUP
                 clips.append(np.asarray(film.render(start, start + frames)))
         return cls(torch.from_numpy(pictures), torch.from_numpy(np.stack(clips)))
 
@@ -114,11 +118,12 @@ class Footage:
     def batch(self, kind: str, count: int, crop: int, rng: random.Random) -> Tensor:
         """`[B 3 F crop crop]` in -1..1: random pictures, places, lengths and mirroring."""
         source = self.stills[:, None] if kind == "still" else self.clips
-        frames = 1 if kind == "still" else rng.choice(range(9, source.shape[1] + 1, 4))
+        frames = 1 if kind == "still" else rng.choice(range(9, source.shape[1] + 1, GROUP))
         out = []
         for _ in range(count):
             film = source[rng.randrange(len(source))]
-            t, y, x = (rng.randrange(size - part + 1) for size, part in zip(film.shape, (frames, crop, crop)))
+            t = rng.randrange(0, len(film) - frames + 1, GROUP)
+            y, x = (rng.randrange(size - crop + 1) for size in film.shape[1:3])
             piece = film[t : t + frames, y : y + crop, x : x + crop]
             out.append(piece.flip(2) if rng.random() < 0.5 else piece)
         return to_video(torch.stack(out))

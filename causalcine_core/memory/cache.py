@@ -8,6 +8,7 @@ table that holds its block is gone.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ class FrameStore:
     """
 
     def __init__(
-        self, layers: int, batch: int, frame_shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+        self, layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype, device: torch.device
     ):
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)

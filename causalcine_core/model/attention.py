@@ -45,10 +45,8 @@ def text_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention `[N, L, H, D]`. On a CPU in float32: its bfloat16 kernel runs backward many times slower."""
     dtype = q.dtype
-    parts = [x.transpose(1, 2) for x in (q, keys, values)]
     if q.device.type == "cpu":
-        with torch.autocast("cpu", enabled=False):
-            out = F.scaled_dot_product_attention(*(x.float() for x in parts), attn_mask=mask).to(dtype)
-    else:
-        out = F.scaled_dot_product_attention(*parts, attn_mask=mask)
-    return out.transpose(1, 2)
+        q, keys, values = q.float(), keys.float(), values.float()
+    with torch.autocast(q.device.type, enabled=False):
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
+    return out.transpose(1, 2).to(dtype)

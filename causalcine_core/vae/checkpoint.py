@@ -123,7 +123,9 @@ def infer_config(weights: Weights) -> VAEConfig:
             raise InputError(f"there is no tensor {name!r}, so it is no Wan VAE.")
     dim, image_channels = weights["encoder.conv1.weight"].shape[:2]
 
-    blocks, widths, temporal, spatial = [0], [0], [], []  # per stage, walking down the encoder
+    blocks, widths = [0], [0]  # per stage, walking down the encoder
+    temporal: list[bool] = []
+    spatial: list[bool] = []
     while True:
         prefix = f"encoder.downsamples.{sum(blocks) + len(temporal)}"
         if f"{prefix}.residual.6.weight" in weights:

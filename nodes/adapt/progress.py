@@ -19,7 +19,7 @@ from ...causalcine_core.sampling import StepInfo
 from ...causalcine_core.vae import denormalize
 from . import vae as vaes
 
-PREVIEW_EVERY = 0.3  # seconds
+PREVIEW_EVERY = 0.5  # seconds
 PREVIEW_SIZE = 512  # pixels; the server enlarges and shrinks to it
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from causalcine_core.model import CausalWanTransformer, WanConfig, save_checkpoint
+from causalcine_core.model.compact import compact
 from causalcine_core.pipeline import Pipeline
 from causalcine_core.sampling import Recipe
 from causalcine_core.vae import VAEConfig, WanVAE
@@ -31,7 +32,8 @@ def random_checkpoint(path: Path, *, seed: int = 0, vocabulary: tuple[str, ...] 
         "recipe": pipe.recipe.to_dict(),
         "card": {"name": "random"},
     }
-    save_checkpoint(path, header, model=net.state_dict(), text=pipe.text.state_dict(), vae=pipe.vae.state_dict())
+    parts = {"model": net.state_dict(), "text": pipe.text.state_dict(), "vae": pipe.vae.state_dict()}
+    save_checkpoint(path, header, **{name: compact(weights) for name, weights in parts.items()})  # as nano is shipped
     return path
 
 

@@ -1,6 +1,8 @@
 """Makes the pictures of the template browser by really running templates (a) and (b), and by opening (c).
 
-python -m tests.comfyui.previews            # needs a ComfyUI (COMFYUI_PATH), Chromium, and a trained nano
+python -m tests.comfyui.previews            # needs a ComfyUI (COMFYUI_PATH) and Chromium
+
+Without a trained nano, (a) and (b) show their graphs as (c) does.
 """
 
 from __future__ import annotations
@@ -14,19 +16,13 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
+from causalcine_core.pipeline import BUILT_IN
+
 from .server import PACK, Server, install, installations
 
 FOLDER = PACK / "workflows"
 CELL = 256
-FIT = """() => {
-  const nodes = app.graph.nodes, view = app.canvas.ds;
-  const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1])) - 40;
-  const width = Math.max(...nodes.map((n) => n.pos[0] + n.size[0])) - left;
-  const height = Math.max(...nodes.map((n) => n.pos[1] + n.size[1])) - top;
-  view.scale = Math.min(1150 / width, 700 / height);
-  view.offset = [-left + 90 / view.scale, -top + 110 / view.scale];
-  app.canvas.setDirty(true, true);
-}"""
+MARGIN = 60  # the title bar of a node lies above its position
 
 
 def run(server: Server, name: str) -> Image.Image:
@@ -54,21 +50,31 @@ def screenshot(server: Server, name: str) -> Image.Image:
     from playwright.sync_api import sync_playwright
 
     flow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    left, top = (min(node["pos"][i] for node in flow["nodes"]) - MARGIN for i in (0, 1))
+    width, height = (max(n["pos"][i] + n["size"][i] for n in flow["nodes"]) + MARGIN - (left, top)[i] for i in (0, 1))
     with sync_playwright() as play, tempfile.TemporaryDirectory() as folder:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page = browser.new_page(viewport={"width": width + 300, "height": height + 300})
         page.goto(server.url)
         page.wait_for_function("window.app?.extensionManager && window.app.graph", timeout=180_000)
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")
         page.evaluate("async (flow) => { await app.loadGraphData(flow) }", flow)
+        page.add_style_tag(content="[class*=minimap] { display: none !important }")
         page.wait_for_timeout(1500)
         page.keyboard.press("Escape")
-        page.evaluate(FIT)
+        corner = page.evaluate(
+            """([x, y]) => { const view = app.canvas.ds; view.scale = 1; view.offset = [100 - x, 100 - y];
+                 app.canvas.setDirty(true, true);
+                 const canvas = app.canvas.canvas.getBoundingClientRect(); return [canvas.x, canvas.y]; }""",
+            [left, top],
+        )
         page.wait_for_timeout(1500)
-        page.screenshot(path=f"{folder}/page.png", clip={"x": 70, "y": 85, "width": 1200, "height": 600})
+        place = {"x": 100 + corner[0], "y": 100 + corner[1], "width": width, "height": height}
+        page.screenshot(path=f"{folder}/page.png", clip=place)
         browser.close()
-        return Image.open(f"{folder}/page.png").convert("RGB").resize((768, 384), Image.Resampling.LANCZOS)
+        picture = Image.open(f"{folder}/page.png").convert("RGB")
+        return picture.resize((960, round(960 * height / width)), Image.Resampling.LANCZOS)
 
 
 def main() -> None:
@@ -84,9 +90,11 @@ def main() -> None:
             (base / "models" / kind / f"{name}.safetensors").touch()  # so that the page finds nothing missing
         server = Server(installations()[0], base)
         try:
-            for name in ("five_shots", "shot_by_shot"):
-                run(server, name).save(FOLDER / f"{name}.jpg", quality=88)
-            screenshot(server, "wan_1_3b").save(FOLDER / "wan_1_3b.jpg", quality=88)
+            for name in ("five_shots", "shot_by_shot", "wan_1_3b"):
+                trained = BUILT_IN["nano"].exists() and name != "wan_1_3b"
+                picture = run(server, name) if trained else screenshot(server, name)
+                picture.save(FOLDER / f"{name}.jpg", quality=88)
+                print(f"{name}.jpg: {'a film of nano' if trained else 'the graph'}")
         finally:
             server.close()
 

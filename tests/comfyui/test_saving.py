@@ -103,7 +103,7 @@ def test_the_video_is_one_for_other_nodes(server: Server) -> None:
     run = server.run(graph)
     assert run.status == "success", run.error
     _, mean, _, count = (float(value) for value in run.history["outputs"]["8"]["text"])
-    assert count == 33 and mean < 8 / 255
+    assert count == 33 and mean < 0.1, "random pictures lose most of their colour noise in 4:2:0"
 
 
 def test_the_file_is_one_that_players_play(server: Server) -> None:

@@ -198,30 +198,44 @@ class Pictures:
     count: Tensor
 
 
-def training_pictures(stills: int, clips: int, vae: WanVAE | None) -> Pictures:
-    """Stills of every look, place and framing, and frames out of films in motion; with a VAE, after its round trip."""
-    frames: list[Frames] = []
-    truths: list[Shot] = []
-    batch: list[Frames] = []
+@dataclass
+class Drawings:
+    """Pictures as the world draws them, with their shots: stills, and clips of 21 frames in motion."""
+
+    stills: list[Frames]
+    clips: list[Frames]
+    truths: list[Shot]  # of the stills, then of the clips
+
+
+def draw(stills: int, clips: int) -> Drawings:
+    """Stills of every look, place and framing, and clips out of films."""
+    out = Drawings([], [], [])
     for i in range(stills):
         picture, _, shot = make_still(STILL_SEED + i, (SIZE, SIZE))
-        truths.append(shot)
-        batch.append(picture)
-        if len(batch) == 32 or i == stills - 1:
-            frames += _stills_round_trip(vae, batch)
-            batch = []
+        out.stills.append(picture)
+        out.truths.append(shot)
         if (i + 1) % 1000 == 0:
             print(f"{i + 1} stills", flush=True)
     for i in range(clips):
         film = make_film(FILM_SEED + i, size=(SIZE, SIZE))
         shot = film.shots[i % len(film.shots)]
         first = shot.first + i % (shot.frames - 21)
-        clip = film.render(first, first + 21)
-        clip = clip if vae is None else round_trip(vae, clip)
-        frames += list(clip[4::4])
-        truths += [shot] * 5
+        out.clips.append(film.render(first, first + 21))
+        out.truths.append(shot)
         if (i + 1) % 100 == 0:
             print(f"{i + 1} clips", flush=True)
+    return out
+
+
+def training_pictures(drawings: Drawings, vae: WanVAE | None) -> Pictures:
+    """What the probe learns from: all stills and every fourth frame of a clip; with a VAE, after its round trip."""
+    frames = [
+        picture for i in range(0, len(drawings.stills), 32) for picture in _decoded(vae, drawings.stills[i : i + 32])
+    ]
+    for clip in drawings.clips:
+        frames += list((clip if vae is None else round_trip(vae, clip))[4::4])
+    still, moving = drawings.truths[: len(drawings.stills)], drawings.truths[len(drawings.stills) :]
+    truths = still + [shot for shot in moving for _ in range(5)]
     labels = {
         "setting": torch.tensor([SETTINGS.index(s.setting) for s in truths]),
         "time": torch.tensor([TIMES.index(s.time) for s in truths]),
@@ -233,7 +247,7 @@ def training_pictures(stills: int, clips: int, vae: WanVAE | None) -> Pictures:
 
 
 @torch.no_grad()
-def _stills_round_trip(vae: WanVAE | None, batch: list[Frames]) -> list[Frames]:
+def _decoded(vae: WanVAE | None, batch: list[Frames]) -> list[Frames]:
     if vae is None:
         return batch
     video = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
@@ -350,9 +364,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--vae", type=Path, help="VAE whose round trip the frames take; without it they are left as drawn"
     )
     parser.add_argument("--out", type=Path, default=ASSET, help="the probe's file")
-    parser.add_argument("--stills", type=int, default=10_000)
-    parser.add_argument("--clips", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--stills", type=int, default=8_000)
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--films", type=int, default=40, help="unseen films to check it on")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
@@ -363,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(check(load_probe(args.out), films, vae), indent=2))
         return
     began = time.process_time()
-    pictures = training_pictures(args.stills, args.clips, vae)
+    pictures = training_pictures(draw(args.stills, args.clips), vae)
     print(f"{len(pictures.frames)} pictures, cpu {time.process_time() - began:.0f} s", flush=True)
     probe = train(pictures, steps=args.steps)
     card = {

@@ -127,7 +127,7 @@ def quality_sheet(folder: Path, films: Sequence[Film], results: Sequence[dict[st
                 (x + 6, y + cell + 5), fit_text(shot.caption, 12, cell - 12, 4), INK, font(12), spacing=3
             )
             right = seen["setting"] and seen["time"] and all(one["kind"] and one["colour"] for one in seen["cast"])
-            line = fit_text(("" if right else "✗ ") + seen["read"], 12, cell - 12, 2)
+            line = fit_text("read: " + seen["read"], 12, cell - 12, 2)
             draw.multiline_text((x + 6, y + cell + 70), line, DIM if right else "#f4a259", font(12), spacing=3)
     return sheet
 

@@ -156,6 +156,17 @@ def test_the_command_line_accepts_a_film_whose_cuts_are_there(tmp_path, two_shot
     assert "F1 1.000" in out
 
 
+def test_a_file_is_read_like_its_frames(tmp_path, two_shots):
+    """C46: levels are not scaled twice on the way through an mp4."""
+    video, _ = write(tmp_path, two_shots, [45])
+    assert find_cuts(video) == find_cuts(two_shots)
+    direct = np.stack(list(cuts._thumbnails(two_shots))).astype(float)
+    through = np.stack(list(cuts._thumbnails(video))).astype(float)
+    assert through.shape == direct.shape
+    for measure in (np.mean, np.min, np.max):
+        assert abs(measure(direct) - measure(through)) <= (2 if measure is np.mean else 8)
+
+
 def test_the_command_line_fails_loudly_where_cuts_are_missing(tmp_path, two_shots, capsys):
     video, report = write(tmp_path, two_shots[:45], [21])
     assert cuts.main([str(video), "--report", str(report)]) == 1

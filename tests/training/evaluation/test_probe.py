@@ -104,7 +104,7 @@ def test_two_characters_may_stand_either_way_round_but_not_swap_parts():
 
 
 def test_training_pictures_carry_the_truth_and_a_step_learns():
-    pictures = probes.training_pictures(24, 2, None)
+    pictures = probes.training_pictures(probes.draw(24, 2), None)
     assert pictures.frames.shape == (34, 96, 96, 3)
     assert pictures.labels["kind"].shape == (34, 2)
     assert set(pictures.count.tolist()) <= {1, 2}
