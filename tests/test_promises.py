@@ -236,7 +236,7 @@ def test_promise_8_same_seed_same_video(chunk, first, sampler, guidance):
     half = run(fresh(**changes), chunks[:2], texts, **kwargs)[-1].state
     assert torch.equal(run(half, chunks[2:], texts, **kwargs)[-1].state.film(), whole)
 
-    class Cancelled(Exception):
+    class Cancelled(Exception):  # noqa: N818
         pass
 
     def cancel(info):

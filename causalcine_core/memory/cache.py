@@ -24,9 +24,7 @@ class FrameStore:
     per layer and branch. Row `slot * batch + b` of a slab is branch `b` of that slot.
     """
 
-    def __init__(
-        self, layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype, device: torch.device
-    ):
+    def __init__(self, layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype, device: torch.device):
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)
         self.capacity = 0

@@ -20,7 +20,6 @@ from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .state import ChunkRecord, State
 
-
 TextLayers = tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -115,9 +114,7 @@ def rollout(
 
 
 @torch.no_grad()
-def _text_layers(
-    network: Network, recipe: Recipe, text: Tensor, negative: Tensor | None
-) -> TextLayers:
+def _text_layers(network: Network, recipe: Recipe, text: Tensor, negative: Tensor | None) -> TextLayers:
     if recipe.guidance != 1:
         if negative is None:
             raise InputError(f"guidance is {recipe.guidance:g}: a guided rollout needs the text of the negative prompt")

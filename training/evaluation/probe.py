@@ -291,11 +291,15 @@ def loss(probe: Probe, pictures: Tensor, labels: dict[str, Tensor], count: Tenso
     return total
 
 
-def train(pictures: Pictures, *, steps: int, batch: int = 64, rate: float = 3e-3, seed: int = 0) -> Probe:
-    """A probe after `steps` batches of augmented pictures; the rate warms up, then falls to zero."""
+def train(
+    pictures: Pictures, *, steps: int, start: Probe | None = None, batch: int = 64, rate: float = 3e-3, seed: int = 0
+) -> Probe:
+    """A probe after `steps` batches of augmented pictures, from `start` or anew; the rate warms up, then falls to zero."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         probe = Probe()
+    if start is not None:
+        probe.load_state_dict(start.state_dict())
     for parameter in probe.parameters():  # with bfloat16, twice as fast on a CPU
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -364,6 +368,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--vae", type=Path, help="VAE whose round trip the frames take; without it they are left as drawn"
     )
     parser.add_argument("--out", type=Path, default=ASSET, help="the probe's file")
+    parser.add_argument("--start", type=Path, help="a probe to go on from, such as one of frames as drawn")
     parser.add_argument("--stills", type=int, default=8_000)
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--steps", type=int, default=1200)
@@ -379,10 +384,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.process_time()
     pictures = training_pictures(draw(args.stills, args.clips), vae)
     print(f"{len(pictures.frames)} pictures, cpu {time.process_time() - began:.0f} s", flush=True)
-    probe = train(pictures, steps=args.steps)
+    start = None if args.start is None else load_probe(args.start)
+    probe = train(pictures, steps=args.steps, start=start, rate=3e-3 if start is None else 1e-3)
     card = {
         "command": f"python -m training.evaluation.probe train --stills {args.stills} --clips {args.clips} --steps {args.steps}",
         "vae": args.vae is not None,
+        "start": None if args.start is None else probe_card(args.start),
         "cpu_seconds": round(time.process_time() - began),
     }
     save_probe(probe, args.out, card)
