@@ -16,15 +16,12 @@ from .loaders import checked
 
 ShotsType = io.Custom("CAUSALCINE_SHOTS")
 
-EXAMPLE = """A red robot with a yellow scarf walks through a snowy forest in the morning.
+EXAMPLE = """medium shot from the front: [character1], a red cat with dark stripes, waves on a sandy beach at sunset.
 
-The red robot waves, close shot.
+wide shot: [character1] walks to the right on a city street at night.
 
-A blue cat sits on a beach at sunset.
-
-The blue cat jumps, wide shot.
-
-The red robot walks through the snowy forest at night."""
+close shot: [character1] dances in a deep forest on a sunny day."""
+EXAMPLE_SHOT = EXAMPLE.split("\n", 1)[0]
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ class CausalCineShot(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    default="A red robot walks through a snowy forest in the morning.",
+                    default=EXAMPLE_SHOT,
                     dynamic_prompts=False,
                     tooltip="What is seen in this shot.",
                 ),
