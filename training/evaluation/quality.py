@@ -30,7 +30,6 @@ from causalcine_core import Pipeline, Story
 from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
 from causalcine_core.sampling import State
-from causalcine_core.vae import WanVAE
 from training.data.world import Film, make_film
 
 from . import publish
@@ -93,10 +92,6 @@ def read_film(probe: Probe, film: Film, ranges: Sequence[tuple[int, int]], frame
     return out
 
 
-def cut_result(frames: Frames, ranges: Sequence[tuple[int, int]]) -> Result:
-    return {"asked": [first for first, _ in ranges[1:]], "found": find_cuts(frames)}
-
-
 def is_recalled(film: Film, window: int) -> list[int]:
     """The shots in which somebody is called by name only after a gap beyond the window."""
     return [s.index for s in film.shots if any(a.name_only and a.gap >= window for a in s.cast)]
@@ -136,13 +131,7 @@ class Run:
         made = time.perf_counter() - began
         ranges = [shot.frames for shot in state.shots]
         began = time.perf_counter()
-        result: Result = {"seed": seed, "frames": len(frames), "cuts": cut_result(frames, ranges)}
-        result["shots"] = read_film(self.probe, film, ranges, frames, self.window)
-        if long and len(frames) >= 2 * self.window:
-            recipe, stride = self.pipe.recipe, self.pipe.vae.config.temporal_stride
-            chunk, first = recipe.chunk * stride, 1 + (recipe.first_chunk - 1) * stride
-            found = flicker(frames, result["cuts"]["asked"], chunk=chunk, first=first, window=recipe.window)
-            result["flicker"] = {"chunk": found.chunk, "window": found.window}
+        result = self._read(film, ranges, frames, long)
         recalled = is_recalled(film, self.window)
         reading = time.perf_counter() - began
         extra = 0.0
@@ -165,12 +154,19 @@ class Run:
         film = self.film(seed, seconds)
         ranges = [(shot.first, shot.end) for shot in film.shots]
         frames = round_trip(self.pipe.vae, film.render())
-        result: Result = {"seed": seed, "frames": len(frames), "cuts": cut_result(frames, ranges)}
+        result = self._read(film, ranges, frames, long)
+        _write(path, result)
+        return result
+
+    def _read(self, film: Film, ranges: Sequence[tuple[int, int]], frames: Frames, long: bool) -> Result:
+        cuts = [first for first, _ in ranges[1:]]
+        result: Result = {"seed": film.seed, "frames": len(frames), "cuts": {"asked": cuts, "found": find_cuts(frames)}}
         result["shots"] = read_film(self.probe, film, ranges, frames, self.window)
         if long and len(frames) >= 2 * self.window:
-            found = flicker(frames, result["cuts"]["asked"], window=self.pipe.recipe.window)
+            recipe, stride = self.pipe.recipe, self.pipe.vae.config.temporal_stride
+            chunk, first = recipe.chunk * stride, 1 + (recipe.first_chunk - 1) * stride
+            found = flicker(frames, cuts, chunk=chunk, first=first, window=recipe.window)
             result["flicker"] = {"chunk": found.chunk, "window": found.window}
-        _write(path, result)
         return result
 
     def _keep_pictures(self, film: Film, ranges: Sequence[tuple[int, int]], frames: Frames, seed: int) -> None:
@@ -296,10 +292,14 @@ def _write(path: Path, data: Any) -> None:
     os.replace(partial, path)
 
 
-def readers_print(vae: WanVAE, probe_file: Path) -> str:
-    """Ten hex digits that change with the VAE or the probe."""
+def readers_print(pipe: Pipeline, probe_file: Path) -> str:
+    """Ten hex digits that change with whatever a ceiling depends on: probe, VAE, window, size and rate of the films."""
+    recipe = pipe.recipe
     digest = hashlib.sha256(probe_file.read_bytes())
-    for name, tensor in sorted(vae.state_dict().items()):
+    digest.update(
+        str((recipe.window, recipe.chunk, recipe.first_chunk, recipe.width, recipe.height, recipe.fps)).encode()
+    )
+    for name, tensor in sorted(pipe.vae.state_dict().items()):
         digest.update(name.encode() + tensor.float().numpy().tobytes())
     return digest.hexdigest()[:10]
 
@@ -308,7 +308,7 @@ def open_run(pipe: Pipeline, probe_file: Path, out: Path, ceilings: Path | None,
     """A run in its folder. InputError if the folder holds the results of another model or other settings."""
     probe = load_probe(probe_file)
     pipe.recipe = replace(pipe.recipe, **settings)
-    readers = readers_print(pipe.vae, probe_file)
+    readers = readers_print(pipe, probe_file)
     what = {"model": pipe.network.fingerprint, "recipe": pipe.recipe.to_dict(), "readers": readers}
     path = out / "run.json"
     if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(what)):

@@ -34,17 +34,18 @@ def two_shots() -> np.ndarray:
 
 
 def stills(count: int, length: int) -> np.ndarray:
-    """`count` shots of `length` frames: pictures of the world under a slow pan, neighbours in other places and times."""
-    out: list[np.ndarray] = []
+    """`count` shots of `length` frames: 40 pictures of the world by turns, under a slow pan, neighbours in other places
+    and times of day."""
+    pictures: list[np.ndarray] = []
     seed, last = 40_000_000, None
-    while len(out) < count * length:
+    while len(pictures) < min(count, 40):
         picture, _, shot = make_still(seed)
         seed += 1
         if last is None or (shot.setting != last.setting and shot.time != last.time):
-            small = np.asarray(Image.fromarray(picture).resize((54, 27)))
-            out += [small[:, t // 2 : t // 2 + 48] for t in range(length)]
+            pictures.append(np.asarray(Image.fromarray(picture).resize((54, 27))))
             last = shot
-    return np.stack(out)
+    turns = (pictures[i % len(pictures)] for i in range(count))
+    return np.stack([picture[:, t // 2 : t // 2 + 48] for picture in turns for t in range(length)])
 
 
 def test_a_known_cut_is_found_on_its_frame(two_shots):

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from causalcine_core.vae import VAEConfig, WanVAE, normalize
-
-training = pytest.importorskip("training.vae")
-start = pytest.importorskip("training.vae_start")
+from training import vae as training
+from training import vae_start as start
 
 
 @pytest.fixture
