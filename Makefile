@@ -16,7 +16,7 @@ install: .venv/installed
 
 demo: install
 	mkdir -p output
-	$(BIN)/causalcine generate examples/five_shots.json -o output/demo.mp4
+	$(BIN)/causalcine generate stories/five_shots.json -o output/demo.mp4
 	$(BIN)/python -m training.evaluation.cuts output/demo.mp4 --report output/demo.json
 
 test: install

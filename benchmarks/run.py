@@ -25,7 +25,7 @@ from causalcine_core import Pipeline, State, Story
 from causalcine_core.sampling import Chunk
 
 MARKS = (10, 100, 400)
-STORY = Path(__file__).parents[1] / "examples" / "five_shots.json"
+STORY = Path(__file__).parents[1] / "stories" / "five_shots.json"
 GROUPS = {
     "matmul": ("aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution", "aten::slow_conv3d_forward"),
     "attention": (
