@@ -33,7 +33,7 @@ def route(query: Tensor, descriptors: Tensor, k: int, eligible: Tensor | None = 
     batch, chunks = query.shape[:2]
     frames = descriptors.shape[1]
     taken = min(k, frames)
-    scores = torch.einsum("brhd,bthd->brt", query.float(), descriptors.float())
+    scores = query.flatten(2).float() @ descriptors.flatten(2).float().mT  # the sum over heads of their dot products
     if eligible is not None:
         scores = scores.masked_fill(~eligible, float("-inf"))
     best = scores.topk(taken, -1)
