@@ -26,6 +26,7 @@ from torch import Tensor
 
 from causalcine_core.story import Story
 from causalcine_core.vae import WanVAE, load_vae, normalize
+from training.data.grammar import NAMES, mentions
 from training.data.world import Film, make_film, make_still
 
 CHUNK = 3
@@ -167,6 +168,59 @@ def clip(shards: Shards, rng: random.Random, length: int, name_only_weight: floa
     earlier = [n for n in range(start) if n not in chosen]
     chosen |= set(rng.sample(earlier, min(len(earlier), length - len(chosen))))
     return _gather(shards, i, sorted(chosen), name_only_weight)
+
+
+class Reunions:
+    """Samples of recall out of stills: somebody is described in one frame and called by name only in another.
+
+    Any two stills whose characters look alike can be such a pair once the names in their captions are made to agree,
+    so 40,000 stills give more meetings than a run can see, and none can be learned by heart.
+    """
+
+    def __init__(self, stills: Shards):
+        self.stills = stills
+        self._alike: dict[tuple[str, str, str], list[int]] = {}
+        self._read = 0
+
+    def refresh(self) -> None:
+        for i in range(self._read, len(self.stills)):
+            for mention in mentions(self._prompt(i)):
+                self._alike.setdefault(mention.looks, []).append(i)
+        self._read = len(self.stills)
+
+    def draw(self, rng: random.Random, length: int, name_only_weight: float) -> Sample:
+        """`length` chunks of one frame. The last calls everybody by name; each of them was described in one of the
+        others, which come in any order and are filled up with strangers."""
+        target = rng.randrange(self._read)
+        cast = mentions(self._prompt(target))
+        called = {m.looks: name for m, name in zip(cast, rng.sample(NAMES, len(cast)), strict=True)}
+        before = [rng.choice(self._alike[looks]) for looks in called]
+        while len(before) < length - 1:
+            stranger = rng.randrange(self._read)
+            if len({m.looks for m in mentions(self._prompt(stranger))} - set(called)) <= len(NAMES) - len(called):
+                before.append(stranger)
+        rng.shuffle(before)
+        last = self._renamed(target, called, rng)
+        for mention in mentions(last):
+            last = last.replace(mention.text, "", 1)
+        return Sample(
+            _normal(torch.cat([self.stills.latents[i] for i in (*before, target)], 1)),
+            (1,) * length,
+            (*(self._renamed(i, called, rng) for i in before), last),
+            (1.0,) * (length - 1) + (name_only_weight,),
+        )
+
+    def _prompt(self, i: int) -> str:
+        return self.stills.records[i]["shots"][0]["prompt"]
+
+    def _renamed(self, i: int, called: dict[tuple[str, str, str], str], rng: random.Random) -> str:
+        """A caption with the names that belong to these looks; everybody else takes one of the names that are left."""
+        prompt = self._prompt(i)
+        free = [name for name in NAMES if name not in called.values()]
+        for mention in mentions(prompt):
+            name = called.get(mention.looks) or free.pop(rng.randrange(len(free)))
+            prompt = prompt.replace(mention.name + mention.text, name.upper() + mention.text, 1)
+        return prompt.replace("[CHARACTER", "[character")
 
 
 def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:

@@ -31,7 +31,7 @@ from causalcine_core.text import NanoTextEncoder, TextConfig
 
 from . import dataset
 from .data.world import CAPTION_VOCABULARY
-from .dataset import Sample, Shards
+from .dataset import Reunions, Sample, Shards
 
 HOME = Path.home() / "causalcine-train"  # outside the tree: shards and run states are large
 
@@ -66,7 +66,7 @@ class TrainRecipe:
     top_k: int = 5
     name_only_weight: float = 2.0
     precision: str = "auto"
-    batch: dict[str, int] = field(default_factory=lambda: {"still": 48, "clip": 6, "film": 1})
+    batch: dict[str, int] = field(default_factory=lambda: {"still": 48, "reunion": 18, "clip": 6, "film": 1})
     curriculum: tuple[Phase, ...] = ()
     save_every: float = 120
     log_every: int = 50
@@ -192,6 +192,8 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.seen: dict[str, int] = {}
         self.stills, self.films = Shards(data, "stills"), Shards(data, "films")
+        self.reunions = Reunions(self.stills)
+        self.reunions.refresh()
         self.path = work / "state.pt"
         if self.path.exists():
             self._resume()
@@ -203,17 +205,19 @@ class Trainer:
         return min(1.0, self.seconds / self.recipe.seconds)
 
     def run(self) -> None:
-        saved, losses = time.monotonic(), []
+        saved = time.monotonic()
+        losses: dict[str, list[float]] = {}
         while self.progress < 1:
             began = time.monotonic()
             kind, loss = self.train_step()
             self.seconds += time.monotonic() - began
-            losses.append(loss)
+            losses.setdefault(kind, []).append(loss)
             if self.step % self.recipe.log_every == 0:
-                self._log(kind, sum(losses) / len(losses), losses)
-                losses = []
+                self._log(losses)
+                losses = {}
                 self.stills.refresh()
                 self.films.refresh()
+                self.reunions.refresh()
             if time.monotonic() - saved > self.recipe.save_every:
                 self.save()
                 saved = time.monotonic()
@@ -226,7 +230,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
         kind = self._kind(rng)
         samples = self._samples(kind, rng)
-        window = {"still": 0, "clip": recipe.clip_window, "film": recipe.window}[kind]
+        window = {"still": 0, "film": recipe.window}.get(kind, recipe.clip_window)
         settings = MemorySettings(window, recipe.top_k)
         noise = torch.randn(len(samples), *samples[0].latents.shape, generator=generator)
         levels = draw_levels(len(samples), recipe.shift, generator)
@@ -251,7 +255,11 @@ class Trainer:
         return kind, losses.mean().item()
 
     def _kind(self, rng: random.Random) -> str:
-        mix = {k: share for k, share in self.recipe.phase(self.progress).mix.items() if k == "still" or len(self.films)}
+        mix = {
+            k: share
+            for k, share in self.recipe.phase(self.progress).mix.items()
+            if k in ("still", "reunion") or len(self.films)
+        }
         return rng.choices(list(mix), list(mix.values()))[0] if mix else "still"
 
     def _samples(self, kind: str, rng: random.Random) -> list[Sample]:
@@ -260,6 +268,8 @@ class Trainer:
         if kind == "still":
             sources = [shards for shards in (self.stills, self.films) if len(shards)]
             return [dataset.still(rng.choice(sources), rng) for _ in range(count)]
+        if kind == "reunion":
+            return [self.reunions.draw(rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
         if kind == "clip":
             return [dataset.clip(self.films, rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
         return [dataset.film(self.films, rng, recipe.name_only_weight) for _ in range(count)]
@@ -271,12 +281,11 @@ class Trainer:
         ours: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(theirs, ours, 1 - decay)
 
-    def _log(self, kind: str, mean: float, losses: list[float]) -> None:
+    def _log(self, losses: dict[str, list[float]]) -> None:
         entry = {
             "step": self.step,
             "seconds": round(self.seconds),
-            "loss": round(mean, 4),
-            "last": kind,
+            "loss": {kind: round(sum(some) / len(some), 4) for kind, some in sorted(losses.items())},
             "seen": self.seen,
             "stills": len(self.stills),
             "films": len(self.films),

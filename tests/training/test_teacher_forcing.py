@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.text import TextConfig
+from causalcine_core.vae import normalize
 from training import teacher_forcing
-from training.dataset import Sample, Shards, clip, film, still
+from training.data.grammar import mentions
+from training.dataset import Reunions, Sample, Shards, clip, film, still
 from training.teacher_forcing import Model, Phase, Trainer, TrainRecipe, draw_levels, packed_loss
 
 from ..helpers import TINY
@@ -32,10 +36,6 @@ def sample(chunks: int, seed: int = 0) -> Sample:
 
 @pytest.fixture
 def shards(tmp_path):
-    import json
-
-    from safetensors.torch import save_file
-
     shots = [
         {"prompt": "[character1], a red cat", "chunks": [0, 2], "names": ["[character1]"], "name_only": False},
         {"prompt": "a cat", "chunks": [2, 5], "names": [], "name_only": False},
@@ -103,6 +103,50 @@ def test_samples_show_what_they_name(shards):
     whole = film(films, random.Random(0), 2.0)
     assert whole.chunks == (3,) * 7
     assert still(films, random.Random(0)).latents.shape == (16, 1, 4, 4)
+
+
+CAPTIONS = (
+    "[character1], a red cat with stripes, sleeps by the sea at night, wide shot.",
+    "medium shot of [character3], a red cat with dark stripes, waving in the desert.",
+    "[character2], a blue bird, jumps and [character1], a green ghost wearing a hat, waves at night in the street, wide shot.",
+    "[character1], an orange robot, waves and [character2], a red cat with stripes, jumps in the kitchen by day, wide shot.",
+    "wide shot: [character1], a blue bird, hops and [character3], a green ghost in a tall black hat, sits in a meadow at dusk.",
+    "[character2], an orange robot, sleeps in a meadow by day, close up.",
+)
+
+
+@pytest.fixture
+def stills(tmp_path):
+    records = [{"shots": [{"prompt": c, "chunks": [0, 1], "names": [], "name_only": False}]} for c in CAPTIONS]
+    latents = torch.arange(float(len(CAPTIONS))).view(-1, 1, 1, 1, 1).expand(-1, 16, 1, 4, 4).half()
+    save_file(
+        {"latents": latents.contiguous()}, str(tmp_path / "stills-0.safetensors"), {"records": json.dumps(records)}
+    )
+    return Shards(tmp_path, "stills")
+
+
+def test_a_reunion_calls_by_name_whom_an_earlier_frame_described(stills):
+    """Whoever the last caption names without looks was described under that name before, looking as the frame shows."""
+    reunions = Reunions(stills)
+    reunions.refresh()
+    values = [float(latent.flatten()[0]) for latent in map(_first_of, range(len(CAPTIONS)), [stills] * len(CAPTIONS))]
+    for i in range(60):
+        made = reunions.draw(random.Random(i), 4, 3.0)
+        assert made.chunks == (1,) * 4
+        assert made.weights == (1.0, 1.0, 1.0, 3.0)
+        *before, last = made.prompts
+        assert not mentions(last)
+        shown = mentions(CAPTIONS[values.index(float(made.latents[0, 3, 0, 0]))])  # the truth behind the last frame
+        named = [f"[character{n}]" for n in "123" if f"[character{n}]" in last]
+        described = {m.name: m.looks for prompt in before for m in mentions(prompt) if m.name in named}
+        assert sorted(described.values()) == sorted(m.looks for m in shown)
+        for prompt in before:
+            assert len({m.name for m in mentions(prompt)}) == len(mentions(prompt))
+            assert all(m.looks == described[m.name] for m in mentions(prompt) if m.name in described)
+
+
+def _first_of(i, shards):
+    return normalize(shards.latents[i][None].float())[0, 0]
 
 
 def test_training_resumes_where_it_stopped(shards, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -95,6 +96,12 @@ LOOK_WORDS = frozenset(
         "wearing",
     ]
 )  # of these, only "green" (a meadow) and "tall" (trees) are said of places too
+_MARK_OF = {words: mark for mark, phrases in MARK_WORDS.items() for words in phrases}
+_DESCRIBED = re.compile(
+    r"(?P<name>\[character\d+\])(?P<text>, an? (?P<colour>{}) (?P<kind>{})(?: (?P<mark>{}))?,)".format(
+        *("|".join(map(re.escape, words)) for words in (COLOURS, KINDS, [w for w in _MARK_OF if w]))
+    )
+)
 _TOKEN = re.compile(r"\[character\d+\]|[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
 
 
@@ -111,6 +118,24 @@ def describe(who: Character, rng: np.random.Generator) -> str:
     """Name and looks: '[character1], a red cat with a crown'."""
     article = "an" if who.colour[0] in "aeiou" else "a"
     return f"{who.name}, {article} {who.colour} {who.kind} {_pick(rng, MARK_WORDS[who.mark])}".strip()
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A character described in a caption: its name, and its looks as (colour, kind, mark). `text` is what a later
+    caption leaves out when it calls the character by name only."""
+
+    name: str
+    looks: tuple[str, str, str]
+    text: str
+
+
+def mentions(caption: str) -> list[Mention]:
+    """The characters that a caption describes, in order; `describe` read backwards."""
+    return [
+        Mention(found["name"], (found["colour"], found["kind"], _MARK_OF[found["mark"] or ""]), found["text"])
+        for found in _DESCRIBED.finditer(caption)
+    ]
 
 
 def shot_caption(

@@ -10,6 +10,7 @@ import pytest
 
 from training.data.characters import draw_character, pose
 from training.data.film import FEET, HEIGHTS
+from training.data.grammar import mentions
 from training.data.light import LIGHTS
 from training.data.settings import Stage, View
 from training.data.world import (
@@ -251,3 +252,15 @@ def test_story_form():
     assert set(story) == {"global", "fps", "width", "height", "shots"}
     assert sum(shot["frames"] for shot in story["shots"]) == 237
     assert story == make_film(3).story()
+
+
+def test_looks_are_read_back_from_captions():
+    """`mentions` finds whom a caption describes, with colour, kind and mark, and nobody it calls by name only."""
+    for seed in SEEDS:
+        for shot in make_film(seed).shots:
+            described = [
+                (a.character.name, (a.character.colour, a.character.kind, a.character.mark))
+                for a in shot.cast
+                if not a.name_only
+            ]
+            assert [(m.name, m.looks) for m in mentions(shot.caption)] == described
