@@ -1,23 +1,31 @@
 """Noise levels, recipes, and the rollout."""
 
+from .families import FAMILIES, Choice, Family, choose_family, find_family
 from .recipe import SAMPLERS, Recipe
 from .rollout import Chunk, Network, StepInfo, begin, rollout
-from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels, shifted
+from .schedule import add_noise, chunk_generator, predict_clean, reshifted, sampling_levels, shifted, warped
 from .state import ChunkRecord, State
 
 __all__ = [
+    "FAMILIES",
     "SAMPLERS",
+    "Choice",
     "Chunk",
     "ChunkRecord",
+    "Family",
     "Network",
     "Recipe",
     "State",
     "StepInfo",
     "add_noise",
     "begin",
+    "choose_family",
     "chunk_generator",
+    "find_family",
     "predict_clean",
+    "reshifted",
     "rollout",
     "sampling_levels",
     "shifted",
+    "warped",
 ]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,10 +19,21 @@ def shifted(levels: Tensor, shift: float) -> Tensor:
     return shift * levels / (1 + (shift - 1) * levels)
 
 
-def sampling_levels(recipe: Recipe) -> Tensor:
-    """Levels `s` that a chunk passes, from noise to 0: float32 `[steps + 1]`."""
-    if recipe.levels is not None:
-        return torch.tensor([*recipe.levels, 0.0]) / 1000
+def warped(timesteps: Iterable[float], shift: float) -> tuple[float, ...]:
+    """Timesteps 0..1000 of an even schedule, as they are once it is shifted: 750 at shift 5 is 937.5."""
+    return tuple(1000 * shift * t / (1000 + (shift - 1) * t) for t in timesteps)
+
+
+def reshifted(timesteps: Iterable[float], shift: float, new: float) -> tuple[float, ...]:
+    """Timesteps that were shifted by `shift`, as they are at the shift `new`."""
+    return warped(timesteps, new / shift)
+
+
+def sampling_levels(recipe: Recipe, first: bool = False) -> Tensor:
+    """Levels `s` that a chunk passes, from noise to 0: float32 `[steps + 1]`. first: of the film's first chunk."""
+    levels = recipe.first_levels if first and recipe.first_levels is not None else recipe.levels
+    if levels is not None:
+        return torch.tensor([*levels, 0.0]) / 1000
     return shifted(torch.linspace(1, 0, recipe.steps + 1), recipe.shift)
 
 

@@ -28,24 +28,25 @@ class Progress:
 
     def __init__(self, vae: Any, latent_format: Any):
         self.vae, self.latent_format = vae, latent_format
-        self.chunks = self.done = 0
+        self.chunks = self.chunk = self.steps = 0
         self.shown = 0.0
 
     def begin(self, chunks: int, steps: int) -> None:
-        self.chunks = chunks
+        self.chunks, self.steps = chunks, steps
         self.bar = comfy.utils.ProgressBar(chunks * steps)
 
     def __call__(self, info: StepInfo) -> None:
         mm.throw_exception_if_processing_interrupted()
         if info.step == 1:
-            say(f"Shot {info.chunk.shot + 1}, chunk {self.done // info.steps + 1} of {self.chunks}")
-        self.done += 1
+            self.chunk += 1
+            say(f"Shot {info.chunk.shot + 1}, chunk {self.chunk} of {self.chunks}")
+        done = (self.chunk - 1) * self.steps + info.step * self.steps // info.steps  # a first chunk may have more
         now = time.monotonic()
         preview = None
         if info.step == info.steps or now - self.shown >= PREVIEW_EVERY:
             self.shown = now
             preview = ("JPEG", self.picture(info), PREVIEW_SIZE)
-        self.bar.update_absolute(self.done, self.chunks * info.steps, preview)
+        self.bar.update_absolute(done, self.chunks * self.steps, preview)
 
     def picture(self, info: StepInfo) -> Image.Image:
         """A frame of the chunk being made. It moves on from step to step, so that motion shows."""

@@ -1,0 +1,127 @@
+"""The table of families: its numbers, how a row is chosen, and a first chunk of more passes than the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from causalcine_core import InputError
+from causalcine_core.cut import Cut
+from causalcine_core.memory import MemorySettings
+from causalcine_core.model import PRESETS, WanConfig
+from causalcine_core.sampling import Recipe, begin, rollout, sampling_levels
+from causalcine_core.sampling.families import FAMILIES, choose_family, find_family
+from causalcine_core.sampling.schedule import reshifted, warped
+
+from ..helpers import network, planned, text, tiny_net, tiny_recipe
+
+FIVE_B = WanConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim=48, out_dim=48)
+
+
+def test_warped_steps_are_those_of_the_shifted_schedule():
+    assert warped((1000, 750, 500, 250), 5) == pytest.approx((1000, 937.5, 833.333, 625), abs=1e-3)
+    assert warped((1000, 740, 500, 260), 8) == pytest.approx((1000, 957.929, 888.889, 737.589), abs=1e-3)
+    assert reshifted(warped((1000, 750, 500), 5), 5, 8) == pytest.approx(warped((1000, 750, 500), 8))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.key)
+def test_every_row_is_whole(family):
+    recipe = family.recipe
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert Cut.parse(family.cut) is not None
+    assert find_family(family.key) is find_family(family.name.upper()) is find_family(family.label) is family
+    assert recipe.guidance != 1 or recipe.sampler == "renoise" or family.key == "longlive-2"
+    levels = sampling_levels(recipe)
+    assert levels[0] == 1 and levels[-1] == 0 and bool((levels.diff() < 0).all())
+
+
+def test_numbers_of_the_table():
+    row = {family.key: family.recipe for family in FAMILIES}
+    assert len(row) == len(FAMILIES)
+    four = pytest.approx((1000, 937.5, 833.333, 625), abs=1e-3)
+    assert row["self-forcing"].levels == row["longlive-1"].levels == row["reward-forcing"].levels == four
+    assert row["krea"].levels == (1000, 937, 833, 625)
+    assert row["shotstream"].shift == row["causvid"].shift == 8
+    assert row["rolling-forcing"].steps == 5
+    for key, steps in (("causal-forcing-2step", 2), ("causal-forcing-1step", 1)):
+        assert (row[key].chunk, row[key].steps, row[key].first_levels) == (1, steps, four)
+    five = row["longlive-2"]
+    assert (five.chunk, five.fps, five.width, five.height, five.sampler) == (8, 24, 1280, 704, "euler")
+
+
+@pytest.mark.parametrize(
+    ("key", "frames"),
+    [("self-forcing", 21), ("causal-forcing-frame", 21), ("longlive-1", 12), ("rolling-forcing", 21), ("memflow", 15)]
+    + [("reward-forcing", 9), ("krea", 6), ("longlive-2", 32), ("shotstream", 27)],
+)
+def test_a_chunk_sees_as_many_frames_as_in_training(key, frames):
+    recipe = find_family(key).recipe
+    assert recipe.sink + (recipe.window + 1) * recipe.chunk + recipe.top_k == frames
+
+
+@pytest.mark.parametrize(
+    ("config", "header", "name", "key", "why"),
+    [
+        (PRESETS["1.3b"], None, None, "self-forcing", "tell no family"),
+        (PRESETS["14b"], {}, "auto", "krea", "14B"),
+        (FIVE_B, None, None, "longlive-2", "48 latent channels"),
+        (PRESETS["1.3b"], None, "Causal-Forcing++ 2-step", "causal-forcing-2step", "chosen"),
+        (PRESETS["1.3b"], {"recipe": {"chunk": 1}}, "krea", "krea", "set aside"),
+    ],
+)
+def test_the_row_is_chosen_and_said_why(config, header, name, key, why):
+    choice = choose_family(config, header, name)
+    assert choice.family is find_family(key)
+    assert choice.recipe is choice.family.recipe
+    assert why in choice.reason and why in str(choice)
+
+
+def test_a_recipe_in_the_file_wins_over_the_table():
+    recipe = tiny_recipe(steps=7)
+    choice = choose_family(PRESETS["1.3b"], {"recipe": recipe.to_dict(), "family": "memflow"})
+    assert (choice.recipe, choice.family) == (recipe, find_family("memflow"))
+    assert "header" in choice.reason
+    assert choose_family(PRESETS["1.3b"], {"recipe": recipe.to_dict()}).family is None
+
+
+def test_an_unknown_family_names_those_there_are():
+    with pytest.raises(InputError, match="family is 'sora'.*self-forcing, causal-forcing"):
+        find_family("sora")
+
+
+def test_the_first_chunk_passes_its_own_levels():
+    recipe = tiny_recipe(sampler="renoise", levels=(1000, 500), first_levels=(1000, 900, 700, 400))
+    net = tiny_net()
+
+    def run(recipe):
+        state = begin(network(net), recipe, MemorySettings(), size=(4, 4), seed=3)
+        return list(rollout(network(net), planned(3), text, state, size=(4, 4), on_step=steps.append))
+
+    steps: list = []
+    chunks = run(recipe)
+    assert [(s.step, s.steps) for s in steps] == [(1, 4), (2, 4), (3, 4), (4, 4), (1, 2), (2, 2), (1, 2), (2, 2)]
+    plain = run(replace(recipe, first_levels=None))
+    as_many = run(replace(recipe, levels=recipe.first_levels, first_levels=None))
+    assert torch.equal(chunks[0].latent, as_many[0].latent)
+    assert not torch.equal(chunks[0].latent, plain[0].latent)
+    assert not torch.equal(chunks[1].latent, as_many[1].latent)
+
+
+@pytest.mark.parametrize(
+    ("levels", "says"),
+    [
+        ([], "first_levels is empty"),
+        ([500, 1000], "first_levels must fall"),
+        ([1000, 1000], "first_levels must fall"),
+        ([1001], "first_levels holds 1001"),
+        (["a"], "first_levels holds 'a'"),
+        ([True], "first_levels holds True"),
+        ("1000", "first_levels is '1000'"),
+        (1000, "first_levels is 1000"),
+    ],
+)
+def test_bad_first_levels_are_named(levels, says):
+    with pytest.raises(InputError, match=says):
+        tiny_recipe(first_levels=levels)
