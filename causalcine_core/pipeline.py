@@ -252,6 +252,9 @@ class Pipeline:
             start_chunk=state.chunks,
             start_shot=len(begun),
             seconds=recipe.seconds,
+            cut=recipe.cut,
+            phrase=recipe.cut_phrase,
+            before=state.records[-1].plan if state.records else None,
         )
         shots: tuple[PlannedShot, ...] = (*begun, *planned.shots)
         return replace(state, shots=shots, planned=planned.chunks)

@@ -13,12 +13,13 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from .cut import Cut
 from .errors import InputError
 
 MAX_SHOTS = 9_999
@@ -26,6 +27,8 @@ MAX_FRAMES = 1_000_000  # of one film: 17 hours at 16 fps
 MIN_SECONDS, MAX_SECONDS = 0.001, 86_400.0  # of one shot
 MIN_FPS, MAX_FPS = 1, 120
 MAX_SEED = 2**64 - 1
+MAX_BLEND = 1000  # chunks
+BLEND = 3  # chunks, where a soft cut names none
 MAX_PIXELS = 4096 * 2304
 MAX_BYTES = 32 * 2**20  # of a story file
 
@@ -35,7 +38,7 @@ SHOT_SYNTAX = (
     "lines of ---, numbers (Shot 1: ... Shot 2: ..., or 1) ... 2) ...), blank lines, or | in one paragraph"
 )
 
-_STORY_FIELDS = ("global", "fps", "width", "height", "seed", "negative", "shots")
+_STORY_FIELDS = ("global", "fps", "width", "height", "seed", "negative", "cut", "shots")
 _TAGGED_FIELDS = ("prompt", "shot_cut_frames", "num_frames", "fps", "width", "height", "seed", "negative")
 _SHOT_FIELDS = ("prompt", "seconds", "frames", "seed", "cut", "blend")
 
@@ -132,6 +135,9 @@ def join_prompt(global_prompt: str, prompt: str) -> str:
 class Shot:
     """One shot: its prompt and its length, in `seconds` or pixel `frames` (neither: the model's own).
 
+    cut: how it follows the shot before it (`cut.Cut`; None: as the story, then as the model). blend: chunks over which
+    the text goes over to this shot's, for a soft cut.
+
     The `Story` that holds it checks it, because the message names its place, `shots[2].seconds`.
     """
 
@@ -139,9 +145,12 @@ class Shot:
     seconds: float | None = None
     frames: int | None = None
     seed: int | None = None
+    cut: str | None = None
+    blend: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {"prompt": self.prompt, "seconds": self.seconds, "frames": self.frames, "seed": self.seed}
+        names = ("prompt", "seconds", "frames", "seed", "cut", "blend")
+        fields = {name: getattr(self, name) for name in names}
         return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -156,14 +165,19 @@ def _checked_shot(shot: object, name: str) -> Shot:
         _whole(shot.frames, f"{name}.frames", 1, MAX_FRAMES)
     if shot.seed is not None:
         check_seed(shot.seed, f"{name}.seed")
-    return Shot(_text(shot.prompt, f"{name}.prompt"), shot.seconds, shot.frames, shot.seed)
+    if shot.cut is not None:
+        Cut.parse(shot.cut, name=f"{name}.cut")
+    if shot.blend is not None:
+        _whole(shot.blend, f"{name}.blend", 0, MAX_BLEND)
+    return replace(shot, prompt=_text(shot.prompt, f"{name}.prompt"))
 
 
 @dataclass(frozen=True)
 class Story:
     """A film to make: shots in order, and what holds for all of them (None: as the checkpoint was trained).
 
-    `width` and `height` are pixels, `fps` frames per second (1 to 120), `seed` 0 to 2^64 - 1. `notes` are
+    `width` and `height` are pixels, `fps` frames per second (1 to 120), `seed` 0 to 2^64 - 1, `cut` how shots that name
+    no cut of their own follow one another. `notes` are
     sentences about how a text was read. Raises `InputError` for anything that cannot be used.
     """
 
@@ -174,6 +188,7 @@ class Story:
     height: int | None = None
     seed: int | None = None
     negative: str | None = None
+    cut: str | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -196,6 +211,11 @@ class Story:
                 _whole(getattr(self, name), name, 1, MAX_PIXELS)
         if self.seed is not None:
             check_seed(self.seed)
+        if self.cut is not None:
+            Cut.parse(self.cut)
+        for i, shot in enumerate(self.shots):
+            if shot.blend is not None and not Cut.parse(shot.cut or self.cut or "native").soft:
+                raise InputError(f'shots[{i}].blend belongs to a soft cut; add "cut": "soft", or leave it out')
 
     def prompt(self, index: int) -> str:
         """The text that the encoder gets for shot `index`: the global text, then the shot's own."""
@@ -209,7 +229,7 @@ class Story:
             "width": self.width,
             "height": self.height,
         }
-        fields |= {"seed": self.seed, "negative": self.negative}
+        fields |= {"seed": self.seed, "negative": self.negative, "cut": self.cut}
         known = {name: value for name, value in fields.items() if value is not None}
         return known | {"shots": [shot.to_dict() for shot in self.shots]}
 
@@ -319,7 +339,7 @@ def _only_known(data: dict[str, Any], known: Sequence[str], where: str) -> None:
 
 def _common(data: dict[str, Any]) -> dict[str, Any]:
     """The fields that hold for the whole film; JSON null means "not given"."""
-    names = {"global": "global_prompt"} | {name: name for name in ("fps", "width", "height", "seed", "negative")}
+    names = {"global": "global_prompt"} | {name: name for name in ("fps", "width", "height", "seed", "negative", "cut")}
     return {ours: data[name] for name, ours in names.items() if data.get(name) is not None}
 
 
@@ -329,11 +349,7 @@ def _shot_from_dict(item: object, name: str) -> Shot:
     _only_known(item, _SHOT_FIELDS, name)
     if "prompt" not in item:
         raise InputError(f'{name} has no "prompt"; every shot needs one')
-    if item.get("cut") not in (None, "native"):
-        raise InputError(f'{name}.cut can only be "native" in this version, got {_show(item["cut"])}')
-    if item.get("blend") is not None:
-        raise InputError(f"{name}.blend is not in this version yet; leave it out")
-    return Shot(item["prompt"], item.get("seconds"), item.get("frames"), item.get("seed"))
+    return Shot(**{field: item[field] for field in _SHOT_FIELDS if item.get(field) is not None or field == "prompt"})
 
 
 def _from_frame_keys(data: dict[str, Any]) -> Story:
@@ -494,17 +510,26 @@ class PlannedShot:
     frames: tuple[int, int]
     caption: str = ""
     seed: int | None = None
+    cut: str = "native"
 
 
 @dataclass(frozen=True)
 class PlannedChunk:
-    """A chunk on the film's timeline: ranges `[first, end)` in latent and in pixel frames of the whole
-    film."""
+    """A chunk on the film's timeline: ranges `[first, end)` in latent and in pixel frames of the whole film.
+
+    take: the chunk at which what it goes on from begins, its shot or, through soft cuts, an earlier one; cut: how that
+    began. text: shots whose texts it reads, with weights that add up to 1 (empty: its own). rewrite: the window is
+    written once more under this text first.
+    """
 
     index: int
     shot: int
     latents: tuple[int, int]
     frames: tuple[int, int]
+    take: int = 0
+    cut: str = "native"
+    text: tuple[tuple[int, float], ...] = ()
+    rewrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -561,22 +586,27 @@ def plan(
     start_chunk: int = 0,
     start_shot: int = 0,
     seconds: float = 3.0,
+    cut: str = "native",
+    phrase: str = "",
+    before: PlannedChunk | None = None,
 ) -> Plan:
     """Lays a story onto chunks, O(shots + chunks).
 
     `chunk` and `first_chunk` are latent frames, `fps` holds where the story names none, `seconds` is the
     length of shots that name none. A cut is the sum of all asked lengths so far, so that roundings do not add
     up; it goes to the nearest chunk end (a tie to the earlier) that leaves every shot at least one chunk.
-    With `start_chunk` and `start_shot` > 0 the story is appended to a film that has so many chunks and shots;
-    indices and ranges are the film's. A film of more than 1,000,000 frames is an `InputError`.
+    With `start_chunk` and `start_shot` > 0 the story is appended to a film that has so many chunks and shots, `before` being
+    its last chunk; indices and ranges are the film's. `cut` holds for shots that name none, `phrase` is what a cut with
+    `phrase` puts before the prompt. A film of more than 1,000,000 frames is an `InputError`.
     """
     line = Timeline(chunk, first_chunk, temporal_stride)
     _whole(start_chunk, "start_chunk", 0, MAX_FRAMES)
     _whole(start_shot, "start_shot", 0, MAX_FRAMES)
     _number(seconds, "seconds", MIN_SECONDS, MAX_SECONDS)
     rate = story.fps if story.fps is not None else check_fps(fps)
-    begin, cut, position = line.frames(start_chunk), start_chunk, Fraction(line.frames(start_chunk))
-    shots, chunks = [], []
+    begin, at, position = line.frames(start_chunk), start_chunk, Fraction(line.frames(start_chunk))
+    shots: list[PlannedShot] = []
+    chunks: list[PlannedChunk] = []
     for i, shot in enumerate(story.shots):
         # exact decimals: 23.976 is 2997/125 here, so that sums of any length stay exact
         position += shot.frames or Fraction(repr(shot.seconds or seconds)) * Fraction(repr(rate))
@@ -586,16 +616,39 @@ def plan(
                 f"shots[{i}] ends at frame {end:,}; a film may have at most {MAX_FRAMES:,} frames "
                 f"({MAX_FRAMES / rate / 3600:.1f} hours at {rate:g} fps)"
             )
-        last = max(cut + 1, line.nearest(end))
-        number = start_shot + i
-        chunks += [
-            PlannedChunk(n, number, (line.latents(n), line.latents(n + 1)), (line.frames(n), line.frames(n + 1)))
-            for n in range(cut, last)
-        ]
-        frames = (line.frames(cut), line.frames(last))
-        shots.append(PlannedShot(number, story.prompt(i), (begin, end), frames, shot.prompt, shot.seed))
-        begin, cut = end, last
+        last = max(at + 1, line.nearest(end))
+        named = shot.cut or story.cut or cut
+        how = Cut.parse(named)
+        previous = chunks[-1] if chunks else before
+        for n in range(at, last):
+            span = {"latents": (line.latents(n), line.latents(n + 1)), "frames": (line.frames(n), line.frames(n + 1))}
+            if how.soft and previous is not None:
+                texts = _blended(previous, start_shot + i, n - at, shot.blend, how)
+                take, begun = previous.take, previous.cut
+                chunks.append(
+                    PlannedChunk(
+                        n, start_shot + i, **span, take=take, cut=begun, text=texts, rewrite=how.rewrite and n == at
+                    )
+                )
+            else:
+                chunks.append(PlannedChunk(n, start_shot + i, **span, take=at, cut="native" if how.soft else named))
+        prompt = f"{phrase} {story.prompt(i)}".strip() if how.phrase and previous is not None else story.prompt(i)
+        frames = (line.frames(at), line.frames(last))
+        shots.append(PlannedShot(start_shot + i, prompt, (begin, end), frames, shot.prompt, shot.seed, named))
+        begin, at = end, last
     return Plan(tuple(shots), tuple(chunks), rate)
+
+
+def _blended(
+    previous: PlannedChunk, shot: int, chunk: int, blend: int | None, how: Cut
+) -> tuple[tuple[int, float], ...]:
+    """Texts of chunk number `chunk` of a soft shot: what was in force before it, giving way to its own."""
+    over = blend if blend is not None else (0 if how.rewrite else BLEND)
+    if chunk >= over:
+        return ()
+    new = (chunk + 1) / (over + 1)
+    old = previous.text or ((previous.shot, 1.0),)
+    return (*((number, weight * (1 - new)) for number, weight in old), (shot, new))
 
 
 def cut_notes(shots: Sequence[PlannedShot], chunk_frames: int) -> list[str]:

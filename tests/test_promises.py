@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from causalcine_core.cut import Cut
 from causalcine_core.memory import KVMemory, MemorySettings, PackedView, RolloutView, route
 from causalcine_core.memory.cache import FrameStore
 from causalcine_core.model import TextKV, project_text
@@ -31,9 +32,22 @@ def fresh(seed=7, **changes):
 
 
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
-@pytest.mark.parametrize(("window", "top_k"), [(1, 2), (2, 0), (1, 5), (0, 3)])
-def test_promise_1_train_equals_infer(chunk, first, window, top_k):
+@pytest.mark.parametrize(
+    ("window", "top_k", "cut", "sink"),
+    [
+        (1, 2, "native", 0),
+        (2, 0, "native", 0),
+        (1, 5, "native", 0),
+        (0, 3, "native", 0),
+        (2, 2, "flush", 0),
+        (1, 2, "rope_jump", 1),
+        (1, 2, "pinned", 0),
+        (2, 3, "flush+rope_jump+pinned", 2),
+    ],
+)
+def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink):
     """The packed pass gives for every noisy chunk what the cached rollout gives on the same clean history."""
+    cut = Cut.parse(cut)
     net, count = tiny_net(), 6
     settings = MemorySettings(window, top_k)
     lengths = [first] + [chunk] * (count - 1)
@@ -44,7 +58,7 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k):
     rope = Rope(TINY.head_dim, (2, 2), "cpu")
     layers = project_text(net, prompts)
 
-    view = PackedView(lengths, settings, rope)
+    view = PackedView(lengths, settings, rope, shots=shot_of, cut=cut, sink=sink)
     of_frame = [shot_of[i] for i, n in enumerate(lengths) for _ in range(n)]
     rows = torch.tensor(of_frame[: view.clean] + of_frame).expand(2, -1)
     timesteps = torch.zeros(2, view.frames)
@@ -56,7 +70,7 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k):
     start, recalled = 0, 0
     for i, length in enumerate(lengths):
         part = slice(start, start + length)
-        cached = RolloutView(memory, settings, rope, length)
+        cached = RolloutView(memory, settings, rope, length, shot_start=shot_of.index(shot_of[i]), cut=cut, sink=sink)
         text_kv = TextKV(layers, torch.full((2, length), shot_of[i]), length)
         with torch.no_grad():
             one = net(noisy[:, :, part], torch.full((2, length), 700.0), text_kv, cached)

@@ -124,10 +124,13 @@ class KVMemory:
         flat = [slot for block in self.blocks for slot in block.slots]
         return torch.tensor(flat, dtype=torch.int64, device=self.store.device)
 
-    def frames_before_window(self, window: int) -> int:
-        """How many frames lie before the last `window` chunks: those that may compete to be recalled."""
-        far = self.blocks[: max(0, len(self.blocks) - window)]
-        return sum(len(block.slots) for block in far)
+    def chunks(self) -> list[int]:
+        """Latent frames of every chunk."""
+        return [len(block.slots) for block in self.blocks]
+
+    def without(self, chunks: int) -> KVMemory:
+        """This memory before its last `chunks` chunks were written."""
+        return KVMemory(self.store, self.blocks[: len(self.blocks) - chunks])
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything needed to rebuild this memory, as flat tensors for a file."""

@@ -6,6 +6,8 @@ relative to the span (Block-Relative RoPE, method.md 3): the first frame that is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,9 @@ from torch import Tensor
 from .rope import Rope, rotate
 
 
-def chunk_attention(q: Tensor, keys: Tensor, values: Tensor, rope: Rope, valid: Tensor | None = None) -> Tensor:
+def chunk_attention(
+    q: Tensor, keys: Tensor, values: Tensor, rope: Rope, valid: Tensor | None = None, gaps: Sequence[int] = (0,)
+) -> Tensor:
     """Attend from the frames of one chunk to the frames it may see.
 
     Args:
@@ -21,17 +25,22 @@ def chunk_attention(q: Tensor, keys: Tensor, values: Tensor, rope: Rope, valid: 
         keys, values: unrotated `[N, F, S, H, D]` in temporal order; the last `c` frames are the chunk's own.
         rope: rotations of this patch grid.
         valid: bool `[N, F]`, False where a row has fewer frames than the others; None when every slot is filled.
+        gaps: positions left empty between history and own frames: one for all rows, or one for each.
 
     Returns: `[N, c, S, H, D]`.
     """
     _, own, tokens = q.shape[:3]
     frames = keys.shape[1]
-    table = rope.table(frames)
+    table = rope.table(frames + max(gaps))
     mask = None
-    if valid is None:
-        q, keys = rotate(q, table[frames - own :]), rotate(keys, table)
+    if valid is None and len(gaps) == 1:
+        own_table = table[frames - own + gaps[0] : frames + gaps[0]]
+        q, keys = rotate(q, own_table), rotate(keys, torch.cat([table[: frames - own], own_table]))
     else:
+        if valid is None:
+            valid = torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
         positions = (valid.cumsum(1) - 1).clamp(min=0)
+        positions[:, frames - own :] += torch.tensor(gaps, device=keys.device)[:, None]
         q, keys = rotate(q, table[positions[:, frames - own :]]), rotate(keys, table[positions])
         mask = valid.repeat_interleave(tokens, 1)[:, None, None]
     return _attend(q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), mask).unflatten(1, (own, tokens))

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cut import Cut
 from ..errors import InputError
 from ..memory import FrameStore, KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
 from ..model.transformer import TextKV, forward, project_text
 from ..story import PlannedChunk
-from ..vae import denormalize
+from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .state import ChunkRecord, State
@@ -98,13 +99,13 @@ def rollout(
         on_step: called after every pass; an exception raised in it stops the rollout and loses this chunk only.
     """
     rope = Rope(network.head_dim, _grid(network, size), network.device)
-    current: int | None = None
-    text: TextLayers = ()
+    texts = _Texts(network, state.recipe, text_of, negative)
     for i, chunk in enumerate(chunks):
         if chunk.index != state.chunks:
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")
-        if chunk.shot != current:
-            current, text = chunk.shot, _text_layers(network, state.recipe, text_of(chunk.shot), negative)
+        text = texts.of(chunk)
+        if chunk.rewrite:
+            state = replace(state, memory=_rewritten(network, chunk, text, state, rope))
         seed = (shot_seeds or {}).get(chunk.shot, state.seed)
         began = time.perf_counter()
         latent, memory, routing = _make_chunk(network, chunk, text, state, rope, size, seed, on_step)
@@ -113,13 +114,32 @@ def rollout(
         yield Chunk(chunk.index, chunk.shot, latent, routing, state, record.seconds)
 
 
-@torch.no_grad()
-def _text_layers(network: Network, recipe: Recipe, text: Tensor, negative: Tensor | None) -> TextLayers:
-    if recipe.guidance != 1:
-        if negative is None:
+class _Texts:
+    """Cross-attention keys and values of the text in force, made anew only where it changes."""
+
+    def __init__(self, network: Network, recipe: Recipe, text_of: Callable[[int], Tensor], negative: Tensor | None):
+        if recipe.guidance != 1 and negative is None:
             raise InputError(f"guidance is {recipe.guidance:g}: a guided rollout needs the text of the negative prompt")
-        text = torch.cat([text, negative.expand_as(text)])
-    return project_text(network.net, text.to(network.device, network.dtype))
+        self.network, self.text_of = network, text_of
+        self.negative = negative if recipe.guidance != 1 else None
+        self._mixture: tuple[tuple[int, float], ...] = ()
+        self._shots: dict[int, Tensor] = {}
+        self._layers: TextLayers = ()
+
+    @torch.no_grad()
+    def of(self, chunk: PlannedChunk) -> TextLayers:
+        mixture = chunk.text or ((chunk.shot, 1.0),)
+        if mixture != self._mixture:
+            self._shots = {
+                shot: self._shots[shot] if shot in self._shots else self.text_of(shot) for shot, _ in mixture
+            }
+            parts = [self._shots[shot] * weight if weight != 1 else self._shots[shot] for shot, weight in mixture]
+            text = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+            if self.negative is not None:
+                text = torch.cat([text, self.negative.expand_as(text)])
+            self._layers = project_text(self.network.net, text.to(self.network.device, self.network.dtype))
+            self._mixture = mixture
+        return self._layers
 
 
 @torch.no_grad()
@@ -137,8 +157,8 @@ def _make_chunk(
     frames = chunk.latents[1] - chunk.latents[0]
     branches = state.memory.store.batch
     batch = branches if recipe.guidance == 1 else branches // 2
-    view = RolloutView(state.memory, state.settings, rope, frames)
-    text = TextKV(text_layers, torch.arange(branches, device=device)[:, None].expand(-1, frames), frames)
+    view = RolloutView(state.memory, state.settings, rope, frames, **_sight_of(chunk, recipe))
+    text = _text_of_frames(text_layers, branches, frames, device)
     generator = chunk_generator(seed, chunk.index)
 
     def noise() -> Tensor:
@@ -153,7 +173,7 @@ def _make_chunk(
         return unguided + recipe.guidance * (guided - unguided)
 
     x = noise()
-    levels = sampling_levels(recipe).tolist()
+    levels = sampling_levels(recipe, first=chunk.index == 0).tolist()
     for step, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
         v = velocity(x, level)
         clean = predict_clean(x, v, level)
@@ -164,11 +184,41 @@ def _make_chunk(
         else:
             x = add_noise(clean, noise(), following)
         if on_step is not None:
-            on_step(StepInfo(chunk, step + 1, recipe.steps, clean))
+            on_step(StepInfo(chunk, step + 1, len(levels) - 1, clean))
 
     context = add_noise(x, noise(), recipe.context_noise) if recipe.context_noise else x
     velocity(context, recipe.context_noise)  # the pass that writes this chunk's keys and values
     return denormalize(x).float().cpu(), view.commit(), view.routing()[:, 0]
+
+
+@torch.no_grad()
+def _rewritten(network: Network, chunk: PlannedChunk, text_layers: TextLayers, state: State, rope: Rope) -> KVMemory:
+    """The memory with the window before `chunk` written once more, under the text that is now in force."""
+    count = min(state.settings.window or 0, len(state.records))
+    memory, recipe = state.memory.without(count), state.recipe
+    branches = memory.store.batch
+    for record, latent in zip(state.records[-count:] if count else (), state.latents[-count:], strict=False):
+        frames = latent.shape[2]
+        view = RolloutView(memory, state.settings, rope, frames, **_sight_of(record.plan, recipe))
+        x = normalize(latent)
+        if recipe.context_noise:
+            noise = torch.randn(x.shape, generator=chunk_generator(state.seed, record.plan.index))
+            x = add_noise(x, noise, recipe.context_noise)
+        x = x.to(network.device, network.dtype)
+        timesteps = torch.full((branches, frames), 1000 * recipe.context_noise, device=network.device)
+        text = _text_of_frames(text_layers, branches, frames, network.device)
+        forward(network.net, x.repeat(branches // x.shape[0], 1, 1, 1, 1), timesteps, text, view)
+        memory = view.commit()
+    return memory
+
+
+def _sight_of(chunk: PlannedChunk, recipe: Recipe) -> dict[str, Any]:
+    cut = Cut.parse(chunk.cut, keep=recipe.cut_keep, jump=recipe.cut_jump)
+    return {"shot_start": chunk.take, "cut": cut, "sink": recipe.sink}
+
+
+def _text_of_frames(layers: TextLayers, branches: int, frames: int, device: torch.device) -> TextKV:
+    return TextKV(layers, torch.arange(branches, device=device)[:, None].expand(-1, frames), frames)
 
 
 def _grid(network: Network, size: tuple[int, int]) -> tuple[int, int]:

@@ -142,7 +142,7 @@ def _tupled(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chunk(entry: dict[str, Any]) -> PlannedChunk:
-    return PlannedChunk(**_tupled(entry))
+    return PlannedChunk(**_tupled(entry) | {"text": tuple((shot, weight) for shot, weight in entry.get("text", ()))})
 
 
 def _shot(entry: dict[str, Any]) -> PlannedShot:

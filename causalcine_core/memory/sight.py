@@ -1,0 +1,48 @@
+"""What a chunk sees of its film, before routing adds what it recalls (method.md, 3).
+
+One function for the rollout and for the packed training pass, so that a cut means the same to both. All numbers are
+latent frames of the film's history, `[first, end)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..cut import Cut
+
+
+@dataclass(frozen=True)
+class Sight:
+    """near: frames always seen, in temporal order. far: frames that may be recalled. gap: positions left empty between
+    all that is seen and the chunk itself."""
+
+    near: tuple[int, ...]
+    far: tuple[int, ...]
+    gap: int = 0
+
+
+def sight(history: Sequence[int], shot_start: int, *, window: int, sink: int = 0, cut: Cut | None = None) -> Sight:
+    """What the next chunk sees.
+
+    Args:
+        history: latent frames of every chunk before it.
+        shot_start: how many of those chunks lie before its shot begins.
+        window: chunks before the current one that are always seen.
+        sink: first frames of the film that are always seen.
+        cut: how its shot was begun; None: natively.
+    """
+    cut = cut or Cut()
+    starts = [0]
+    for length in history:
+        starts.append(starts[-1] + length)
+    end, shot = starts[-1], starts[shot_start]
+    first = starts[max(0, len(history) - window)]
+    if cut.flush and shot_start:
+        first = max(first, min(end, shot - cut.keep))
+    kept = set(range(min(sink, first)))
+    if cut.pinned and shot_start < len(history):
+        kept |= set(range(shot, min(starts[shot_start + 1], first)))
+    near = (*sorted(kept), *range(first, end))
+    far = tuple(frame for frame in range(first) if frame not in kept)
+    return Sight(near, far, cut.jump if cut.rope_jump and 0 < shot_start == len(history) else 0)
