@@ -27,7 +27,7 @@ from torch import Tensor
 from causalcine_core.story import Story
 from causalcine_core.vae import WanVAE, load_vae, normalize
 from training.data.grammar import NAMES, mentions
-from training.data.world import Film, make_film, make_still
+from training.data.world import FRAMINGS, Film, make_film, make_still
 
 CHUNK = 3
 _PIECE = 48  # pixel frames encoded at once
@@ -180,21 +180,27 @@ class Reunions:
     def __init__(self, stills: Shards):
         self.stills = stills
         self._alike: dict[tuple[str, str, str], list[int]] = {}
+        self._framed: dict[tuple[tuple[str, str, str], str], list[int]] = {}
         self._read = 0
 
     def refresh(self) -> None:
         for i in range(self._read, len(self.stills)):
             for mention in mentions(self._prompt(i)):
                 self._alike.setdefault(mention.looks, []).append(i)
+                self._framed.setdefault((mention.looks, _framing(self._prompt(i))), []).append(i)
         self._read = len(self.stills)
 
     def draw(self, rng: random.Random, length: int, name_only_weight: float) -> Sample:
         """`length` chunks of one frame. The last calls everybody by name; each of them was described in one of the
-        others, which come in any order and are filled up with strangers."""
+        others, which come in any order and are filled up with strangers. With two chunks there is no stranger and one
+        character, shown at the same scale: the easy case."""
         target = rng.randrange(self._read)
+        while len(mentions(self._prompt(target))) >= length:
+            target = rng.randrange(self._read)
         cast = mentions(self._prompt(target))
         called = {m.looks: name for m, name in zip(cast, rng.sample(NAMES, len(cast)), strict=True)}
-        before = [rng.choice(self._alike[looks]) for looks in called]
+        framing = _framing(self._prompt(target))
+        before = [rng.choice(self._framed[looks, framing] if length == 2 else self._alike[looks]) for looks in called]
         while len(before) < length - 1:
             stranger = rng.randrange(self._read)
             if len({m.looks for m in mentions(self._prompt(stranger))} - set(called)) <= len(NAMES) - len(called):
@@ -221,6 +227,10 @@ class Reunions:
             name = called.get(mention.looks) or free.pop(rng.randrange(len(free)))
             prompt = prompt.replace(mention.name + mention.text, name.upper() + mention.text, 1)
         return prompt.replace("[CHARACTER", "[character")
+
+
+def _framing(caption: str) -> str:
+    return next(framing for framing in FRAMINGS if f"{framing} " in caption)
 
 
 def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:

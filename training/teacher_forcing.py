@@ -46,7 +46,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """A run. seconds: training time over all sessions. batch: samples a step by kind. precision: of the linears, `fp32`,
+    """A run. seconds: training time over all sessions. batch: samples a step by kind, of reunions those of 4 frames.
+    reunion_lengths: frames of a reunion, drawn for each step. precision: of the linears, `fp32`,
     `bf16` or `auto`: bf16 where this machine multiplies faster in it (weights, norms and attention stay float32)."""
 
     model: str = "nano"
@@ -62,6 +63,7 @@ class TrainRecipe:
     shift: float = 3.0
     clip_length: int = 4
     clip_window: int = 1
+    reunion_lengths: tuple[int, ...] = (2, 2, 3, 4)
     window: int = 3
     top_k: int = 5
     name_only_weight: float = 2.0
@@ -269,7 +271,9 @@ class Trainer:
             sources = [shards for shards in (self.stills, self.films) if len(shards)]
             return [dataset.still(rng.choice(sources), rng) for _ in range(count)]
         if kind == "reunion":
-            return [self.reunions.draw(rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
+            length = rng.choice(recipe.reunion_lengths)
+            count = max(1, count * 7 // (2 * length - 1))  # as many packed frames a step at every length
+            return [self.reunions.draw(rng, length, recipe.name_only_weight) for _ in range(count)]
         if kind == "clip":
             return [dataset.clip(self.films, rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
         return [dataset.film(self.films, rng, recipe.name_only_weight) for _ in range(count)]
