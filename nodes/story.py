@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..causalcine_core.story import SHOT_SYNTAX, Shot, Story, join_prompt
+from ..causalcine_core.story import MAX_BLEND, SHOT_SYNTAX, Shot, Story, join_prompt
 from .adapt import clip as clips
 from .adapt.progress import warn
 from .loaders import checked
@@ -22,6 +22,15 @@ wide shot: [character1] walks to the right on a city street at night.
 
 close shot: [character1] dances in a deep forest on a sunny day."""
 EXAMPLE_SHOT = EXAMPLE.split("\n", 1)[0]
+AS_MODEL = "as the model"
+CUTS = [
+    AS_MODEL, "native", "flush", "rope_jump", "flush+rope_jump", "flush+rope_jump+pinned", "pinned", "phrase",
+    "flush+phrase", "soft", "soft+rewrite",
+]  # fmt: skip
+CUT_TIP = (
+    "native: the model knows cuts. flush: what came before leaves the window, memory stays. rope_jump: a gap in time. pinned: "
+    "the shot's first chunk stays in view. phrase: words that announce the cut. soft: no cut, the text goes over."
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,13 @@ class CausalCineShotList(io.ComfyNode):
                     step=0.1,
                     tooltip="Length of every shot that does not name its own. Cuts land on the nearest chunk.",
                 ),
+                io.Combo.Input(
+                    "cut",
+                    options=CUTS,
+                    default=AS_MODEL,
+                    optional=True,
+                    tooltip=f"How shots follow one another. {CUT_TIP}",
+                ),
             ],
             outputs=[ShotsType.Output(display_name="SHOTS", tooltip="For CausalCine Sampler.")],
         )
@@ -92,10 +108,17 @@ class CausalCineShotList(io.ComfyNode):
         return checked(lambda: Story.parse(story)) if isinstance(story, str) else True
 
     @classmethod
-    def execute(cls, clip: Any, story: str, global_text: str = "", seconds: float = 3.0) -> io.NodeOutput:
+    def execute(
+        cls, clip: Any, story: str, global_text: str = "", seconds: float = 3.0, cut: str = AS_MODEL
+    ) -> io.NodeOutput:
         read = Story.parse(story)
         timed = [shot if shot.seconds or shot.frames else replace(shot, seconds=seconds) for shot in read.shots]
-        shots = Shots.of(replace(read, shots=timed, global_prompt=join_prompt(global_text, read.global_prompt)), clip)
+        told = {
+            "shots": timed,
+            "global_prompt": join_prompt(global_text, read.global_prompt),
+            "cut": read.cut or _cut(cut),
+        }
+        shots = Shots.of(replace(read, **told), clip)
         return _given(shots, read.notes[1:])
 
 
@@ -126,6 +149,21 @@ class CausalCineShot(io.ComfyNode):
                     tooltip="Length of the shot. Its end lands on the nearest chunk.",
                 ),
                 ShotsType.Input("shots", optional=True, tooltip="Shots before this one."),
+                io.Combo.Input(
+                    "cut",
+                    options=CUTS,
+                    default=AS_MODEL,
+                    optional=True,
+                    tooltip=f"How this shot follows the one before. {CUT_TIP}",
+                ),
+                io.Int.Input(
+                    "blend",
+                    default=0,
+                    min=0,
+                    max=MAX_BLEND,
+                    optional=True,
+                    tooltip="For a soft cut: chunks over which the text goes over. 0: three, or at once with rewrite.",
+                ),
             ],
             outputs=[ShotsType.Output(display_name="SHOTS", tooltip="For CausalCine Sampler, or for the next shot.")],
         )
@@ -135,10 +173,22 @@ class CausalCineShot(io.ComfyNode):
         return checked(lambda: Story([Shot(prompt)])) if isinstance(prompt, str) else True
 
     @classmethod
-    def execute(cls, clip: Any, prompt: str, seconds: float = 3.0, shots: Shots | None = None) -> io.NodeOutput:
-        shot = Shot(prompt, seconds=seconds)
+    def execute(
+        cls,
+        clip: Any,
+        prompt: str,
+        seconds: float = 3.0,
+        shots: Shots | None = None,
+        cut: str = AS_MODEL,
+        blend: int = 0,
+    ) -> io.NodeOutput:
+        shot = Shot(prompt, seconds=seconds, cut=_cut(cut), blend=blend or None)
         story = replace(shots.story, shots=[*shots.story.shots, shot]) if shots else Story([shot])
         return _given(Shots.of(story, clip, shots.contexts if shots else None), ())
+
+
+def _cut(choice: str) -> str | None:
+    return None if choice == AS_MODEL else choice
 
 
 def _given(shots: Shots, notes: tuple[str, ...]) -> io.NodeOutput:
