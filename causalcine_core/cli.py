@@ -135,6 +135,24 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", metavar="FILE")
     inspect.add_argument("--json", action="store_true", help="print it as the last line of JSON")
 
+    convert = command(
+        "convert",
+        _convert,
+        "Write a Wan transformer of any known layout as one safetensors file that CausalCine runs. A .pt is read as tensors "
+        "only.",
+    )
+    convert.add_argument("source", metavar="IN", help="a .pt or .safetensors file, or a diffusers folder")
+    convert.add_argument("output", metavar="OUT.safetensors", help="replaced if it is there")
+    convert.add_argument("--lora", metavar="FILE", help="a LoRA to merge in, as LongLive 1.0 and MemFlow need it")
+    convert.add_argument("--alpha", type=_value, metavar="N", help="of a LoRA that names none; default: its rank")
+    convert.add_argument(
+        "--part", metavar="NAME", help="such as generator; default: averaged weights where there are any"
+    )
+    convert.add_argument(
+        "--family", metavar="NAME", help="whose recipe to write; default: told from the file, or guessed"
+    )
+    convert.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the file")
+
     command("bench", _bench, "Measure the engine (needs a source checkout).", add_help=False)
     train = command("train", _train, "Run a training stage (needs a source checkout).", add_help=False)
     train.add_argument(
@@ -435,6 +453,27 @@ def _causalcine_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def _convert(args: argparse.Namespace) -> None:
+    import torch
+
+    from .convert import convert
+
+    if args.alpha is not None and not isinstance(args.alpha, int | float):
+        raise InputError(f"alpha is {args.alpha!r}: it must be a number above 0")
+    made = convert(
+        args.source,
+        args.output,
+        lora=args.lora,
+        alpha=args.alpha,
+        part=args.part,
+        family=args.family,
+        dtype=getattr(torch, args.dtype) if args.dtype else None,
+    )
+    print(made.network)
+    print(made.family)
+    print(f"{made.path}: {made.bytes / 1e9:.2f} GB")
+
+
 def _inspect(args: argparse.Namespace) -> None:
     facts = describe_file(Path(args.file))
     if args.json:
@@ -451,9 +490,14 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a safetensors file is, from its header alone: kind, parameters by part, number types, recipe, card."""
-    from .model.checkpoint import PARTS, PREFIXES, read_header
+    """What a file of weights is, from its header alone: kind, parameters by part, number types, recipe, card."""
+    from .convert import describe_network_in
+    from .model.checkpoint import PARTS, read_header
+    from .model.files import is_pickle
 
+    if path.is_dir() or is_pickle(path):
+        kind = "folder" if path.is_dir() else ".pt file"
+        return {"file": str(path), "kind": kind} | describe_network_in(path)
     header = read_header(path)
     metadata = header.pop("__metadata__", {})
     sizes = {name: math.prod(entry["shape"]) for name, entry in header.items()}
@@ -466,8 +510,8 @@ def describe_file(path: Path) -> dict[str, Any]:
         facts |= {"chunks": len(state["records"]), "shots": len(state["shots"]), "seed": str(state["seed"])}
         facts |= {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
         return facts
-    if "causalcine" in metadata:
-        own = json.loads(metadata["causalcine"])
+    own = json.loads(metadata.pop("causalcine", "{}"))
+    if own and own.get("kind") != "network":
         facts["kind"] = f"CausalCine all-in-one checkpoint, format {own.get('format')}"
         parts = {part: sum(n for name, n in sizes.items() if name.startswith(prefix)) for part, prefix in PARTS.items()}
         facts["parameters"] = {part: f"{n:,}" for part, n in parts.items()}
@@ -475,12 +519,7 @@ def describe_file(path: Path) -> dict[str, Any]:
             if own.get(name):
                 facts[name] = own[name] if isinstance(own[name], dict) else {"": own[name]}
         return facts
-    if any(name.endswith("patch_embedding.weight") for name in header):
-        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in header)), "")
-        facts["kind"] = "Wan transformer" + (f", names begin with {prefix}" if prefix else "")
-        shape = header[f"{prefix}patch_embedding.weight"]["shape"]
-        blocks = {name.removeprefix(prefix).split(".")[1] for name in header if name.startswith(f"{prefix}blocks.")}
-        facts["network"] = {"dim": shape[0], "latent channels": shape[1], "patch": shape[2:], "blocks": len(blocks)}
+    facts |= describe_network_in(path)
     if metadata:
         facts["metadata"] = metadata
     return facts

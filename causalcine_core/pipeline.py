@@ -63,7 +63,7 @@ class Pipeline:
         place = pick_device(device)
         dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         source = f"checkpoint {name}"
-        net = CausalWanTransformer(WanConfig.from_dict(checkpoint.header["model"]), device="meta")
+        net = CausalWanTransformer(WanConfig.from_dict(checkpoint.header["model"]), device="meta", dtype=dtype)
         assign(net, checkpoint.model, source)
         with torch.device("meta"):
             text = NanoTextEncoder(TextConfig.from_dict(checkpoint.header["text"]))
@@ -72,7 +72,7 @@ class Pipeline:
         recipe = Recipe.from_dict(checkpoint.header["recipe"])
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
-        network = describe_network(net.to(place, dtype), fingerprint(checkpoint.header["model"], checkpoint.model))
+        network = describe_network(net.to(place), fingerprint(checkpoint.header["model"], checkpoint.model))
         return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
 
     @classmethod
@@ -303,7 +303,7 @@ def pick_device(device: str | None) -> torch.device:
 
 def describe_network(net: CausalWanTransformer, identity: str) -> Network:
     """A network of ours, as the rollout wants it."""
-    config, weight = net.config, next(net.parameters())
+    config, weight = net.config, net.get_parameter("blocks.0.self_attn.q.weight")
     return Network(
         net,
         config.num_layers,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import torch
 from comfy_api.latest import io
 
 from ..causalcine_core.errors import InputError
-from ..causalcine_core.model import WanConfig, load_checkpoint
-from ..causalcine_core.model.checkpoint import PREFIXES, assign, infer_config, read_weights
-from ..causalcine_core.model.compact import expand
+from ..causalcine_core.model import WanConfig, load_checkpoint, read_network
+from ..causalcine_core.model.checkpoint import assign
 from ..causalcine_core.pipeline import BUILT_IN
-from ..causalcine_core.sampling import Recipe
+from ..causalcine_core.sampling import FAMILIES, Recipe, choose_family
 from ..causalcine_core.text import NanoTextEncoder, TextConfig
 from ..causalcine_core.vae import vae_from_weights
 from .adapt import clip, model, vae
+from .adapt.progress import tell
 
 NANO = "nano (built-in)"
 DTYPES = {
@@ -29,6 +28,7 @@ DTYPES = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
 ATTENTION = ["auto", "flash", "efficient", "cudnn", "math"]
+AUTO = "auto"
 
 
 class CausalCineCheckpointLoader(io.ComfyNode):
@@ -72,13 +72,14 @@ class CausalCineModelLoader(io.ComfyNode):
             node_id="CausalCineModelLoader",
             display_name="CausalCine Model Loader",
             category="CausalCine",
-            description="Loads a causal Wan text-to-video network. Text encoder and VAE are ComfyUI's: Load CLIP (type "
-            "wan, umt5) and Load VAE (Wan 2.1).",
+            description="Loads a causal Wan text-to-video network in any public layout (Wan's own, ComfyUI's, diffusers', "
+            "training scripts'). Text encoder and VAE are ComfyUI's: Load CLIP (type wan, umt5) and Load VAE (Wan 2.1).",
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=files or ["put a .safetensors file into models/diffusion_models"],
-                    tooltip="A .safetensors file in models/diffusion_models.",
+                    tooltip="A .safetensors file in models/diffusion_models; of several parts, any. A .pt file first goes "
+                    "through causalcine convert.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -92,6 +93,14 @@ class CausalCineModelLoader(io.ComfyNode):
                     default="auto",
                     tooltip="Which of PyTorch's attention kernels to use. auto: the fastest that fits.",
                 ),
+                io.Combo.Input(
+                    "family",
+                    options=[AUTO, *(family.label for family in FAMILIES)],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="How it was trained to be run. auto: as the file says, else told from its shape where that can "
+                    "be; the node shows what was taken and why. CausalCine Recipe changes single values.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The causal video model; LoRA nodes work on it.")],
         )
@@ -101,11 +110,13 @@ class CausalCineModelLoader(io.ComfyNode):
         return checked(lambda: find("diffusion_models", model_name))
 
     @classmethod
-    def execute(cls, model_name: str, dtype: str = "default", attention: str = "auto") -> io.NodeOutput:
+    def execute(
+        cls, model_name: str, dtype: str = "default", attention: str = "auto", family: str = AUTO
+    ) -> io.NodeOutput:
         for name, value, allowed in (("dtype", dtype, list(DTYPES)), ("attention", attention, ATTENTION)):
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}: allowed are {', '.join(allowed)}")
-        loaded = load_network(find("diffusion_models", model_name), DTYPES[dtype])
+        loaded = load_network(find("diffusion_models", model_name), DTYPES[dtype], family)
         return io.NodeOutput(model.with_attachment(loaded, model.ATTENTION, attention))
 
 
@@ -132,19 +143,24 @@ def load_all(path: Path, name: str) -> tuple[Any, Any, Any]:
     return network, clip.build(encoder.float().eval().requires_grad_(False)), decoder
 
 
-def load_network(path: Path, dtype: torch.dtype | None = None) -> Any:
-    """MODEL of a bare network in Wan's own, or ComfyUI's prefixed, layout."""
-    weights, header = read_weights(path)
-    for prefix in PREFIXES:
-        inner = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        weights = inner or weights
-    weights = expand(weights)
-    card = json.loads(header.get("causalcine", "{}"))
-    config = WanConfig.from_dict(card["model"]) if "model" in card else infer_config(weights, path.name)
-    network = model.build(weights, config, f"checkpoint {path.name}", dtype=dtype, reload=(load_network, (path, dtype)))
-    if "recipe" in card:
-        network.set_attachments(model.RECIPE, Recipe.from_dict(card["recipe"]))
+def load_network(path: Path, dtype: torch.dtype | None = None, family: str = AUTO) -> Any:
+    """MODEL of a bare network in any layout, with the recipe of its family; says what was found and taken."""
+    file = read_network(path)
+    choice = choose_family(file.config, file.header, family)
+    tell(f"{path.name}: {file}", str(choice))
+    network = model.build(
+        file.weights,
+        file.config,
+        f"checkpoint {path.name}",
+        dtype=dtype,
+        reload=(_reload_network, (path, dtype, family)),
+    )
+    network.set_attachments(model.RECIPE, choice.recipe)
     return network
+
+
+def _reload_network(path: Path, dtype: torch.dtype | None, family: str, **_: Any) -> Any:
+    return load_network(path, dtype, family)
 
 
 def _network_only(path: Path, name: str, **_: Any) -> Any:

@@ -8,18 +8,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..causalcine_core.errors import InputError
-from ..causalcine_core.sampling import SAMPLERS, Recipe
+from ..causalcine_core.sampling import FAMILIES, SAMPLERS, Recipe, find_family, reshifted
 from .adapt import model as models
+from .story import AS_MODEL, CUTS
 
-KEEP = "as the model"
-FAMILIES: dict[str, Recipe | None] = {
-    KEEP: None,
-    "Self-Forcing (chunks of 3, 4 steps)": Recipe(steps=4, sampler="renoise", window=6, top_k=0),
-    "Self-Forcing frame-wise (chunks of 1, 4 steps)": Recipe(
-        chunk=1, first_chunk=1, steps=4, sampler="renoise", window=20, top_k=0
-    ),
-    "Wan 2.1 base (guided, 50 steps)": Recipe(steps=50, guidance=5.0),
-}
+KEEP = AS_MODEL
+LABELS = [family.label for family in FAMILIES]
 
 
 class CausalCineRecipe(io.ComfyNode):
@@ -35,7 +29,7 @@ class CausalCineRecipe(io.ComfyNode):
                 io.Model.Input("model", tooltip="Ours, or a Wan text-to-video MODEL of any loader."),
                 io.Combo.Input(
                     "family",
-                    options=list(FAMILIES),
+                    options=[KEEP, *LABELS],
                     default=KEEP,
                     tooltip="Start from what this family was trained with.",
                 ),
@@ -78,17 +72,60 @@ class CausalCineRecipe(io.ComfyNode):
                     dynamic_prompts=False,
                     tooltip="What guidance leads away from. Empty: as the family.",
                 ),
+                io.Int.Input(
+                    "first_chunk",
+                    default=0,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    tooltip="Latent frames of the film's first chunk: 1 or the chunk length. 0: as the family.",
+                ),
+                io.String.Input(
+                    "levels",
+                    default="",
+                    optional=True,
+                    tooltip="Timesteps of the passes, as they are after the shift, such as 1000, 937.5, 833.3, 625. Empty: as "
+                    "steps and shift say, or as the family.",
+                ),
+                io.String.Input(
+                    "first_levels",
+                    default="",
+                    optional=True,
+                    tooltip="The same for the film's first chunk, where it needs more passes. Empty: as the family.",
+                ),
+                io.Int.Input(
+                    "sink",
+                    default=-1,
+                    min=-1,
+                    max=1024,
+                    optional=True,
+                    tooltip="First latent frames of the film that are always seen. -1: as the family.",
+                ),
+                io.Float.Input(
+                    "context_noise",
+                    default=-1.0,
+                    min=-1.0,
+                    max=0.99,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Noise on a finished chunk when it is written to memory. -1: as the family.",
+                ),
+                io.Combo.Input(
+                    "cut",
+                    options=CUTS,
+                    default=KEEP,
+                    optional=True,
+                    tooltip="How shots follow one another where the shot list leaves it to the model.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The same model with this recipe.")],
         )
 
     @classmethod
     def execute(cls, model: Any, family: str = KEEP, **given: Any) -> io.NodeOutput:
-        if family not in FAMILIES:
-            raise InputError(f"family is {family!r}: allowed are {', '.join(FAMILIES)}")
         models.config_of(model)
-        recipe = override(FAMILIES[family] or models.recipe_of(model) or Recipe(), **given)
-        return io.NodeOutput(models.with_attachment(model, models.RECIPE, recipe))
+        base = models.recipe_of(model) or Recipe() if family == KEEP else find_family(family).recipe
+        return io.NodeOutput(models.with_attachment(model, models.RECIPE, override(base, **given)))
 
 
 def override(
@@ -101,16 +138,37 @@ def override(
     window: int = -1,
     top_k: int = -1,
     negative: str = "",
+    first_chunk: int = 0,
+    levels: str = "",
+    first_levels: str = "",
+    sink: int = -1,
+    context_noise: float = -1.0,
+    cut: str = KEEP,
 ) -> Recipe:
-    """A recipe with every value that was really given."""
-    first = 1 if recipe.first_chunk == 1 else chunk
-    given = {"chunk": chunk, "first_chunk": first} if chunk else {}
-    if steps or shift:
-        given |= {"levels": None}
-    given |= {name: value for name, value in (("steps", steps), ("shift", shift), ("negative", negative)) if value}
-    given |= {
-        name: value for name, value in (("guidance", guidance), ("window", window), ("top_k", top_k)) if value >= 0
-    }
-    if sampler != KEEP:
-        given["sampler"] = sampler
+    """A recipe with every value that was really given. Explicit levels move with the shift, and give way to steps."""
+    given: dict[str, Any] = {}
+    if chunk:
+        given |= {"chunk": chunk, "first_chunk": 1 if recipe.first_chunk == 1 else chunk}
+    if shift:
+        for name in ("levels", "first_levels"):
+            if getattr(recipe, name) is not None:
+                given[name] = reshifted(getattr(recipe, name), recipe.shift, shift)
+    if steps:
+        given["levels"] = None
+    named = {"steps": steps, "shift": shift, "negative": negative, "first_chunk": first_chunk}
+    named |= {"levels": _levels("levels", levels), "first_levels": _levels("first_levels", first_levels)}
+    given |= {name: value for name, value in named.items() if value}
+    counts = {"guidance": guidance, "window": window, "top_k": top_k, "sink": sink, "context_noise": context_noise}
+    given |= {name: value for name, value in counts.items() if value >= 0}
+    given |= {name: value for name, value in (("sampler", sampler), ("cut", cut)) if value != KEEP}
     return replace(recipe, **given)
+
+
+def _levels(name: str, text: str) -> tuple[float, ...]:
+    """Timesteps of a widget: numbers with commas or spaces between; none where it is empty."""
+    try:
+        return tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise InputError(
+            f"{name} is {text!r}: give numbers with commas between, such as 1000, 937.5, 833.3, 625"
+        ) from None

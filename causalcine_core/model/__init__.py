@@ -1,18 +1,21 @@
 """The causal Wan transformer."""
 
-from .checkpoint import Checkpoint, load_checkpoint, load_transformer, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import PRESETS, WanConfig
+from .network import NetworkFile, load_transformer, read_network
 from .transformer import CausalWanTransformer, TextKV, forward, project_text
 
 __all__ = [
     "PRESETS",
     "CausalWanTransformer",
     "Checkpoint",
+    "NetworkFile",
     "TextKV",
     "WanConfig",
     "forward",
     "load_checkpoint",
     "load_transformer",
     "project_text",
+    "read_network",
     "save_checkpoint",
 ]

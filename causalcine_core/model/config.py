@@ -1,4 +1,4 @@
-"""Shapes of a Wan2.1 text-to-video transformer, with named presets."""
+"""Shapes of a Wan text-to-video transformer, with named presets."""
 
 from __future__ import annotations
 
@@ -53,5 +53,6 @@ class WanConfig:
 PRESETS: dict[str, WanConfig] = {
     "nano": WanConfig(dim=256, ffn_dim=768, num_heads=4, num_layers=8, text_dim=256, text_len=56),
     "1.3b": WanConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+    "5b": WanConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim=48, out_dim=48),
     "14b": WanConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
 }

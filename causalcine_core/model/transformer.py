@@ -40,20 +40,21 @@ class TextKV:
 class SelfAttention(nn.Module):
     def __init__(self, config: WanConfig, ops: Any, **factory: Any):
         super().__init__()
+        fine = _fine(factory)
         self.num_heads = config.num_heads
         for name in ("q", "k", "v", "o"):
             setattr(self, name, ops.Linear(config.dim, config.dim, **factory))
-        self.norm_q = ops.RMSNorm(config.dim, eps=config.eps, elementwise_affine=True, **factory)
-        self.norm_k = ops.RMSNorm(config.dim, eps=config.eps, elementwise_affine=True, **factory)
+        self.norm_q = ops.RMSNorm(config.dim, eps=config.eps, elementwise_affine=True, **fine)
+        self.norm_k = ops.RMSNorm(config.dim, eps=config.eps, elementwise_affine=True, **fine)
 
 
 class Block(nn.Module):
     def __init__(self, config: WanConfig, ops: Any, **factory: Any):
         super().__init__()
-        dim = config.dim
+        dim, fine = config.dim, _fine(factory)
         self.norm1 = ops.LayerNorm(dim, config.eps, elementwise_affine=False, **factory)
         self.self_attn = SelfAttention(config, ops, **factory)
-        self.norm3 = ops.LayerNorm(dim, config.eps, elementwise_affine=True, **factory)
+        self.norm3 = ops.LayerNorm(dim, config.eps, elementwise_affine=True, **fine)
         self.cross_attn = SelfAttention(config, ops, **factory)
         self.norm2 = ops.LayerNorm(dim, config.eps, elementwise_affine=False, **factory)
         self.ffn = nn.Sequential(
@@ -61,7 +62,7 @@ class Block(nn.Module):
             nn.GELU(approximate="tanh"),
             ops.Linear(config.ffn_dim, dim, **factory),
         )
-        self.modulation = nn.Parameter(torch.empty(1, 6, dim, **factory))
+        self.modulation = nn.Parameter(torch.empty(1, 6, dim, **fine))
 
 
 class Head(nn.Module):
@@ -77,26 +78,28 @@ class CausalWanTransformer(nn.Module):
     """Wan2.1's text-to-video transformer, parameter for parameter.
 
     `ops` supplies `Linear`, `Conv3d`, `LayerNorm` and `RMSNorm` (torch.nn by default, ComfyUI's inside it).
-    Weights are left uninitialised; load them, or call `initialize` to train from scratch.
+    `dtype` is that of the large layers: norms, modulation, the time path, and the small first and last layers are kept in
+    float32, since their rounding would reach every token. Weights are left uninitialised; load them, or call `initialize`
+    to train from scratch.
     """
 
     def __init__(self, config: WanConfig, ops: Any = nn, device: Any = None, dtype: torch.dtype | None = None):
         super().__init__()
         factory = {"device": device, "dtype": dtype}
-        dim = config.dim
+        dim, fine = config.dim, _fine(factory)
         self.config = config
         self.patch_embedding = ops.Conv3d(
-            config.in_dim, dim, kernel_size=config.patch_size, stride=config.patch_size, **factory
+            config.in_dim, dim, kernel_size=config.patch_size, stride=config.patch_size, **fine
         )
         self.text_embedding = nn.Sequential(
             ops.Linear(config.text_dim, dim, **factory), nn.GELU(approximate="tanh"), ops.Linear(dim, dim, **factory)
         )
         self.time_embedding = nn.Sequential(
-            ops.Linear(config.freq_dim, dim, **factory), nn.SiLU(), ops.Linear(dim, dim, **factory)
+            ops.Linear(config.freq_dim, dim, **fine), nn.SiLU(), ops.Linear(dim, dim, **fine)
         )
-        self.time_projection = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim, **factory))
+        self.time_projection = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim, **fine))
         self.blocks = nn.ModuleList(Block(config, ops, **factory) for _ in range(config.num_layers))
-        self.head = Head(config, ops, **factory)
+        self.head = Head(config, ops, **fine)
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
         return forward(self, latents, timesteps, text, view)
@@ -132,22 +135,28 @@ def forward(net: Any, latents: Tensor, timesteps: Tensor, text: TextKV, view: Vi
     Returns: `[B, C, F, h, w]`, float32.
     """
     batch, _, frames, height, width = latents.shape
-    x = _embed_patches(net.patch_embedding, latents)
-    grid, dtype = x.shape[-2:], x.dtype
+    x = _run(net.patch_embedding, latents, latents.dtype)
+    grid, dtype = x.shape[-2:], x.dtype if latents.dtype == torch.float32 else latents.dtype
     x = x.flatten(3).permute(0, 2, 3, 1).float()  # B F S dim; the residual stream stays in float32
-    embedded = net.time_embedding(sinusoid(timesteps.flatten(), _freq_dim(net)).to(dtype)).unflatten(0, (batch, frames))
-    modulation = net.time_projection(embedded).float().unflatten(-1, (6, -1))  # B F 6 dim
+    embedded = _run(net.time_embedding, sinusoid(timesteps.flatten(), _freq_dim(net)), dtype, net.time_embedding[0])
+    embedded = embedded.unflatten(0, (batch, frames))
+    modulation = _run(net.time_projection, embedded, dtype, net.time_projection[1]).float().unflatten(-1, (6, -1))
     for layer, block in enumerate(net.blocks):
         x = _block(block, layer, x, modulation, text, view, dtype)
     return _head(net.head, x, embedded.float(), grid, dtype, (height // grid[0], width // grid[1]))
 
 
-def _embed_patches(embedding: Any, latents: Tensor) -> Tensor:
-    """ComfyUI's own Wan keeps this one layer in float32, whatever the rest computes in."""
-    weight = getattr(embedding, "weight", None)
-    if weight is None or weight.dtype != torch.float32 or latents.dtype == torch.float32:
-        return embedding(latents)
-    return embedding(latents.float()).to(latents.dtype)
+def _fine(factory: dict[str, Any]) -> dict[str, Any]:
+    """Where and in which dtype the small layers are kept that must not be rounded."""
+    coarse = factory.get("dtype") not in (None, torch.float64)
+    return {**factory, "dtype": torch.float32} if coarse else factory
+
+
+def _run(module: Any, x: Tensor, dtype: torch.dtype, first: Any = None) -> Tensor:
+    """A module on `x`, in float32 where its weights are kept so, else in `dtype`. first: its layer that has a weight."""
+    weight = getattr(module if first is None else first, "weight", None)
+    fine = weight is not None and weight.dtype == torch.float32
+    return module(x.to(torch.float32 if fine else dtype))
 
 
 def _block(
@@ -160,14 +169,15 @@ def _block(
     attention = block.self_attn
     heads = attention.num_heads
     h = (block.norm1(x) * (1 + scale_a) + shift_a).to(dtype)
-    q = attention.norm_q(attention.q(h)).unflatten(-1, (heads, -1))
-    k = attention.norm_k(attention.k(h)).unflatten(-1, (heads, -1))
+    q = _run(attention.norm_q, attention.q(h), dtype).to(dtype).unflatten(-1, (heads, -1))
+    k = _run(attention.norm_k, attention.k(h), dtype).to(dtype).unflatten(-1, (heads, -1))
     v = attention.v(h).unflatten(-1, (heads, -1))
     y = attention.o(view.attend(layer, q, k, v).flatten(-2))
     x = x + y * gate_a
 
     cross = block.cross_attn
-    q = cross.norm_q(cross.q(block.norm3(x.to(dtype)))).unflatten(-1, (heads, -1))
+    q = cross.q(_run(block.norm3, x, dtype).to(dtype))
+    q = _run(cross.norm_q, q, dtype).to(dtype).unflatten(-1, (heads, -1))
     x = x + cross.o(_read_text(q, layer, text).flatten(-2))
 
     h = (block.norm2(x) * (1 + scale_f) + shift_f).to(dtype)
@@ -186,7 +196,7 @@ def _read_text(q: Tensor, layer: int, text: TextKV) -> Tensor:
 
 def _head(head: Any, x: Tensor, embedded: Tensor, grid: Any, dtype: torch.dtype, patch: tuple[int, int]) -> Tensor:
     shift, scale = (_parameter(head.modulation, embedded) + embedded.unsqueeze(2)).unsqueeze(3).unbind(2)
-    x = head.head((head.norm(x) * (1 + scale) + shift).to(dtype)).float()
+    x = _run(head.head, head.norm(x) * (1 + scale) + shift, dtype).float()
     x = x.unflatten(2, tuple(grid)).unflatten(-1, (*patch, -1))  # B F h w p q C
     return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
@@ -197,8 +207,10 @@ def project_text(net: Any, text: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     layers = []
     for block in net.blocks:
         cross = block.cross_attn
-        keys = cross.norm_k(cross.k(embedded)).unflatten(-1, (cross.num_heads, -1))
-        layers.append((keys, cross.v(embedded).unflatten(-1, (cross.num_heads, -1))))
+        keys = _run(cross.norm_k, cross.k(embedded), text.dtype).to(embedded.dtype)
+        layers.append(
+            (keys.unflatten(-1, (cross.num_heads, -1)), cross.v(embedded).unflatten(-1, (cross.num_heads, -1)))
+        )
     return tuple(layers)
 
 

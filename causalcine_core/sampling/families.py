@@ -194,14 +194,18 @@ def choose_family(config: WanConfig, header: Mapping[str, Any] | None = None, na
     if "recipe" in header:
         key = header.get("family")
         own = next((family for family in FAMILIES if family.key == key), None)
-        return Choice(Recipe.from_dict(header["recipe"]), own, "recipe in the file's header")
+        why = header.get("family_reason")
+        reason = "recipe in the file's header" + (f", written there as: {why}" if isinstance(why, str) else "")
+        return Choice(Recipe.from_dict(header["recipe"]), own, reason)
     if config.in_dim == 48:
         return _row("longlive-2", "48 latent channels, as Wan 2.2 5B has them; the only such row")
     if config.dim == 5120:
         reason = "14B; keys do not tell it from a plain Wan 14B, which is none: choose the family if this is wrong"
         return _row("krea", reason)
     size = "1.3B" if (config.dim, config.num_layers) == (1536, 30) else f"{config.num_layers} blocks of {config.dim}"
-    reason = f"the keys are plain Wan ({size}) and tell no family, this is the default row: choose yours if it is another"
+    reason = (
+        f"the keys are plain Wan ({size}) and tell no family, this is the default row: choose yours if it is another"
+    )
     return _row("self-forcing", reason)
 
 

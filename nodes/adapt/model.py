@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...causalcine_core.errors import InputError
 from ...causalcine_core.model import CausalWanTransformer, WanConfig
-from ...causalcine_core.model.checkpoint import assign
+from ...causalcine_core.model.checkpoint import check_weights
 from ...causalcine_core.pipeline import fingerprint
 from ...causalcine_core.sampling import Network, Recipe
 
@@ -64,7 +64,7 @@ def build(
     reload: tuple[Callable[..., Any], tuple[Any, ...]] | None = None,
 ) -> Any:
     """A MODEL from weights under Wan's names. reload: how ComfyUI 0.33 can build it again."""
-    assign(CausalWanTransformer(config, device="meta"), weights, source)  # names and shapes, in one sentence
+    check_weights(CausalWanTransformer(config, device="meta"), weights, source)
     supported = list(CausalWanSupport.supported_inference_dtypes)
     device = mm.get_torch_device()
     if dtype is None:

@@ -68,6 +68,13 @@ def say(text: str) -> None:
         server.send_progress_text(text, context.node_id, server.client_id)
 
 
+def tell(*lines: str) -> None:
+    """Put facts into the log and onto the node that is running."""
+    for line in lines:
+        logging.info("CausalCine: %s", line)
+    say("\n".join(lines))
+
+
 def warn(sentences: Sequence[str]) -> None:
     """Put warnings into the log and onto the node that is running."""
     for sentence in sentences:

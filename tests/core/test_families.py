@@ -53,8 +53,17 @@ def test_numbers_of_the_table():
 
 @pytest.mark.parametrize(
     ("key", "frames"),
-    [("self-forcing", 21), ("causal-forcing-frame", 21), ("longlive-1", 12), ("rolling-forcing", 21), ("memflow", 15)]
-    + [("reward-forcing", 9), ("krea", 6), ("longlive-2", 32), ("shotstream", 27)],
+    [
+        ("self-forcing", 21),
+        ("causal-forcing-frame", 21),
+        ("longlive-1", 12),
+        ("rolling-forcing", 21),
+        ("memflow", 15),
+        ("reward-forcing", 9),
+        ("krea", 6),
+        ("longlive-2", 32),
+        ("shotstream", 27),
+    ],
 )
 def test_a_chunk_sees_as_many_frames_as_in_training(key, frames):
     recipe = find_family(key).recipe
@@ -87,7 +96,7 @@ def test_a_recipe_in_the_file_wins_over_the_table():
 
 
 def test_an_unknown_family_names_those_there_are():
-    with pytest.raises(InputError, match="family is 'sora'.*self-forcing, causal-forcing"):
+    with pytest.raises(InputError, match=r"family is 'sora'.*self-forcing, causal-forcing"):
         find_family("sora")
 
 

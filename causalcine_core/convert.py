@@ -1,0 +1,116 @@
+"""`causalcine convert`: any known layout, also a `.pt`, to one safetensors file that says how it wants to be run."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import InputError
+from .model.checkpoint import FORMAT, save_weights
+from .model.diagnose import no_network
+from .model.files import open_source
+from .model.layouts import find_layout
+from .model.network import NetworkInfo, cast_like, describe_network_file, read_network
+from .model.transformer import CausalWanTransformer
+from .sampling import Choice, choose_family
+from .sampling.families import find_family
+from .video import check_output
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written. network: as it was read. family: the recipe in the new file, and why it is that one."""
+
+    path: Path
+    network: NetworkInfo
+    family: Choice
+    bytes: int
+
+
+def convert(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    lora: str | os.PathLike[str] | None = None,
+    alpha: float | None = None,
+    part: str | None = None,
+    family: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Converted:
+    """Write the transformer of `source` under Wan's own names, with a `causalcine` header.
+
+    Args:
+        source: a file (`.safetensors`, or `.pt` read as tensors only) or folder in any known layout.
+        output: a `.safetensors` file; it is replaced once the new one is whole.
+        lora: to be merged in. alpha: of one that names none (its rank by default).
+        part: which of several networks to take; by default the averaged weights.
+        family: row of the table of families; by default the file's own recipe, else a guess that is named as such.
+        dtype: of the large layers; what must not be rounded stays in float32. By default the file's own types.
+    """
+    target = check_output(output, ".safetensors")
+    for path in (source, lora):
+        if path is not None and Path(path).resolve() == target.resolve():
+            raise InputError(f"output {output} is the file to be read: choose another name")
+    if family is not None:
+        find_family(family)
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise InputError(f"alpha is {alpha!r}: it must be a number above 0")
+    file = read_network(source, part=part, lora=lora, alpha=alpha, pickles=True)
+    choice = choose_family(file.config, file.header, family)
+    weights = file.weights
+    if dtype is not None:
+        weights = cast_like(CausalWanTransformer(file.config, device="meta", dtype=dtype), weights)
+    save_weights(target, weights, _header(file, choice, lora))
+    return Converted(target, file, choice, target.stat().st_size)
+
+
+def _header(file: NetworkInfo, choice: Choice, lora: str | os.PathLike[str] | None) -> dict[str, Any]:
+    origin = {"layout": file.layout, "part": file.part, "file": file.path.name}
+    if lora is not None:
+        origin["lora"] = Path(lora).name
+    return {
+        "format": FORMAT,
+        "kind": "network",
+        "model": file.config.to_dict(),
+        "recipe": choice.recipe.to_dict(),
+        "family": choice.family.key if choice.family else None,
+        "family_reason": choice.reason,
+        "source": origin,
+    }
+
+
+def describe_network_in(path: Path) -> dict[str, Any]:
+    """What `causalcine inspect` says of a transformer in any layout; of a file that holds none, what it looks like."""
+    source = open_source(path, pickles=True)
+    shapes = source.shapes
+    layout = find_layout(shapes)
+    if layout is None:
+        return {"no Wan transformer": no_network(shapes)}
+    facts: dict[str, Any] = {"kind": "Wan transformer"}
+    facts["layout"] = layout.name + (f", {layout.part}" if layout.part else "")
+    inside = layout.shapes(shapes)
+    patch = inside.get("patch_embedding.weight")
+    if patch:
+        blocks = {name.split(".")[1] for name in inside if name.startswith("blocks.")}
+        facts["network"] = {
+            "dim": patch[0],
+            "latent channels": patch[1],
+            "patch": list(patch[2:]),
+            "blocks": len(blocks),
+        }
+    try:
+        info = describe_network_file(path, pickles=True)
+    except InputError as error:
+        return facts | {"problem": str(error)}
+    choice = choose_family(info.config, info.header)
+    facts["matched"] = f"{info.matched} of {info.total} weights"
+    facts["family"] = str(choice)
+    facts["recipe"] = {name: value for name, value in choice.recipe.to_dict().items() if value not in (None, "")}
+    if info.notes:
+        facts["notes"] = "; ".join(info.notes)
+    return facts
