@@ -133,7 +133,7 @@ class Pipeline:
             start = begin(self.network, recipe, memory or MemorySettings(), size=size, seed=seed)
         else:
             size = self._check_state(state, recipe, story, width, height)
-            settings = (memory or MemorySettings()).resolve(state.settings.window or 0, state.settings.top_k or 0)
+            settings = _continued(state.settings, memory)
             start = replace(state, recipe=recipe, settings=settings, seed=seed)
         start = self._planned(start, story)
         return self._run(start, size, on_step, decode)
@@ -324,6 +324,20 @@ def fingerprint(config: dict[str, Any], weights: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(weights[name].flatten()[:64].float().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _continued(settings: MemorySettings, asked: MemorySettings | None) -> MemorySettings:
+    """Memory settings of a film that goes on: its store stays as it was opened."""
+    if asked is None:
+        return settings
+    for name, given, default in (("budget", asked.budget, None), ("storage", asked.storage, "full")):
+        if given != default and given != getattr(settings, name):
+            raise InputError(
+                f"memory.{name} is {given!r}, but the film to continue was begun with {getattr(settings, name)!r}: leave it as "
+                "it was, or start anew"
+            )
+    resolved = asked.resolve(settings.window or 0, settings.top_k or 0)
+    return replace(resolved, budget=settings.budget, storage=settings.storage)
 
 
 def _first(*values: Any) -> Any:

@@ -1,12 +1,13 @@
 """What a rollout remembers, and what it recalls."""
 
-from .cache import Block, FrameStore, KVMemory
+from .cache import FrameStore, KVMemory
 from .routing import describe, describe_query, route
-from .settings import MemorySettings
+from .settings import ROUTINGS, STORAGES, MemorySettings
 from .views import PackedView, RolloutView
 
 __all__ = [
-    "Block",
+    "ROUTINGS",
+    "STORAGES",
     "FrameStore",
     "KVMemory",
     "MemorySettings",

@@ -1,162 +1,237 @@
-"""What a rollout remembers: unrotated keys and values of every frame, in slots that states share.
+"""What a rollout remembers: unrotated keys and values of its frames, in slots that states share.
 
 `FrameStore` owns the tensors. `KVMemory` is a value: an immutable table of slots. Appending a chunk gives a new
 table; older tables, and forks, go on seeing exactly what they saw. A slot returns to the store when the last
-table that holds its block is gone.
+table that holds it is gone. Under a budget a table keeps as many frames as fit: what routing used least goes first.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .routing import describe
+from ..errors import InputError
+from .settings import MemorySettings
+from .slab import Slab, Slot
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where frames lie: row `[B, n]` in their slab; cold: bool `[B, n]`, which lie in the cold one (None: none does)."""
+
+    index: Tensor
+    cold: Tensor | None = None
+
+    def pick(self, chosen: Tensor) -> Rows:
+        """The rows of chosen frames: `[B, k]` into n."""
+        return Rows(self.index.gather(1, chosen), None if self.cold is None else self.cold.gather(1, chosen))
 
 
 class FrameStore:
-    """Slabs of frame slots, one pair per layer, that grow by doubling.
+    """Two tiers of slots. Hot: full precision, what chunks see always. Cold: what only routing reads; the same slab, or
+    8 bits with `storage="8bit"`.
 
-    A slot holds one latent frame of all `batch` branches: keys and values `[S, H, D]` and a descriptor `[H, D]`
-    per layer and branch. Row `slot * batch + b` of a slab is branch `b` of that slot.
+    limit: frames that one memory may keep beyond what is near, from its budget; None: no limit.
     """
 
-    def __init__(self, layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        frame_shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+        *,
+        settings: MemorySettings | None = None,
+        near: int = 0,
+        chunk: int = 1,
+    ):
+        """near: most frames that a chunk always sees, its own included; chunk: frames of a chunk. Both size a budget."""
+        settings = settings or MemorySettings()
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)
-        self.capacity = 0
-        self._free: list[int] = []
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._descriptors: list[Tensor] = []
-        self._grow(32)
-
-    def _grow(self, capacity: int) -> None:
-        shapes = (self.frame_shape, self.frame_shape, self.frame_shape[1:])
-        kept = self.capacity * self.batch
-        with torch.inference_mode(False), torch.no_grad():  # written to in any mode later on
-            for name, shape in zip(("_keys", "_values", "_descriptors"), shapes, strict=True):
-                dtype = torch.float32 if name == "_descriptors" else self.dtype
-                slabs = getattr(self, name)
-                for layer in range(self.layers):
-                    slab = torch.empty(capacity * self.batch, *shape, dtype=dtype, device=self.device)
-                    if kept:
-                        slab[:kept] = slabs[layer]
-                        slabs[layer] = slab
-                    else:
-                        slabs.append(slab)
-        self._free.extend(range(capacity - 1, self.capacity - 1, -1))
-        self.capacity = capacity
-
-    def allocate(self, frames: int) -> Block:
-        """Take slots for one chunk; they come back when the block is collected."""
-        while len(self._free) < frames:
-            self._grow(2 * self.capacity)
-        return Block(self, tuple(self._free.pop() for _ in range(frames)))
-
-    def release(self, slots: tuple[int, ...]) -> None:
-        self._free.extend(reversed(slots))
+        self.limit: int | None = None
+        hot = cold = None
+        eight_bit = settings.storage == "8bit"
+        if settings.budget is not None:
+            full, small = frame_bytes(layers, batch, frame_shape, dtype), frame_bytes(layers, batch, frame_shape)
+            spare = 2 * chunk  # the chunk in the making, and what its last state still holds
+            hot = near + spare
+            rest = settings.budget * GIB - hot * full
+            cold = int(rest // (small if eight_bit else full))
+            least = (settings.top_k or 0) + (chunk if eight_bit else 0)
+            if cold < least:
+                need = (hot * full + least * (small if eight_bit else full)) / GIB
+                raise InputError(
+                    f"memory.budget is {settings.budget:g} GiB: this size, window and top_k need at least {need:.3g} GiB; raise "
+                    f"it, or lower window ({settings.window}) or top_k ({settings.top_k})"
+                )
+            self.limit = cold - (chunk if eight_bit else 0)  # one chunk more while evicted frames are still held
+            hot = hot if eight_bit else hot + cold
+        shape = (layers, batch, self.frame_shape, dtype, self.device)
+        self.hot = Slab(*shape, capacity=hot)
+        self.cold = Slab(*shape, eight_bit=True, capacity=cold or None) if eight_bit else self.hot
 
     @property
     def used(self) -> int:
         """Slots held by some state."""
-        return self.capacity - len(self._free)
+        return self.hot.used + (0 if self.cold is self.hot else self.cold.used)
 
     @property
-    def bytes_per_frame(self) -> int:
-        tokens, heads, dim = self.frame_shape
-        return self.layers * self.batch * heads * dim * (2 * tokens * self.dtype.itemsize + 4)
+    def nbytes(self) -> int:
+        """Bytes that the slabs take."""
+        slabs = {id(slab): slab for slab in (self.hot, self.cold)}
+        return sum(slab.capacity * slab.bytes_per_frame for slab in slabs.values())
 
-    def rows(self, slots: Tensor) -> Tensor:
-        """Slab rows `[B, n]` of slots `[n]` or `[B, n]`."""
-        return slots * self.batch + torch.arange(self.batch, device=self.device)[:, None]
+    def rows(self, slots: Sequence[Slot]) -> Rows:
+        batch = torch.arange(self.batch, device=self.device)[:, None]
+        index = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self.device)
+        where = [slot.slab is not self.hot for slot in slots]
+        cold = torch.tensor(where, device=self.device).expand(self.batch, -1) if any(where) else None
+        return Rows(index * self.batch + batch, cold)
 
-    def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put keys and values `[B, n, S, H, D]` into rows `[B, n]`, with their descriptors."""
-        flat = rows.flatten()
-        k, v = k.detach().flatten(0, 1), v.detach().flatten(0, 1)
-        self._keys[layer].index_copy_(0, flat, k.to(self.dtype))
-        self._values[layer].index_copy_(0, flat, v.to(self.dtype))
-        self._descriptors[layer].index_copy_(0, flat, describe(k.float()))
+    def read(self, layer: int, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, n, S, H, D]`, in the store's dtype."""
+        if rows.cold is None:
+            return self.hot.read(layer, rows.index)
+        k, v = self.cold.read(layer, rows.index.masked_fill(~rows.cold, 0))
+        hot_k, hot_v = self.hot.read(layer, rows.index.masked_fill(rows.cold, 0))
+        cold = rows.cold[..., None, None, None]
+        return torch.where(cold, k, hot_k), torch.where(cold, v, hot_v)
 
-    def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, n, S, H, D]` of rows `[B, n]`."""
-        flat, shape = rows.flatten(), rows.shape
-        return (
-            self._keys[layer].index_select(0, flat).unflatten(0, shape),
-            self._values[layer].index_select(0, flat).unflatten(0, shape),
-        )
-
-    def descriptors(self, layer: int, rows: Tensor) -> Tensor:
+    def descriptors(self, layer: int, rows: Rows) -> Tensor:
         """Frame descriptors `[B, n, H, D]`, float32."""
-        return self._descriptors[layer].index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        if rows.cold is None:
+            return self.hot.descriptors(layer, rows.index)
+        cold = self.cold.descriptors(layer, rows.index.masked_fill(~rows.cold, 0))
+        hot = self.hot.descriptors(layer, rows.index.masked_fill(rows.cold, 0))
+        return torch.where(rows.cold[..., None, None], cold, hot)
+
+    def cool(self, slots: Sequence[Slot]) -> tuple[Slot, ...]:
+        """Copies of hot slots in the cold tier."""
+        moved = self.cold.allocate(len(slots))
+        source, target = self.hot.rows(slots), self.cold.rows(moved)
+        for layer in range(self.layers):
+            self.cold.write(layer, target, *self.hot.read(layer, source))
+        return moved
 
 
-class Block:
-    """The slots of one chunk. Shared by every memory that holds the chunk."""
-
-    __slots__ = ("__weakref__", "slots")
-
-    def __init__(self, store: FrameStore, slots: tuple[int, ...]):
-        self.slots = slots
-        weakref.finalize(self, store.release, slots)
+def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:
+    """Bytes of one latent frame's keys, values and descriptor, in all layers and branches. dtype None: 8 bits."""
+    tokens, heads, dim = frame_shape
+    one = tokens * dim * dtype.itemsize if dtype is not None else tokens * dim + 4
+    return layers * batch * heads * (2 * one + 4 * dim)
 
 
 @dataclass(frozen=True)
 class KVMemory:
-    """An immutable table of the frames a rollout has written."""
+    """An immutable table of the frames a rollout has written.
+
+    lengths: latent frames of every chunk. slots: of every frame, None where it was evicted. uses: how often routing took
+    a frame, in layers; turns: how many chunks could have taken it; both `[frames]`.
+    """
 
     store: FrameStore
-    blocks: tuple[Block, ...] = ()
+    lengths: tuple[int, ...] = ()
+    slots: tuple[Slot | None, ...] = ()
+    uses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    turns: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
     def frames(self) -> int:
-        return sum(len(block.slots) for block in self.blocks)
+        """Frames written, evicted ones included."""
+        return len(self.slots)
 
-    def append(self, block: Block) -> KVMemory:
-        return KVMemory(self.store, (*self.blocks, block))
+    @property
+    def evicted(self) -> int:
+        return sum(slot is None for slot in self.slots)
 
-    def slots(self) -> Tensor:
-        """Slot of every frame, in temporal order: int64 `[frames]`."""
-        flat = [slot for block in self.blocks for slot in block.slots]
-        return torch.tensor(flat, dtype=torch.int64, device=self.store.device)
+    def rows(self, frames: Sequence[int]) -> Rows:
+        """Where these frames lie; none may be evicted."""
+        return self.store.rows([slot for slot in (self.slots[f] for f in frames) if slot is not None])
 
-    def chunks(self) -> list[int]:
-        """Latent frames of every chunk."""
-        return [len(block.slots) for block in self.blocks]
+    def kept(self, frames: Sequence[int]) -> list[int]:
+        """Those of the frames that were not evicted."""
+        return [f for f in frames if self.slots[f] is not None]
 
     def without(self, chunks: int) -> KVMemory:
         """This memory before its last `chunks` chunks were written."""
-        return KVMemory(self.store, self.blocks[: len(self.blocks) - chunks])
+        lengths = self.lengths[: len(self.lengths) - chunks]
+        n = sum(lengths)
+        return KVMemory(self.store, lengths, self.slots[:n], self.uses[:n], self.turns[:n])
+
+    def append(self, slots: Sequence[Slot], *, far: Sequence[int] = (), recalled: Tensor | None = None) -> KVMemory:
+        """The memory with one more chunk.
+
+        far: frames that the chunk could recall and did not see anyway: they go to the cold tier, and are what a budget may
+        evict. recalled: int64 frame numbers that it did recall, one entry a layer and branch, -1 for none.
+        """
+        uses, turns = self.uses.clone(), self.turns.clone()
+        if recalled is not None and recalled.numel():
+            taken = recalled[recalled >= 0]
+            uses += torch.bincount(taken, minlength=self.frames) / (self.store.layers * self.store.batch)
+        turns[list(far)] += 1
+        table = list(self.slots)
+        self._evict(table, far, uses, turns)
+        self._cool(table, far)
+        new = torch.zeros(len(slots))
+        return KVMemory(
+            self.store,
+            (*self.lengths, len(slots)),
+            (*table, *slots),
+            torch.cat([uses, new]),
+            torch.cat([turns, new]),
+        )
+
+    def _evict(self, table: list[Slot | None], far: Sequence[int], uses: Tensor, turns: Tensor) -> None:
+        """Let go of what routing used least, for as many chunks as it could have; new frames get some credit."""
+        if self.store.limit is None or len(far) <= self.store.limit:
+            return
+        excess = len(far) - self.store.limit
+        score = (uses + 0.25) / (turns + 4)
+        for frame in sorted(far, key=lambda f: (float(score[f]), f))[:excess]:
+            table[frame] = None
+
+    def _cool(self, table: list[Slot | None], far: Sequence[int]) -> None:
+        store = self.store
+        if store.cold is store.hot:
+            return
+        warm = [f for f in far if (slot := table[f]) is not None and slot.slab is store.hot]
+        if warm:
+            for frame, slot in zip(
+                warm, store.cool([s for s in (table[f] for f in warm) if s is not None]), strict=True
+            ):
+                table[frame] = slot
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything needed to rebuild this memory, as flat tensors for a file."""
-        rows = self.store.rows(self.slots())
-        out = {"blocks": torch.tensor([len(block.slots) for block in self.blocks], dtype=torch.int64)}
-        for layer in range(self.store.layers):
-            keys, values = self.store.read(layer, rows)
-            out[f"keys.{layer}"], out[f"values.{layer}"] = keys.cpu(), values.cpu()
+        out = {"lengths": torch.tensor(self.lengths, dtype=torch.int64), "uses": self.uses, "turns": self.turns}
+        for name, slab in self._tiers().items():
+            frames = [f for f, slot in enumerate(self.slots) if slot is not None and slot.slab is slab]
+            out[f"{name}.frames"] = torch.tensor(frames, dtype=torch.int64)
+            rows = slab.rows([slot for slot in (self.slots[f] for f in frames) if slot is not None])
+            out |= {f"{name}.{key}": t.cpu() for key, t in slab.tensors(rows).items()}
         return out
 
+    def _tiers(self) -> dict[str, Slab]:
+        return {"hot": self.store.hot} | ({} if self.store.cold is self.store.hot else {"cold": self.store.cold})
+
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device) -> KVMemory:
-        layers = sum(name.startswith("keys.") for name in tensors)
-        first = tensors["keys.0"]
-        store = FrameStore(layers, first.shape[0], tuple(first.shape[2:]), first.dtype, device)
-        memory, start = cls(store), 0
-        for length in tensors["blocks"].tolist():
-            block = store.allocate(length)
-            rows = store.rows(torch.tensor(block.slots, device=device))
-            for layer in range(layers):
-                part = slice(start, start + length)
-                store.write(
-                    layer,
-                    rows,
-                    tensors[f"keys.{layer}"][:, part].to(device),
-                    tensors[f"values.{layer}"][:, part].to(device),
-                )
-            memory, start = memory.append(block), start + length
-        return memory
+    def from_tensors(cls, tensors: dict[str, Tensor], store: FrameStore) -> KVMemory:
+        """`tensors` into a fresh store of the same shape and storage."""
+        lengths = tuple(tensors["lengths"].tolist())
+        slots: list[Slot | None] = [None] * sum(lengths)
+        memory = cls(store, lengths, (), tensors["uses"], tensors["turns"])
+        for name, slab in memory._tiers().items():
+            frames = tensors[f"{name}.frames"].tolist()
+            taken = slab.allocate(len(frames))
+            parts = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
+            slab.fill(slab.rows(taken), parts)
+            for frame, slot in zip(frames, taken, strict=True):
+                slots[frame] = slot
+        return cls(store, lengths, tuple(slots), tensors["uses"], tensors["turns"])

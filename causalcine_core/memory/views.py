@@ -1,20 +1,21 @@
 """The two places frames come from: a rollout's memory, and the packed pass of teacher forcing.
 
-Both choose with `route` and attend with `chunk_attention`; neither has a rule of its own.
+Both ask `sight` what is near, `route` what is recalled, and give the span positions 0, 1, 2, ...; neither has a rule of
+its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..cut import Cut
-from ..model.attention import chunk_attention
-from ..model.rope import Rope
-from .cache import Block, KVMemory
+from ..model.attention import attend, chunk_attention
+from ..model.rope import Rope, rotate
+from .cache import KVMemory
 from .routing import describe, describe_query, route
 from .settings import MemorySettings
 from .sight import Sight, sight
@@ -23,8 +24,8 @@ from .sight import Sight, sight
 class RolloutView:
     """One chunk over a memory: recalled frames, then what is always near, then its own frames.
 
-    The chunk's own keys and values are written into a block of slots that no memory holds yet; each pass
-    overwrites them, and `commit` appends the block. Until then nothing that anyone else can see has changed.
+    Nothing that anyone else can see changes until `commit`, which writes the keys and values of the last pass into slots
+    of their own and gives the memory with this chunk in it.
     """
 
     def __init__(
@@ -40,45 +41,105 @@ class RolloutView:
     ):
         """shot_start: chunks of `memory` that lie before this chunk's shot; None: its shot is all there is."""
         store = memory.store
-        seen = sight(memory.chunks(), shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
-        self.memory, self.rope, self.gap = memory, rope, seen.gap
-        self.block: Block = store.allocate(frames)
-        self._far_frames = torch.tensor(seen.far, dtype=torch.int64, device=store.device)
-        slots = memory.slots()
-        near_rows = store.rows(slots[torch.tensor(seen.near, dtype=torch.int64, device=store.device)])
-        self._far_rows = store.rows(slots[self._far_frames])
-        self._own_rows = store.rows(torch.tensor(self.block.slots, device=store.device))
-        self._near_rows = torch.cat([near_rows, self._own_rows], 1)
-        self._top_k = min(settings.top_k or 0, len(seen.far))
-        self._descriptors = (
-            [store.descriptors(layer, self._far_rows) for layer in range(store.layers)] if self._top_k else []
-        )
-        self._routing: list[Tensor | None] = [None] * store.layers
+        seen = sight(memory.lengths, shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
+        self.memory, self.frames = memory, frames
+        self._keep_choice = settings.routing == "first_step"
         self._asked_k = settings.top_k or 0
+        self._far, near = memory.kept(seen.far), memory.kept(seen.near)
+        self._far_frames = torch.tensor(self._far, dtype=torch.int64, device=store.device)
+        self._far_rows, self._near_rows = memory.rows(self._far), memory.rows(near)
+        self._k = min(self._asked_k, len(self._far))
+        self._descriptors = (
+            [store.descriptors(layer, self._far_rows) for layer in range(store.layers)] if self._k else []
+        )
+        self._chosen: list[Tensor | None] = [None] * store.layers
+        self._own: list[tuple[Tensor, Tensor] | None] = [None] * store.layers
+        self._span = Span(rope, store.layers, self._k, len(near), frames, seen.gap)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        store = self.memory.store
-        store.write(layer, self._own_rows, k, v)
-        rows = self._near_rows
-        if self._top_k:
-            chosen = route(describe_query(q)[:, None], self._descriptors[layer], self._top_k)[:, 0]
-            self._routing[layer] = self._far_frames[chosen]
-            rows = torch.cat([self._far_rows.gather(1, chosen), rows], 1)
-        keys, values = store.read(layer, rows)
-        return chunk_attention(q, keys.to(q.dtype), values.to(q.dtype), self.rope, gaps=(self.gap,))
+        self._own[layer] = (k, v)
+        kept = self._chosen[layer]
+        if self._k and not (self._keep_choice and kept is not None):
+            kept = route(describe_query(q)[:, None], self._descriptors[layer], self._k)[:, 0]
+            self._chosen[layer] = kept
+        return self._span.attend(layer, q, k, v, self._near, self._recalled, fresh=not self._keep_choice)
+
+    def _near(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.memory.store.read(layer, self._near_rows)
+
+    def _recalled(self, layer: int) -> tuple[Tensor, Tensor]:
+        chosen = self._chosen[layer]
+        assert chosen is not None
+        return self.memory.store.read(layer, self._far_rows.pick(chosen))
 
     def commit(self) -> KVMemory:
         """The memory with this chunk in it, as the last pass wrote it."""
-        return self.memory.append(self.block)
+        store = self.memory.store
+        slots = store.hot.allocate(self.frames)
+        rows = store.hot.rows(slots)
+        for layer, own in enumerate(self._own):
+            if own is None:
+                raise RuntimeError("a chunk is committed before a pass has run")
+            store.hot.write(layer, rows, *own)
+        return self.memory.append(slots, far=self._far, recalled=self.routing().flatten())
 
     def routing(self) -> Tensor:
         """What the last pass recalled: int64 `[layers, B, k]`, frame numbers and -1 for none, on the CPU."""
         store = self.memory.store
         out = torch.full((store.layers, store.batch, self._asked_k), -1, dtype=torch.int64)
-        for layer, chosen in enumerate(self._routing):
+        for layer, chosen in enumerate(self._chosen):
             if chosen is not None:
-                out[layer, :, : chosen.shape[1]] = chosen.cpu()
+                out[layer, :, : chosen.shape[1]] = self._far_frames[chosen].cpu()
         return out
+
+
+class Span:
+    """What one chunk attends to, gathered and rotated: `[recalled | near | own]`, per layer.
+
+    Between the passes of a chunk only its own frames change, and what it recalls; the rest is gathered and rotated once.
+    That takes the span's keys and values once more for every layer; where they are too large, one layer's room is
+    shared by all and filled in every pass.
+    """
+
+    ROOM = 2 * 2**30  # bytes
+
+    def __init__(self, rope: Rope, layers: int, recalled: int, near: int, own: int, gap: int):
+        self.rope, self.layers, self.gap = rope, layers, gap
+        self.recalled, self.history, self.own = recalled, recalled + near, own
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        near: Callable[[int], tuple[Tensor, Tensor]],
+        recalled: Callable[[int], tuple[Tensor, Tensor]],
+        *,
+        fresh: bool,
+    ) -> Tensor:
+        """Attention of own `q, k, v [B, c, S, H, D]`; `near` and `recalled` read a layer's frames. fresh: what is recalled
+        may have changed since the last pass."""
+        table = self.rope.table(self.history + self.own + self.gap)
+        place = table[self.history + self.gap :]
+        size = 2 * self.layers * k[:, :1].numel() * (self.history + self.own) * k.element_size()
+        number = layer if size <= self.ROOM else 0
+        filled = number in self._buffers and size <= self.ROOM
+        if number not in self._buffers:
+            shape = (k.shape[0], self.history + self.own, *k.shape[2:])
+            self._buffers[number] = (k.new_empty(shape), v.new_empty(shape))
+        keys, values = self._buffers[number]
+        if not filled and self.history > self.recalled:
+            part = slice(self.recalled, self.history)
+            near_k, near_v = near(layer)
+            keys[:, part], values[:, part] = rotate(near_k.to(k.dtype), table[part]), near_v
+        if self.recalled and (fresh or not filled):
+            far_k, far_v = recalled(layer)
+            keys[:, : self.recalled] = rotate(far_k.to(k.dtype), table[: self.recalled])
+            values[:, : self.recalled] = far_v
+        keys[:, self.history :], values[:, self.history :] = rotate(k, place), v
+        return attend(rotate(q, place), keys, values)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def chunk_attention(
 
     Returns: `[N, c, S, H, D]`.
     """
-    _, own, tokens = q.shape[:3]
+    own, tokens = q.shape[1:3]
     frames = keys.shape[1]
     table = rope.table(frames + max(gaps))
     mask = None
@@ -43,7 +43,13 @@ def chunk_attention(
         positions[:, frames - own :] += torch.tensor(gaps, device=keys.device)[:, None]
         q, keys = rotate(q, table[positions[:, frames - own :]]), rotate(keys, table[positions])
         mask = valid.repeat_interleave(tokens, 1)[:, None, None]
-    return _attend(q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), mask).unflatten(1, (own, tokens))
+    return attend(q, keys, values, mask)
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of rotated `q [N, c, S, H, D]` over rotated keys and their values `[N, F, S, H, D]`; gives `[N, c, S, H, D]`."""
+    out = _attend(q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), mask)
+    return out.unflatten(1, q.shape[1:3])
 
 
 def text_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..cut import Cut
 from ..errors import InputError
-from ..memory import FrameStore, KVMemory, MemorySettings, RolloutView
+from ..memory import KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
 from ..model.transformer import TextKV, forward, project_text
 from ..story import PlannedChunk
 from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
-from .state import ChunkRecord, State
+from .state import ChunkRecord, State, open_store
 
 TextLayers = tuple[tuple[Tensor, Tensor], ...]
 
@@ -70,10 +70,9 @@ def begin(
     grid = _grid(network, size)
     branches = batch * (1 if recipe.guidance == 1 else 2)
     shape = (grid[0] * grid[1], network.heads, network.head_dim)
-    store = FrameStore(network.layers, branches, shape, network.dtype, network.device)
-    return State(
-        KVMemory(store), recipe, settings.resolve(recipe.window, recipe.top_k), seed, model=network.fingerprint
-    )
+    settings = settings.resolve(recipe.window, recipe.top_k)
+    store = open_store(recipe, settings, network.layers, branches, shape, network.dtype, network.device)
+    return State(KVMemory(store), recipe, settings, seed, model=network.fingerprint)
 
 
 def rollout(

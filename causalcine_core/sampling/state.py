@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..memory import KVMemory, MemorySettings
+from ..memory import FrameStore, KVMemory, MemorySettings
 from ..story import PlannedChunk, PlannedShot
 from ..vae import VAEState
 from .recipe import Recipe
 
-FORMAT = "causalcine-state-1"
+FORMAT = "causalcine-state-2"
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,14 @@ class State:
             ChunkRecord(_chunk(entry["plan"]), entry["seconds"], tensors[f"routing.{i}"])
             for i, entry in enumerate(header["records"])
         )
+        recipe, settings = Recipe.from_dict(header["recipe"]), MemorySettings(**header["settings"])
+        memory = _group(tensors, "memory.")
+        keys, layers = memory["hot.keys.0"], sum(name.startswith("hot.keys.") for name in memory)
+        store = open_store(recipe, settings, layers, len(keys), keys.shape[2:], keys.dtype, torch.device(device))
         return cls(
-            memory=KVMemory.from_tensors(_group(tensors, "memory."), torch.device(device)),
-            recipe=Recipe.from_dict(header["recipe"]),
-            settings=MemorySettings(**header["settings"]),
+            memory=KVMemory.from_tensors(memory, store),
+            recipe=recipe,
+            settings=settings,
             seed=header["seed"],
             model=header["model"],
             latents=tuple(tensors[f"latents.{i}"] for i in range(len(records))),
@@ -131,6 +136,20 @@ class State:
     def extended(self, memory: KVMemory, latent: Tensor, record: ChunkRecord) -> State:
         """This state and one more chunk."""
         return replace(self, memory=memory, latents=(*self.latents, latent), records=(*self.records, record))
+
+
+def open_store(
+    recipe: Recipe,
+    settings: MemorySettings,
+    layers: int,
+    branches: int,
+    frame_shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> FrameStore:
+    """The store of a film: its budget is shared out by what this recipe always has in view."""
+    near = recipe.sink + ((settings.window or 0) + 2) * recipe.chunk  # with a pinned chunk, and the own one
+    return FrameStore(layers, branches, frame_shape, dtype, device, settings=settings, near=near, chunk=recipe.chunk)
 
 
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

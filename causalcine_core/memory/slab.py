@@ -1,0 +1,146 @@
+"""Slots for the keys and values of latent frames, in full precision or in 8 bits."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .routing import describe
+
+
+class Slot:
+    """Where one frame lies. It comes back to its slab when the last memory that holds it is gone."""
+
+    __slots__ = ("__weakref__", "index", "slab")
+
+    def __init__(self, slab: Slab, index: int):
+        self.slab, self.index = slab, index
+        weakref.finalize(self, slab.release, index).atexit = False
+
+
+class Slab:
+    """Frame slots of one precision: a pair of tensors per layer that grows when it must.
+
+    A slot holds one latent frame of all `batch` branches: keys and values `[S, H, D]` and a descriptor `[H, D]` (float32)
+    per layer and branch. Row `slot * batch + b` is branch `b` of that slot. With `eight_bit` keys and values are int8 with
+    one scale a frame and head.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        frame_shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        eight_bit: bool = False,
+        capacity: int | None = None,
+    ):
+        """capacity: slots to allocate at once, where the final number is known; else it begins small and doubles."""
+        self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
+        self.dtype, self.device, self.eight_bit = dtype, device, eight_bit
+        self.capacity = 0
+        self._final = capacity is not None
+        self._free: list[int] = []
+        tokens, heads, dim = self.frame_shape
+        kept = torch.int8 if eight_bit else dtype
+        self._shapes = {"keys": (self.frame_shape, kept), "values": (self.frame_shape, kept)}
+        self._shapes |= {"descriptors": ((heads, dim), torch.float32)}
+        if eight_bit:
+            scale = ((1, heads, 1), torch.float32)
+            self._shapes |= {"key_scales": scale, "value_scales": scale}
+        self._tensors: dict[str, list[Tensor]] = {name: [] for name in self._shapes}
+        self._grow(capacity or 32)
+
+    @property
+    def used(self) -> int:
+        """Slots that some memory holds."""
+        return self.capacity - len(self._free)
+
+    @property
+    def bytes_per_frame(self) -> int:
+        return sum(
+            self.layers * self.batch * torch.Size(shape).numel() * dtype.itemsize
+            for shape, dtype in self._shapes.values()
+        )
+
+    def allocate(self, frames: int) -> tuple[Slot, ...]:
+        if len(self._free) < frames:  # of a final number only where several films share the store
+            self._grow(self.capacity + max(frames, self.capacity // 4 if self._final else self.capacity))
+        return tuple(Slot(self, self._free.pop()) for _ in range(frames))
+
+    def release(self, index: int) -> None:
+        self._free.append(index)
+
+    def rows(self, slots: Sequence[Slot]) -> Tensor:
+        """Rows `[B, n]` of slots."""
+        index = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self.device)
+        return index * self.batch + torch.arange(self.batch, device=self.device)[:, None]
+
+    def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put keys and values `[B, n, S, H, D]` into rows `[B, n]`, with their descriptors."""
+        k, v = k.detach().flatten(0, 1), v.detach().flatten(0, 1)
+        self._put("descriptors", layer, rows, describe(k.float()))
+        if self.eight_bit:
+            k, scale = quantize(k)
+            self._put("key_scales", layer, rows, scale)
+            v, scale = quantize(v)
+            self._put("value_scales", layer, rows, scale)
+        self._put("keys", layer, rows, k)
+        self._put("values", layer, rows, v)
+
+    def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, n, S, H, D]` of rows `[B, n]`, in the store's own dtype."""
+        k, v = self._take("keys", layer, rows), self._take("values", layer, rows)
+        if self.eight_bit:
+            k = (k.float() * self._take("key_scales", layer, rows)).to(self.dtype)
+            v = (v.float() * self._take("value_scales", layer, rows)).to(self.dtype)
+        return k, v
+
+    def descriptors(self, layer: int, rows: Tensor) -> Tensor:
+        """Frame descriptors `[B, n, H, D]`, float32, as they were in full precision."""
+        return self._take("descriptors", layer, rows)
+
+    def tensors(self, rows: Tensor) -> dict[str, Tensor]:
+        """Everything in these rows, `name.layer` to `[B, n, ...]`, as it is kept: for a file."""
+        return {
+            f"{name}.{layer}": self._take(name, layer, rows) for name in self._tensors for layer in range(self.layers)
+        }
+
+    def fill(self, rows: Tensor, tensors: dict[str, Tensor]) -> None:
+        """`tensors` back into rows, bit for bit."""
+        for name in self._tensors:
+            for layer in range(self.layers):
+                self._put(name, layer, rows, tensors[f"{name}.{layer}"].to(self.device).flatten(0, 1))
+
+    def _put(self, name: str, layer: int, rows: Tensor, values: Tensor) -> None:
+        target = self._tensors[name][layer]
+        target.index_copy_(0, rows.flatten(), values.to(target.dtype))
+
+    def _take(self, name: str, layer: int, rows: Tensor) -> Tensor:
+        return self._tensors[name][layer].index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+    def _grow(self, capacity: int) -> None:
+        kept = self.capacity * self.batch
+        with torch.inference_mode(False), torch.no_grad():  # written to in any mode later on
+            for name, (shape, dtype) in self._shapes.items():
+                layers = self._tensors[name]
+                for layer in range(self.layers):
+                    grown = torch.empty(capacity * self.batch, *shape, dtype=dtype, device=self.device)
+                    if kept:
+                        grown[:kept] = layers[layer]
+                        layers[layer] = grown
+                    else:
+                        layers.append(grown)
+        self._free.extend(range(capacity - 1, self.capacity - 1, -1))
+        self.capacity = capacity
+
+
+def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`[N, S, H, D]` to int8 and its scale `[N, 1, H, 1]`: one a frame and head."""
+    scale = x.float().abs().amax((1, 3), keepdim=True).clamp(min=1e-12) / 127
+    return (x.float() / scale).round().to(torch.int8), scale

@@ -1,0 +1,161 @@
+"""The memory's store: one budget, 8-bit pages, and what goes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from causalcine_core.errors import InputError
+from causalcine_core.memory import FrameStore, KVMemory, MemorySettings
+from causalcine_core.memory.cache import GIB, frame_bytes
+from causalcine_core.memory.slab import quantize
+from causalcine_core.sampling import State, begin, rollout
+
+from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
+
+SIZE = (4, 4)
+FRAME = frame_bytes(TINY.num_layers, 1, (4, 2, TINY.head_dim), torch.float32)
+SMALL = frame_bytes(TINY.num_layers, 1, (4, 2, TINY.head_dim))
+
+
+def start(settings: MemorySettings, **changes) -> State:
+    return begin(network(tiny_net()), tiny_recipe(**changes), settings, size=SIZE, seed=1)
+
+
+def run(state: State, count: int, texts=text):
+    """`count` more chunks, each a shot of its own."""
+    chunks = planned(state.chunks + count, shots=list(range(state.chunks + count)))[state.chunks :]
+    for chunk in rollout(network(tiny_net()), chunks, texts, state, size=SIZE):
+        state = chunk.state
+    return state
+
+
+def gib(frames: float) -> float:
+    return frames * FRAME / GIB
+
+
+def test_bytes_are_counted_as_they_are_kept():
+    for eight_bit, expected in ((False, FRAME), (True, SMALL)):
+        store = FrameStore(3, 1, (4, 2, TINY.head_dim), torch.float32, "cpu", settings=MemorySettings(storage="8bit"))
+        assert (store.cold if eight_bit else store.hot).bytes_per_frame == expected
+
+
+@pytest.mark.parametrize("storage", ["full", "8bit"])
+def test_a_long_film_stays_within_its_budget(storage):
+    """The slabs themselves, not only the frames in them, at every length; and what is kept is as much as fits."""
+    budget = gib(40)
+    state, sizes = start(MemorySettings(1, 2, budget=budget, storage=storage)), []
+    for chunk in rollout(network(tiny_net()), planned(48), text, state, size=SIZE):
+        state = chunk.state
+        sizes.append(state.memory.store.nbytes)
+    assert max(sizes) <= budget * GIB
+    assert min(sizes) > 0.8 * budget * GIB
+    kept = state.memory.frames - state.memory.evicted
+    assert state.memory.evicted > 0
+    assert kept > (70 if storage == "8bit" else 25)
+
+
+def test_what_routing_used_least_goes_first():
+    """Of six frames that may be recalled, the two that never were leave; a frame that is always taken stays."""
+    store = FrameStore(1, 1, (1, 1, 2), torch.float32, "cpu", settings=MemorySettings(1, 1, budget=1), near=1)
+    store.limit = 3
+    memory = KVMemory(store)
+    for i in range(7):
+        far = list(range(max(0, i - 1)))
+        recalled = torch.tensor([0 if far else -1])
+        memory = memory.append(store.hot.allocate(1), far=memory.kept(far), recalled=recalled)
+    kept = [f for f, slot in enumerate(memory.slots) if slot is not None]
+    assert len(kept) == 5
+    assert 0 in kept  # the oldest, but used in every chunk
+    assert 1 not in kept
+    assert 2 not in kept
+
+
+def test_an_evicted_frame_is_never_recalled_and_older_states_keep_it():
+    state = run(start(MemorySettings(1, 2, budget=gib(18))), 6)
+    before = run(state, 0)
+    after = run(state, 12)
+    gone = [f for f, slot in enumerate(after.memory.slots) if slot is None]
+    assert gone
+    assert before.memory.evicted == state.memory.evicted
+    chunk = run(after, 1)
+    assert not set(chunk.records[-1].routing.flatten().tolist()) & set(gone)
+
+
+def test_a_film_under_a_budget_is_the_same_film_when_it_is_made_again():
+    settings = MemorySettings(1, 2, budget=gib(20), storage="8bit")
+    one, two = run(start(settings), 14), run(start(settings), 14)
+    assert one.memory.evicted > 0
+    assert torch.equal(one.film(), two.film())
+
+
+@pytest.mark.parametrize("storage", ["full", "8bit"])
+def test_a_saved_film_goes_on_bit_for_bit(storage, tmp_path):
+    state = run(start(MemorySettings(1, 2, budget=gib(20), storage=storage)), 10)
+    state.save(tmp_path / "state.safetensors")
+    loaded = State.load(tmp_path / "state.safetensors")
+    assert loaded.memory.evicted == state.memory.evicted
+    assert torch.equal(run(state, 6).film(), run(loaded, 6).film())
+
+
+def test_eight_bits_change_little_and_only_what_is_recalled():
+    """Within the window nothing changes; beyond it keys and values are off by less than one part in a hundred."""
+    full, small = run(start(MemorySettings(1, 2)), 8), run(start(MemorySettings(1, 2, storage="8bit")), 8)
+    for i in range(2):
+        assert torch.equal(full.latents[i], small.latents[i])
+    assert not torch.equal(full.latents[-1], small.latents[-1])
+    x = torch.randn(5, 36, 4, 64)
+    kept, scale = quantize(x)
+    assert kept.dtype == torch.int8
+    assert (kept * scale - x).abs().max() <= scale.max() / 2 * 1.001
+    assert (kept * scale - x).norm() / x.norm() < 0.01
+
+
+def test_routing_of_the_first_step_is_kept_for_the_chunk():
+    """One choice a layer and chunk: as many routings as layers, and the film is another than with a choice a pass."""
+    from causalcine_core.memory import views
+
+    calls = []
+    original = views.route
+
+    def counted(*args):
+        calls.append(args)
+        return original(*args)
+
+    views.route = counted
+    try:
+        state = run(start(MemorySettings(1, 2, routing="first_step")), 4)
+    finally:
+        views.route = original
+    assert len(calls) == 2 * TINY.num_layers  # chunks 2 and 3 have something to recall
+    assert not torch.equal(state.film(), run(start(MemorySettings(1, 2)), 4).film())
+
+
+def test_a_span_too_large_to_keep_gives_the_same_film(monkeypatch):
+    from causalcine_core.memory.views import Span
+
+    kept = run(start(MemorySettings(1, 2)), 5).film()
+    monkeypatch.setattr(Span, "ROOM", 0)
+    assert torch.equal(kept, run(start(MemorySettings(1, 2)), 5).film())
+
+
+def test_a_budget_that_is_too_small_says_what_is_needed():
+    with pytest.raises(InputError, match=r"memory.budget is .* need at least .*GiB.*lower window \(1\) or top_k \(2\)"):
+        start(MemorySettings(1, 2, budget=gib(3)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("budget", value) for value in (0, -1.0, float("nan"), "4", True)),
+        ("storage", "4bit"),
+        ("routing", "sometimes"),
+        ("window", -1),
+        ("top_k", 1.5),
+    ],
+)
+def test_bad_settings_are_refused_by_name(field, value):
+    with pytest.raises(InputError, match=f"memory.{field} is"):
+        replace(MemorySettings(), **{field: value})
