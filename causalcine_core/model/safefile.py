@@ -70,6 +70,8 @@ def _not_safetensors(start: bytes, size: int) -> str | None:
         return "is a web page, not weights: download the file itself"
     if looks_pickled(start):
         return "is a pickle (.pt), which can run code: causalcine convert FILE OUT.safetensors rewrites a network's"
+    if start.startswith(b"GGUF"):
+        return "is a GGUF file: in ComfyUI load it with a GGUF loader and connect CausalCine Recipe"
     if size < 10:
         return f"looks like an incomplete download ({size} bytes)"
     return None

@@ -8,6 +8,7 @@ from typing import Any
 
 import imageio_ffmpeg
 import pytest
+from safetensors.torch import load_file, save_file
 
 from .graphs import node
 from .server import PACK, Server, python_of
@@ -64,6 +65,33 @@ def test_a_wan_model_without_a_recipe_is_warned_about(server: Server, graph: dic
     run = server.run(graph)
     assert run.status == "success", run.error
     assert any("CausalCine Recipe" in text for text in run.texts)
+
+
+def test_a_training_file_is_read_and_the_node_says_what_was_taken(
+    server: Server, graph: dict[str, Any], weights: Path
+) -> None:
+    """Another layout of the same weights is the same film; a family of the table is the same as its recipe."""
+    folder = weights / "diffusion_models"
+    plain = load_file(folder / "causal_wan_1.3b.safetensors")
+    save_file(
+        {f"generator_ema.model._fsdp_wrapped_module.{name}": tensor for name, tensor in plain.items()},
+        folder / "trained.safetensors",
+    )
+    sampler, vae = find(graph, "CausalCineSampler"), graph[find(graph, "CausalCineSampler")]["inputs"]["vae"]
+    label = "Self-Forcing (chunks of 3, 4 steps)"
+    graph["20"] = node(
+        "CausalCineModelLoader", model_name="trained.safetensors", dtype="default", attention="auto", family=label
+    )
+    graph["22"] = node("CausalCineSampler", **(graph[sampler]["inputs"] | {"model": ["20", 0]}))
+    graph["23"] = node("CausalCineStreamingDecode", samples=[sampler, 0], vae=vae)
+    graph["24"] = node("CausalCineStreamingDecode", samples=["22", 0], vae=vae)
+    graph["25"] = node("TestCompareImages", a=["23", 0], b=["24", 0])
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert float(run.history["outputs"]["25"]["text"][0]) < 1 / 255
+    said = "\n".join(run.texts)
+    assert "69 of 69 weights matched (training layout, generator_ema)" in said
+    assert "Self-Forcing: chosen by you" in said
 
 
 def test_text_of_another_model_is_named(server: Server, graph: dict[str, Any]) -> None:

@@ -229,6 +229,13 @@ def test_sizes_are_told_from_shapes(tmp_path):
         assert infer_config(shapes, "x") == PRESETS[name]
 
 
+def test_the_network_of_an_all_in_one_file_is_read(checkpoint, pipe):
+    file = read_network(checkpoint)
+    assert (file.layout, file.config) == ("ComfyUI", pipe.network.net.config)
+    net = load_transformer(checkpoint)
+    assert all(torch.equal(t, pipe.network.net.state_dict()[name]) for name, t in net.state_dict().items())
+
+
 # --- LoRA
 
 
@@ -388,6 +395,12 @@ def test_a_known_size_with_fewer_blocks_is_incomplete():
     shapes = {n: tuple(t.shape) for n, t in CausalWanTransformer(PRESETS["1.3b"], device="meta").state_dict().items()}
     cut = {name: shape for name, shape in shapes.items() if not name.startswith(("blocks.28.", "blocks.29."))}
     assert infer_config(cut, "x").num_layers == 30
+
+
+def test_a_gguf_is_told_from_a_broken_file(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(InputError, match=r"is a GGUF file: .* GGUF loader"):
+        load_transformer(tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
