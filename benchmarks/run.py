@@ -72,7 +72,7 @@ def late_and_early(pipe: Pipeline, marks: Sequence[int], steps: int, repeats: in
         "seconds_per_chunk": {str(mark): round(value, 4) for mark, value in medians.items()},
         "late_over_early": round(medians[max(marks)] / medians[min(marks)], 3),
         "latent_frames": last.memory.frames,
-        "store_mib": round(last.memory.frames * last.memory.store.bytes_per_frame / 2**20, 1),
+        "store_mib": round(last.memory.frames * last.memory.store.hot.bytes_per_frame / 2**20, 1),
     }
 
 

@@ -180,6 +180,14 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     )
     add("--window", type=_value, metavar="W", help="chunks of local history; default: as the model was trained")
     add("--top-k", type=_value, metavar="K", help="older frames that each layer recalls; default: as trained")
+    add("--routing", metavar="WHEN", help="every_step: each pass chooses what it recalls; first_step: keep its choice")
+    add("--memory-budget", type=_value, metavar="GIB", help="most that remembered frames may take; default: no limit")
+    add("--memory-storage", metavar="HOW", help="frames beyond the window: full (default) or 8bit")
+    add(
+        "--cut",
+        metavar="MODE",
+        help="how shots follow one another, where the story does not say; default: as the model",
+    )
     add("--steps", type=_value, metavar="N", help="denoising passes a chunk; default: as the model wants")
     add("--guidance", type=_value, metavar="G", help="1 is none; default: as the model wants")
     add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")
@@ -219,7 +227,11 @@ def _make(args: argparse.Namespace, story: Story, state: State | None) -> None:
     from .pipeline import Pipeline
     from .report import memory_map, to_json
 
-    memory = MemorySettings(window=args.window, top_k=args.top_k)
+    asked = {"window": args.window, "top_k": args.top_k, "routing": args.routing}
+    asked |= {"budget": args.memory_budget, "storage": args.memory_storage}
+    memory = MemorySettings(**{name: value for name, value in asked.items() if value is not None})
+    if args.cut is not None and story.cut is None:
+        story = dataclasses.replace(story, cut=args.cut)
     dtype = getattr(torch, args.dtype) if args.dtype else None
     pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype)
     hints = [*story.notes[1:], *pipe.check(story)]

@@ -11,6 +11,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,12 @@ def build_report(
         }
         for record in state.records
     ]
+    gone = state.memory.evicted
+    if gone:
+        head["warnings"].append(
+            f"{gone} of {state.memory.frames} latent frames were forgotten, those that were recalled least: the memory budget is "
+            f"{state.settings.budget:g} GiB"
+        )
     return head | {"chunks": chunks}
 
 
@@ -90,7 +97,7 @@ def _head(
         "size": list(size),
         "seed": seed,
         "model": dict(model),
-        "settings": values | {"window": settings.window, "top_k": settings.top_k, "temporal_stride": temporal_stride},
+        "settings": values | asdict(settings) | {"temporal_stride": temporal_stride},
         "versions": versions(),
         "warnings": [*warnings, *notes],
         "shots": [
@@ -100,6 +107,7 @@ def _head(
                 "asked": list(shot.asked),
                 "frames": [shot.frames[0], min(shot.frames[1], frames)],
             }
+            | ({"cut": shot.cut} if shot.cut != "native" else {})
             for shot in shots
         ],
     }

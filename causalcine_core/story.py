@@ -621,17 +621,15 @@ def plan(
         how = Cut.parse(named)
         previous = chunks[-1] if chunks else before
         for n in range(at, last):
-            span = {"latents": (line.latents(n), line.latents(n + 1)), "frames": (line.frames(n), line.frames(n + 1))}
+            one = PlannedChunk(
+                n, start_shot + i, (line.latents(n), line.latents(n + 1)), (line.frames(n), line.frames(n + 1))
+            )
             if how.soft and previous is not None:
                 texts = _blended(previous, start_shot + i, n - at, shot.blend, how)
-                take, begun = previous.take, previous.cut
-                chunks.append(
-                    PlannedChunk(
-                        n, start_shot + i, **span, take=take, cut=begun, text=texts, rewrite=how.rewrite and n == at
-                    )
-                )
+                rewrite = how.rewrite and n == at
+                chunks.append(replace(one, take=previous.take, cut=previous.cut, text=texts, rewrite=rewrite))
             else:
-                chunks.append(PlannedChunk(n, start_shot + i, **span, take=at, cut="native" if how.soft else named))
+                chunks.append(replace(one, take=at, cut="native" if how.soft else named))
         prompt = f"{phrase} {story.prompt(i)}".strip() if how.phrase and previous is not None else story.prompt(i)
         frames = (line.frames(at), line.frames(last))
         shots.append(PlannedShot(start_shot + i, prompt, (begin, end), frames, shot.prompt, shot.seed, named))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
-from ..causalcine_core.memory import MemorySettings
+from ..causalcine_core.memory import ROUTINGS, STORAGES, MemorySettings
 from ..causalcine_core.report import build_report, memory_map
 
 MemoryType = io.Custom("CAUSALCINE_MEMORY")
@@ -39,13 +39,40 @@ class CausalCineMemory(io.ComfyNode):
                     tooltip="Frames recalled from before the window, chosen by content in every layer. 0: none. -1: as the "
                     "model was trained.",
                 ),
+                io.Combo.Input(
+                    "routing",
+                    options=list(ROUTINGS),
+                    default="every_step",
+                    optional=True,
+                    tooltip="Choose what is recalled in every denoising pass, or in a chunk's first pass and keep it (faster).",
+                ),
+                io.Float.Input(
+                    "budget",
+                    default=0.0,
+                    min=0.0,
+                    max=4096.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="Most GiB that remembered frames may take. At the budget, what was recalled least is forgotten. 0: "
+                    "no limit.",
+                ),
+                io.Combo.Input(
+                    "storage",
+                    options=list(STORAGES),
+                    default="full",
+                    optional=True,
+                    tooltip="How frames beyond the window are kept. 8bit: half of the memory of bf16, a quarter of fp32.",
+                ),
             ],
             outputs=[MemoryType.Output(display_name="MEMORY", tooltip="For CausalCine Sampler.")],
         )
 
     @classmethod
-    def execute(cls, window: int = -1, top_k: int = -1) -> io.NodeOutput:
-        return io.NodeOutput(MemorySettings(None if window < 0 else window, None if top_k < 0 else top_k))
+    def execute(
+        cls, window: int = -1, top_k: int = -1, routing: str = "every_step", budget: float = 0.0, storage: str = "full"
+    ) -> io.NodeOutput:
+        given = (None if value < 0 else value for value in (window, top_k))
+        return io.NodeOutput(MemorySettings(*given, routing, budget or None, storage))
 
 
 class CausalCineMemoryMap(io.ComfyNode):

@@ -327,3 +327,33 @@ def test_a_reader_that_goes_away_is_no_error(folder, checkpoint):
         check=False,
     )
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--memory-budget", "0"], "memory.budget is 0"),
+        (["--memory-budget", "0.000001"], "need at least"),
+        (["--memory-storage", "4bit"], "memory.storage is '4bit': allowed are full, 8bit"),
+        (["--routing", "never"], "memory.routing is 'never': allowed are every_step, first_step"),
+        (["--cut", "fade"], "cut is 'fade': allowed are native"),
+    ],
+)
+def test_bad_memory_and_cut_flags_are_refused_by_name(flags, says, tmp_path, capsys):
+    story = tmp_path / "s.txt"
+    story.write_text("a red cat")
+    assert cli.main(["generate", str(story), "-o", str(tmp_path / "o.mp4"), *flags]) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.txt"]
+
+
+def test_memory_and_cut_flags_reach_the_film(tmp_path, capsys):
+    story = tmp_path / "s.txt"
+    story.write_text("a red cat\n\na blue bird\n\na green bear")
+    flags = ["--memory-budget", "0.04", "--memory-storage", "8bit", "--routing", "first_step", "--cut", "flush"]
+    assert cli.main(["generate", str(story), "-o", str(tmp_path / "o.mp4"), "--steps", "1", "--json", *flags]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    told = {name: report["settings"][name] for name in ("budget", "storage", "routing")}
+    assert told == {"budget": 0.04, "storage": "8bit", "routing": "first_step"}
+    assert [shot["cut"] for shot in report["shots"]] == ["flush"] * 3
+    assert not any("forgotten" in w for w in report["warnings"])  # it fits

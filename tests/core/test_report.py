@@ -81,6 +81,16 @@ def test_the_check_is_the_report_without_chunks(pipe: Pipeline, report):
     assert {**check, "warnings": 0} == {**{k: v for k, v in report.items() if k != "chunks"}, "warnings": 0}
 
 
+def test_the_report_says_what_a_budget_made_the_film_forget(pipe: Pipeline):
+    settings = MemorySettings(1, 2, budget=150_000 / 2**30)
+    chunk = list(pipe.stream(Story([Shot("a", seconds=9), Shot("b", seconds=2, cut="flush")]), memory=settings))[-1]
+    report = build_report(chunk.state, model={})
+    gone = chunk.state.memory.evicted
+    assert gone > 0
+    assert report["warnings"][-1].startswith(f"{gone} of {chunk.state.memory.frames} latent frames were forgotten")
+    assert [shot.get("cut") for shot in report["shots"]] == [None, "flush"]
+
+
 def test_a_fraction_of_fps_is_kept(state: State):
     changed = dataclasses.replace(state, recipe=dataclasses.replace(state.recipe, fps=23.976))
     assert build_report(changed, model={})["fps"] == 23.976
