@@ -19,8 +19,10 @@ demo: install
 	$(BIN)/causalcine generate stories/five_shots.json -o output/demo.mp4
 	$(BIN)/python -m training.evaluation.cuts output/demo.mp4 --report output/demo.json
 
+# side by side, a core for each worker; then what drives a real ComfyUI, one server after the other
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/comfyui -n auto --dist worksteal --durations=8
+	$(BIN)/python -m pytest tests/comfyui
 
 bench: install
 	$(BIN)/python -m benchmarks.run
