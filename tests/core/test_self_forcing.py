@@ -1,0 +1,59 @@
+"""With no routing and the whole film in view, the engine is Self-Forcing's procedure (method.md 5, peers.md 1)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.reference import Reference
+from causalcine_core.memory import MemorySettings
+from causalcine_core.sampling import begin, rollout
+from causalcine_core.sampling.families import find_family
+from causalcine_core.vae import normalize
+
+from ..helpers import network, planned, text, tiny_net, tiny_recipe
+
+SIZE = (4, 6)
+WARPED = [1.0, 0.9375, 5 * 0.5 / (1 + 4 * 0.5), 0.625]  # 1000, 750, 500, 250 of a table with shift 5
+
+
+def ours(recipe, chunks):
+    state = begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=5)
+    made = rollout(network(tiny_net()), planned(chunks, recipe.chunk, recipe.first_chunk), text, state, size=SIZE)
+    return torch.cat([normalize(chunk.latent) for chunk in made], 2)
+
+
+@pytest.mark.parametrize(("chunk", "chunks"), [(3, 7), (1, 21)])
+def test_the_rollout_is_self_forcings(chunk, chunks):
+    levels = tuple(1000 * level for level in WARPED)
+    recipe = tiny_recipe(
+        chunk=chunk, first_chunk=chunk, levels=levels, sampler="renoise", window=chunks, top_k=0, shift=5.0
+    )
+    theirs = Reference(tiny_net(), 21).roll(text(0), [chunk] * chunks, [WARPED] * chunks, SIZE, 5)
+    torch.testing.assert_close(ours(recipe, chunks), torch.cat(theirs, 2), atol=1e-4, rtol=0)
+
+
+def test_two_steps_frame_by_frame_with_a_longer_first_chunk():
+    """Causal-Forcing++: 1000/500 for each frame, 1000/750/500/250 for the first."""
+    levels, first = (1000.0, 1000 * WARPED[2]), tuple(1000 * level for level in WARPED)
+    recipe = tiny_recipe(
+        chunk=1, first_chunk=1, levels=levels, first_levels=first, sampler="renoise", window=21, top_k=0
+    )
+    passes = [WARPED, *[[1.0, WARPED[2]]] * 20]
+    theirs = Reference(tiny_net(), 21).roll(text(0), [1] * 21, passes, SIZE, 5)
+    torch.testing.assert_close(ours(recipe, 21), torch.cat(theirs, 2), atol=1e-4, rtol=0)
+
+
+def test_a_window_is_the_reference_s_ring_buffer():
+    """Four chunks in view: what left the buffer is seen by neither."""
+    recipe = tiny_recipe(levels=tuple(1000 * level for level in WARPED), sampler="renoise", window=3, top_k=0)
+    theirs = Reference(tiny_net(), 12).roll(text(0), [3] * 7, [WARPED] * 7, SIZE, 5)
+    torch.testing.assert_close(ours(recipe, 7), torch.cat(theirs, 2), atol=1e-4, rtol=0)
+    wider = Reference(tiny_net(), 21).roll(text(0), [3] * 7, [WARPED] * 7, SIZE, 5)
+    assert (torch.cat(wider, 2) - torch.cat(theirs, 2)).abs().max() > 1e-2
+
+
+def test_the_family_s_row_holds_these_levels():
+    recipe = find_family("self-forcing").recipe
+    assert recipe.levels == pytest.approx([1000 * level for level in WARPED])
+    assert (recipe.sampler, recipe.chunk, recipe.top_k) == ("renoise", 3, 0)
