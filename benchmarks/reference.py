@@ -8,7 +8,7 @@ code with the engine but the weights and the random numbers of a chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,12 +39,11 @@ class Reference:
     def __post_init__(self) -> None:
         self.caches = [Cache() for _ in self.net.blocks]
 
-    @torch.no_grad()
     def roll(
         self, text: Tensor, chunks: Sequence[int], levels: Sequence[Sequence[float]], size: tuple[int, int], seed: int
-    ) -> list[Tensor]:
+    ) -> Iterator[Tensor]:
         """Model-space latents `[1, C, c, h, w]` of chunks of these lengths; levels: noise levels of each, from 1 down."""
-        out, start = [], 0
+        start = 0
         for index, (frames, passes) in enumerate(zip(chunks, levels, strict=True)):
             generator = chunk_generator(seed, index)
             shape = (1, self.net.config.in_dim, frames, *size)
@@ -55,10 +54,10 @@ class Reference:
                 noise = None if last else torch.randn(shape, generator=generator)
                 x = clean if noise is None else (1 - passes[i + 1]) * clean + passes[i + 1] * noise
             self.forward(x, 0.0, text, start, write=True)
-            out.append(x)
+            yield x
             start += frames
-        return out
 
+    @torch.no_grad()
     def forward(self, x: Tensor, level: float, text: Tensor, start: int, write: bool = False) -> Tensor:
         net, frames = self.net, x.shape[2]
         patches = net.patch_embedding(x)

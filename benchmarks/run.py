@@ -24,6 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from causalcine_core import Pipeline, State, Story
 from causalcine_core.sampling import Chunk
 
+from .against import against_reference
+
 MARKS = (10, 100, 400)
 STORY = Path(__file__).parents[1] / "stories" / "five_shots.json"
 GROUPS = {
@@ -133,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "as_shipped": frames_per_second(pipe, story),
         "four_steps_unguided": frames_per_second(pipe, story, steps=4, guidance=1.0),
         "time_shares": shares(pipe, story),
+        "against_reference": against_reference(*((10, 8) if args.quick else (24, 8))),
     }
     report["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     if args.json:
