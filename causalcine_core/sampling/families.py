@@ -1,7 +1,8 @@
 """What each family of public causal Wan checkpoints was trained with: one row a family, and how a row is chosen.
 
 The numbers are those of the families' own configurations. Windows are counted as ours are: chunks before the current
-one, beside the sink. Where we run a family otherwise than its authors do, the row's note says so.
+one, beside the sink. Of what a family that knows no memory saw in training, a part is given to frames that are recalled: six of
+21, so that a character can come back after a cut. Where we run a family otherwise than its authors do, the row's note says so.
 """
 
 from __future__ import annotations
@@ -45,25 +46,25 @@ def _distilled(timesteps: tuple[float, ...] = FOUR, *, chunk: int = 3, warp: boo
     """A few-step recipe without guidance. warp: the timesteps index the shifted schedule; else they are final."""
     shift = fields.setdefault("shift", 5.0)
     levels = warped(timesteps, shift) if warp else timesteps
-    base = {"sampler": "renoise", "levels": levels, "first_chunk": chunk, "window": 6, "top_k": 0, "cut": "flush"}
+    base = {"sampler": "renoise", "levels": levels, "first_chunk": chunk, "window": 4, "top_k": 6, "cut": "flush"}
     return Recipe(chunk=chunk, **{**base, **fields})
 
 
 FAMILIES: tuple[Family, ...] = (
     Family("self-forcing", "Self-Forcing", "1.3B", _distilled(), "trained on 81 frames: longer films drift"),
     Family("causal-forcing", "Causal-Forcing", "1.3B", _distilled()),
-    Family("causal-forcing-frame", "Causal-Forcing frame-wise", "1.3B", _distilled(chunk=1, window=20)),
+    Family("causal-forcing-frame", "Causal-Forcing frame-wise", "1.3B", _distilled(chunk=1, window=14)),
     Family(
         "causal-forcing-2step",
         "Causal-Forcing++ 2-step",
         "1.3B",
-        _distilled((1000, 500), chunk=1, window=20, first_levels=warped(FOUR, 5.0)),
+        _distilled((1000, 500), chunk=1, window=14, first_levels=warped(FOUR, 5.0)),
     ),
     Family(
         "causal-forcing-1step",
         "Causal-Forcing++ 1-step",
         "1.3B",
-        _distilled((1000,), chunk=1, window=20, first_levels=warped(FOUR, 5.0)),
+        _distilled((1000,), chunk=1, window=14, first_levels=warped(FOUR, 5.0)),
     ),
     Family(
         "causal-forcing-long",
@@ -72,7 +73,13 @@ FAMILIES: tuple[Family, ...] = (
         _distilled(sink=3),
         "its joint rolling denoising is run chunk by chunk, re-noising",
     ),
-    Family("longlive-1", "LongLive 1.0", "1.3B", _distilled(window=2, sink=3), "needs its LoRA merged into the base"),
+    Family(
+        "longlive-1",
+        "LongLive 1.0",
+        "1.3B",
+        _distilled(window=2, top_k=0, sink=3),
+        "needs its LoRA merged into the base",
+    ),
     Family(
         "memflow",
         "MemFlow",
@@ -84,7 +91,7 @@ FAMILIES: tuple[Family, ...] = (
         "shotstream",
         "ShotStream",
         "1.3B",
-        _distilled((1000, 740, 500, 260), shift=8.0, top_k=6, cut_keep=0),
+        _distilled((1000, 740, 500, 260), shift=8.0, window=6, cut_keep=0),
         "its 6 context frames of earlier shots are recalled by content, not spread evenly; no rotation per shot",
     ),
     Family(
@@ -98,21 +105,21 @@ FAMILIES: tuple[Family, ...] = (
         "rolling-forcing",
         "Rolling-Forcing",
         "1.3B",
-        _distilled((1000, 800, 600, 400, 200), window=5, sink=3),
+        _distilled((1000, 800, 600, 400, 200), window=3, sink=3),
         "its joint rolling denoising is run chunk by chunk, re-noising",
     ),
     Family(
         "reward-forcing",
         "Reward-Forcing",
         "1.3B",
-        _distilled(window=1, sink=3),
+        _distilled(window=1, top_k=0, sink=3),
         "its sink is a running average of evicted frames, ours the first frames",
     ),
     Family(
         "krea",
         "Krea realtime",
         "14B",
-        _distilled((1000, 937, 833, 625), warp=False, window=1, sink=0),
+        _distilled((1000, 937, 833, 625), warp=False, window=1, top_k=0),
         "it recomputes its cache for every chunk, we keep what was written",
     ),
     Family("causvid", "CausVid", "1.3B", _distilled((1000, 757, 522), warp=False, shift=8.0)),
@@ -120,7 +127,7 @@ FAMILIES: tuple[Family, ...] = (
         "streamdiffusion-v2",
         "StreamDiffusionV2",
         "1.3B or 14B",
-        _distilled(FOUR, warp=False, shift=8.0, window=1),
+        _distilled(FOUR, warp=False, shift=8.0, window=1, top_k=0),
         "text to video only; its sink, refreshed when the picture changes, is left out",
     ),
     Family(

@@ -56,4 +56,4 @@ def test_a_window_is_the_reference_s_ring_buffer():
 def test_the_family_s_row_holds_these_levels():
     recipe = find_family("self-forcing").recipe
     assert recipe.levels == pytest.approx([1000 * level for level in WARPED])
-    assert (recipe.sampler, recipe.chunk, recipe.top_k) == ("renoise", 3, 0)
+    assert (recipe.sampler, recipe.chunk, recipe.top_k + 3 * (recipe.window + 1)) == ("renoise", 3, 21)
