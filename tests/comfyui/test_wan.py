@@ -8,6 +8,7 @@ from typing import Any
 
 import imageio_ffmpeg
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from .graphs import node
@@ -92,6 +93,44 @@ def test_a_training_file_is_read_and_the_node_says_what_was_taken(
     said = "\n".join(run.texts)
     assert "69 of 69 weights matched (training layout, generator_ema)" in said
     assert "Self-Forcing: chosen by you" in said
+
+
+@pytest.mark.parametrize("loader", ["CausalCineModelLoader", "UNETLoader"])
+def test_a_lora_acts_exactly_as_if_merged(server: Server, graph: dict[str, Any], weights: Path, loader: str) -> None:
+    """On our loader's MODEL and on a stock one: LoraLoaderModelOnly gives the film of the merged weights, and another one
+    than without."""
+    folder, generator = weights / "diffusion_models", torch.Generator().manual_seed(0)
+    merged = load_file(folder / "causal_wan_1.3b.safetensors")
+    lora = {}
+    for name in ("blocks.0.self_attn.q", "blocks.1.self_attn.o", "blocks.0.ffn.0"):
+        weight = merged[f"{name}.weight"]
+        down = torch.randn(4, weight.shape[1], generator=generator) * 0.3
+        up = torch.randn(weight.shape[0], 4, generator=generator) * 0.3
+        lora |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
+        merged[f"{name}.weight"] = (weight.float() + up @ down).to(weight.dtype)
+    (weights / "loras").mkdir(exist_ok=True)
+    save_file(lora, weights / "loras/tiny.safetensors")
+    save_file(merged, folder / "merged.safetensors")
+
+    def model(name: str) -> dict[str, Any]:
+        if loader == "UNETLoader":
+            return node(loader, unet_name=name, weight_dtype="default")
+        return node(loader, model_name=name, dtype="default", attention="auto")
+
+    recipe = graph[find(graph, "CausalCineRecipe")]
+    sampler = graph[find(graph, "CausalCineSampler")]
+    graph["30"], graph["31"] = model("causal_wan_1.3b.safetensors"), model("merged.safetensors")
+    graph["32"] = node("LoraLoaderModelOnly", model=["30", 0], lora_name="tiny.safetensors", strength_model=1.0)
+    for i, source in enumerate(("30", "31", "32")):
+        graph[f"4{i}"] = recipe | {"inputs": recipe["inputs"] | {"model": [source, 0]}}
+        graph[f"5{i}"] = node("CausalCineSampler", **(sampler["inputs"] | {"model": [f"4{i}", 0]}))
+        graph[f"6{i}"] = node("CausalCineStreamingDecode", samples=[f"5{i}", 0], vae=sampler["inputs"]["vae"])
+    graph["70"] = node("TestCompareImages", a=["61", 0], b=["62", 0])
+    graph["71"] = node("TestCompareImages", a=["60", 0], b=["62", 0])
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert float(run.history["outputs"]["70"]["text"][0]) < 1 / 255
+    assert float(run.history["outputs"]["71"]["text"][0]) > 4 / 255
 
 
 def test_text_of_another_model_is_named(server: Server, graph: dict[str, Any]) -> None:
