@@ -133,6 +133,19 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = command("inspect", _inspect, "Say what a checkpoint or a state file holds.")
     inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument(
+        "--size", metavar="WxH", help="what a film of this size and length needs; default: the model's size"
+    )
+    inspect.add_argument("--seconds", type=_value, metavar="S", help="length of that film; default: 60")
+    inspect.add_argument("--memory-budget", type=_value, metavar="GIB", help="most that remembered frames may take")
+    inspect.add_argument("--memory-storage", metavar="HOW", help="frames beyond the window: full (default) or 8bit")
+    inspect.add_argument("--window", type=_value, metavar="W", help="default: as the model was trained")
+    inspect.add_argument("--top-k", type=_value, metavar="K", help="default: as the model was trained")
+    inspect.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="default: bfloat16 where there is a GPU, else float32",
+    )
     inspect.add_argument("--json", action="store_true", help="print it as the last line of JSON")
 
     convert = command(
@@ -488,6 +501,9 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     facts = describe_file(Path(args.file))
+    film = ("size", "seconds", "memory_budget", "memory_storage", "window", "top_k", "dtype")
+    if any(getattr(args, name) is not None for name in film):
+        facts["film"] = _film_needs(args)
     if args.json:
         print(json.dumps(facts))
         return
@@ -499,6 +515,45 @@ def _inspect(args: argparse.Namespace) -> None:
                 print(f"  {key:<18} {text if len(text) <= 160 else text[:159] + chr(0x2026)}")
         else:
             print(f"{name:<20} {value:,}" if isinstance(value, int) else f"{name:<20} {value}")
+
+
+def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
+    """What a film of the asked size and length needs on this model."""
+    import torch
+
+    from .memory import MemorySettings
+    from .model import WanConfig
+    from .model.checkpoint import read_header
+    from .model.network import describe_network_file
+    from .needs import film_needs, to_dict
+    from .sampling import Recipe, choose_family
+
+    path = Path(args.file)
+    own = {} if path.is_dir() else json.loads(read_header(path).get("__metadata__", {}).get("causalcine", "{}"))
+    if own and own.get("kind") != "network":
+        config, recipe = WanConfig.from_dict(own["model"]), Recipe.from_dict(own["recipe"])
+    else:
+        info = describe_network_file(path)
+        config, recipe = info.config, choose_family(info.config, info.header).recipe
+    width, height = recipe.width, recipe.height
+    if args.size is not None:
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(args.size))
+        if match is None:
+            raise InputError(f"size is {args.size!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
+        width, height = int(match[1]), int(match[2])
+    asked = {"window": args.window, "top_k": args.top_k, "budget": args.memory_budget, "storage": args.memory_storage}
+    settings = MemorySettings(**{name: value for name, value in asked.items() if value is not None})
+    usual = "bfloat16" if torch.cuda.is_available() else "float32"
+    needs = film_needs(
+        config,
+        recipe,
+        settings,
+        width=width,
+        height=height,
+        seconds=60.0 if args.seconds is None else args.seconds,
+        dtype=getattr(torch, args.dtype or usual),
+    )
+    return {"size": f"{width}x{height}", **to_dict(needs, settings)}
 
 
 def describe_file(path: Path) -> dict[str, Any]:

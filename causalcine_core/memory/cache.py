@@ -55,27 +55,17 @@ class FrameStore:
         settings = settings or MemorySettings()
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)
-        self.limit: int | None = None
-        hot = cold = None
         eight_bit = settings.storage == "8bit"
-        if settings.budget is not None:
-            full, small = frame_bytes(layers, batch, frame_shape, dtype), frame_bytes(layers, batch, frame_shape)
-            spare = 2 * chunk  # the chunk in the making, and what its last state still holds
-            hot = near + spare
-            rest = settings.budget * GIB - hot * full
-            cold = int(rest // (small if eight_bit else full))
-            least = (settings.top_k or 0) + (chunk if eight_bit else 0)
-            if cold < least:
-                need = (hot * full + least * (small if eight_bit else full)) / GIB
-                raise InputError(
-                    f"memory.budget is {settings.budget:g} GiB: this size, window and top_k need at least {need:.3g} GiB; raise "
-                    f"it, or lower window ({settings.window}) or top_k ({settings.top_k})"
-                )
-            self.limit = cold - (chunk if eight_bit else 0)  # one chunk more while evicted frames are still held
-            hot = hot if eight_bit else hot + cold
+        frame = frame_bytes(layers, batch, frame_shape, dtype)
+        hot, cold, self.limit = share_out(settings, frame, frame_bytes(layers, batch, frame_shape), near, chunk)
         shape = (layers, batch, self.frame_shape, dtype, self.device)
         self.hot = Slab(*shape, capacity=hot)
-        self.cold = Slab(*shape, eight_bit=True, capacity=cold or None) if eight_bit else self.hot
+        self.cold = Slab(*shape, eight_bit=True, capacity=cold) if eight_bit else self.hot
+
+    def reserve(self, frames: int) -> None:
+        """Room for a film of so many frames, where no budget has settled it."""
+        if self.limit is None:
+            self.cold.reserve(frames)
 
     @property
     def used(self) -> int:
@@ -119,6 +109,30 @@ class FrameStore:
         for layer in range(self.layers):
             self.cold.write(layer, target, *self.hot.read(layer, source))
         return moved
+
+
+def share_out(
+    settings: MemorySettings, full: int, small: int, near: int, chunk: int
+) -> tuple[int | None, int | None, int | None]:
+    """How many slots the hot and the cold tier begin with, and how many frames beyond the near ones a memory may keep.
+
+    full, small: bytes of a frame in the hot tier and in 8 bits. near: most frames that a chunk always sees, its own
+    included; chunk: frames of a chunk. None: as it comes.
+    """
+    eight_bit, spare = settings.storage == "8bit", 2 * chunk  # the newest chunk, and what the last state still holds
+    if settings.budget is None:
+        return (near + spare if eight_bit and near else None), None, None
+    hot, one = near + spare, small if eight_bit else full
+    cold = int((settings.budget * GIB - hot * full) // one)
+    pending = chunk if eight_bit else 0  # cooled already while what they replace is still held
+    least = (settings.top_k or 0) + pending
+    if cold < least:
+        raise InputError(
+            f"memory.budget is {settings.budget:g} GiB: this size, window and top_k need at least "
+            f"{(hot * full + least * one) / GIB:.3g} GiB; raise it, or lower window ({settings.window}) or top_k "
+            f"({settings.top_k})"
+        )
+    return (hot, cold, cold - pending) if eight_bit else (hot + cold, None, cold)
 
 
 def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .routing import describe
 
+MOST_MORE, MOST_AHEAD = 1024, 4096  # frames that a slab grows by when it is full, and when it is told of a film
+
 
 class Slot:
     """Where one frame lies. It comes back to its slab when the last memory that holds it is gone."""
@@ -44,7 +46,6 @@ class Slab:
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device, self.eight_bit = dtype, device, eight_bit
         self.capacity = 0
-        self._final = capacity is not None
         self._free: list[int] = []
         tokens, heads, dim = self.frame_shape
         kept = torch.int8 if eight_bit else dtype
@@ -70,8 +71,13 @@ class Slab:
 
     def allocate(self, frames: int) -> tuple[Slot, ...]:
         if len(self._free) < frames:  # of a final number only where several films share the store
-            self._grow(self.capacity + max(frames, self.capacity // 4 if self._final else self.capacity))
+            self._grow(self.capacity + max(frames, min(self.capacity, MOST_MORE)))
         return tuple(Slot(self, self._free.pop()) for _ in range(frames))
+
+    def reserve(self, frames: int) -> None:
+        """Room for so many frames in all, now instead of little by little; of very many, for the next thousands."""
+        if self.capacity < frames:
+            self._grow(min(frames, self.capacity + MOST_AHEAD))
 
     def release(self, index: int) -> None:
         self._free.append(index)

@@ -98,6 +98,8 @@ def rollout(
         on_step: called after every pass; an exception raised in it stops the rollout and loses this chunk only.
     """
     rope = Rope(network.head_dim, _grid(network, size), network.device)
+    if chunks:
+        state.memory.store.reserve(chunks[-1].latents[1])
     texts = _Texts(network, state.recipe, text_of, negative)
     for i, chunk in enumerate(chunks):
         if chunk.index != state.chunks:

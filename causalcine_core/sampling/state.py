@@ -148,8 +148,13 @@ def open_store(
     device: torch.device,
 ) -> FrameStore:
     """The store of a film: its budget is shared out by what this recipe always has in view."""
-    near = recipe.sink + ((settings.window or 0) + 2) * recipe.chunk  # with a pinned chunk, and the own one
+    near = most_near(recipe, settings)
     return FrameStore(layers, branches, frame_shape, dtype, device, settings=settings, near=near, chunk=recipe.chunk)
+
+
+def most_near(recipe: Recipe, settings: MemorySettings) -> int:
+    """Most latent frames that a chunk always sees: sink, a pinned chunk, the window, and its own."""
+    return recipe.sink + ((settings.window or 0) + 2) * recipe.chunk
 
 
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,109 @@
+"""What a film will need, from shapes alone: nothing is loaded and nothing is made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from .memory import MemorySettings
+from .memory.cache import GIB, frame_bytes, share_out
+from .memory.views import Span
+from .model import CausalWanTransformer, WanConfig
+from .sampling import Recipe
+from .sampling.state import most_near
+from .story import Shot, Story, check_size, plan
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, but where the name says otherwise.
+
+    weights: of the transformer. frame: one latent frame's keys and values, all layers, and branches where the recipe
+    guides; frame_8bit: the same in 8 bits. memory: what the store takes for this film. working: the rotated copy of what
+    a chunk sees, and the activations of a pass. frames: latent frames of the film; kept_frames: of them remembered to
+    the end. least_budget: the smallest memory budget that can be chosen.
+    """
+
+    weights: int
+    frame: int
+    frame_8bit: int
+    memory: int
+    working: int
+    total: int
+    frames: int
+    kept_frames: int
+    least_budget: int
+
+
+def film_needs(
+    config: WanConfig,
+    recipe: Recipe,
+    settings: MemorySettings,
+    *,
+    width: int,
+    height: int,
+    seconds: float,
+    dtype: torch.dtype,
+    spatial_stride: int = 8,
+) -> Needs:
+    """What a film of one shot needs beside text encoder and VAE. Raises InputError for a budget that is too small."""
+    stride = spatial_stride * config.patch_size[1]
+    check_size(width, height, stride)
+    settings = settings.resolve(recipe.window, recipe.top_k)
+    chunks = plan(
+        Story([Shot("film", seconds=seconds)]), chunk=recipe.chunk, first_chunk=recipe.first_chunk, fps=recipe.fps
+    ).chunks
+    frames, branches = chunks[-1].latents[1], 1 if recipe.guidance == 1 else 2
+    shape = ((width // stride) * (height // stride), config.num_heads, config.head_dim)
+    frame = frame_bytes(config.num_layers, branches, shape, dtype)
+    small = frame_bytes(config.num_layers, branches, shape)
+    near = most_near(recipe, settings)
+    hot, cold, limit = share_out(settings, frame, small, near, recipe.chunk)
+    eight_bit = settings.storage == "8bit"
+    if limit is None:
+        memory = (hot or 0) * frame + frames * small if eight_bit else frames * frame
+    else:
+        memory = (hot or 0) * frame + (cold or 0) * small
+    span = (settings.top_k or 0) + near
+    rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize
+    kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated
+    activations = 4 * branches * recipe.chunk * shape[0] * (2 * config.ffn_dim + 12 * config.dim)
+    weights = sum(
+        p.numel() * p.element_size() for p in CausalWanTransformer(config, device="meta", dtype=dtype).parameters()
+    )
+    least = (near + 2 * recipe.chunk) * frame
+    least += ((settings.top_k or 0) + (recipe.chunk if eight_bit else 0)) * (small if eight_bit else frame)
+    return Needs(
+        weights=weights,
+        frame=frame,
+        frame_8bit=small,
+        memory=memory,
+        working=kept + activations,
+        total=weights + memory + kept + activations,
+        frames=frames,
+        kept_frames=frames if limit is None else min(frames, near - recipe.chunk + limit),  # without a pinned chunk
+        least_budget=least,
+    )
+
+
+def advice(needs: Needs, settings: MemorySettings) -> list[str]:
+    """Sentences for a person: what it takes, and what to change for less."""
+    gib = {name: value / GIB for name, value in asdict(needs).items()}
+    lines = [
+        f"weights {gib['weights']:.2f} GiB, memory {gib['memory']:.2f} GiB, work {gib['working']:.2f} GiB: "
+        f"{gib['total']:.2f} GiB beside text encoder and VAE",
+        f"one latent frame is {needs.frame / 2**20:.1f} MiB, in 8 bits {needs.frame_8bit / 2**20:.1f} MiB; the film has "
+        f"{needs.frames}, of which {needs.kept_frames} are remembered to the end",
+    ]
+    if settings.budget is None:
+        lines.append(
+            f"a memory budget bounds this at any length: from {gib['least_budget']:.2f} GiB on (--memory-budget), more "
+            "frames for the same with --memory-storage 8bit"
+        )
+    return lines
+
+
+def to_dict(needs: Needs, settings: MemorySettings) -> dict[str, Any]:
+    return asdict(needs) | {"advice": advice(needs, settings)}

@@ -1,0 +1,96 @@
+"""What `inspect` says a film will need is what the film then takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from causalcine_core import cli
+from causalcine_core.errors import InputError
+from causalcine_core.memory import MemorySettings
+from causalcine_core.memory.cache import GIB
+from causalcine_core.needs import film_needs
+from causalcine_core.pipeline import BUILT_IN, Pipeline
+from causalcine_core.story import Shot, Story
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return Pipeline.random()
+
+
+@pytest.mark.parametrize("storage", ["full", "8bit"])
+@pytest.mark.parametrize("frames", [None, 30, 45])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_store_takes_what_was_foretold(pipe: Pipeline, storage, frames, guidance):
+    recipe = replace(pipe.recipe, guidance=guidance)
+    ours = Pipeline(pipe.network, pipe.text, pipe.vae, recipe)
+
+    def needs(settings):
+        return film_needs(
+            pipe.network.net.config,
+            recipe,
+            settings,
+            width=32,
+            height=32,
+            seconds=36,
+            dtype=torch.float32,
+            spatial_stride=pipe.vae.config.spatial_stride,
+        )
+
+    budget = None if frames is None else frames * needs(MemorySettings()).frame / GIB
+    settings = MemorySettings(budget=budget, storage=storage)
+    told = needs(settings)
+    biggest = 0
+    for chunk in ours.stream(Story([Shot("a cat", seconds=36)]), memory=settings, decode=False):
+        biggest = max(biggest, chunk.state.memory.store.nbytes)
+        memory = chunk.state.memory
+    assert told.frames == memory.frames
+    assert told.memory == pytest.approx(biggest, rel=0.1)
+    assert told.kept_frames == pytest.approx(memory.frames - memory.evicted, rel=0.1)
+    if budget is not None:
+        assert told.memory <= budget * GIB
+    assert told.weights == sum(p.numel() * p.element_size() for p in pipe.network.net.parameters())
+
+
+@pytest.mark.parametrize("storage", ["full", "8bit"])
+def test_the_least_budget_is_the_least_that_is_taken(pipe: Pipeline, storage):
+    story = Story([Shot("a cat", seconds=3)])
+    given = {"width": 32, "height": 32, "seconds": 3, "dtype": torch.float32}
+    stride = pipe.vae.config.spatial_stride
+    settings = MemorySettings(storage=storage)
+    least = (
+        film_needs(pipe.network.net.config, pipe.recipe, settings, **given, spatial_stride=stride).least_budget / GIB
+    )
+    pipe.stream(story, memory=replace(settings, budget=1.001 * least), decode=False)
+    with pytest.raises(InputError, match="need at least"):
+        pipe.stream(story, memory=replace(settings, budget=0.99 * least), decode=False)
+
+
+def test_inspect_says_what_a_film_needs(capsys):
+    nano = str(BUILT_IN["nano"])
+    assert cli.main(["inspect", nano, "--seconds", "60", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)["film"]
+    assert cli.main(["inspect", nano, "--seconds", "60", "--memory-storage", "8bit", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)["film"]
+    assert whole["size"] == "96x96"
+    assert whole["frames"] == 240
+    assert small["memory"] < 0.4 * whole["memory"]
+    assert "memory budget" in " ".join(whole["advice"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--size", "96"], "size is"),
+        (["--size", "100x96"], "nearest are"),
+        (["--seconds", "0"], "seconds"),
+        (["--memory-budget", "0.000001"], "need at least"),
+    ],
+)
+def test_bad_questions_are_refused_by_name(flags, says, capsys):
+    assert cli.main(["inspect", str(BUILT_IN["nano"]), *flags]) == 2
+    assert says in capsys.readouterr().err
