@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ def card(state: dict[str, Any], vae_metadata: dict[str, str], quality: dict[str,
         "command": "causalcine train vae training/recipes/vae.yaml; causalcine train teacher_forcing training/recipes/nano.yaml",
         "data": "training.data.world: procedural films rendered by this repository, no downloads",
         "seed": recipe["seed"],
-        "hardware": f"{platform.machine()} CPU, {os.cpu_count()} cores, training on {max(1, (os.cpu_count() or 2) - 1)}",
+        "hardware": "; ".join(f"{name}: {seconds / 3600:.2f} h" for name, seconds in state["hardware"].items()),
         "torch": torch.__version__,
         "hours": round(state["seconds"] / 3600, 2),
         "steps": state["step"],

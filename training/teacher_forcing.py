@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import platform
 import random
 import time
 from collections.abc import Sequence
@@ -193,6 +194,7 @@ class Trainer:
         self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_is_faster())
         self.step, self.seconds = 0, 0.0
         self.seen: dict[str, int] = {}
+        self.hardware: dict[str, float] = {}  # seconds by what they were spent on, over all sittings
         self.stills, self.films = Shards(data, "stills"), Shards(data, "films")
         self.reunions = Reunions(self.stills)
         self.reunions.refresh()
@@ -212,7 +214,9 @@ class Trainer:
         while self.progress < 1:
             began = time.monotonic()
             kind, loss = self.train_step()
-            self.seconds += time.monotonic() - began
+            took = time.monotonic() - began
+            self.seconds += took
+            self.hardware[_machine()] = self.hardware.get(_machine(), 0.0) + took
             losses.setdefault(kind, []).append(loss)
             if self.step % self.recipe.log_every == 0:
                 self._log(losses)
@@ -307,6 +311,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "seen": self.seen,
+            "hardware": self.hardware,
             "recipe": asdict(self.recipe),
             "text": self.text_config.to_dict(),
         }
@@ -327,8 +332,13 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.seconds, self.seen = state["step"], state["seconds"], state["seen"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.seen, self.hardware = state["seen"], state["hardware"]
         print(f"resumed at step {self.step}, {self.seconds:.0f} s", flush=True)
+
+
+def _machine() -> str:
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
