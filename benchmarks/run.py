@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "as_shipped": frames_per_second(pipe, story),
         "four_steps_unguided": frames_per_second(pipe, story, steps=4, guidance=1.0),
         "time_shares": shares(pipe, story),
-        "against_reference": against_reference(*((10, 8) if args.quick else (24, 8))),
+        "against_reference": against_reference(*((8, 7) if args.quick else (12, 7))),
     }
     report["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     if args.json:
