@@ -11,7 +11,7 @@ from causalcine_core.memory import MemorySettings
 from causalcine_core.model import CausalWanTransformer, WanConfig
 from causalcine_core.pipeline import describe_network
 from causalcine_core.sampling import Recipe, begin, rollout, sampling_levels
-from causalcine_core.story import PlannedChunk, Timeline
+from causalcine_core.story import Shot, Story, Timeline, plan
 
 from .reference import Reference
 
@@ -39,13 +39,9 @@ def _compare(config: WanConfig, side: int, chunks: int, warm: int) -> dict[str, 
     text = torch.randn(1, config.text_len, config.text_dim)
     recipe = Recipe(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
     network = describe_network(net, "random")
-    line = Timeline(CHUNK, CHUNK)
-    plan = [
-        PlannedChunk(n, 0, (line.latents(n), line.latents(n + 1)), (line.frames(n), line.frames(n + 1)))
-        for n in range(chunks)
-    ]
+    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks))]))
     state = begin(network, recipe, MemorySettings(), size=(side, side), seed=0)
-    ours = rollout(network, plan, lambda shot: text, state, size=(side, side))
+    ours = rollout(network, film.chunks, lambda shot: text, state, size=(side, side))
     levels = sampling_levels(recipe).tolist()[:-1]
     span = TOP_K + (WINDOW + 1) * CHUNK
     theirs = Reference(net, span).roll(text, [CHUNK] * chunks, [levels] * chunks, (side, side), 0)

@@ -29,6 +29,7 @@ from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, plan
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .memory import MemorySettings
     from .pipeline import Video
     from .sampling import Chunk, State, StepInfo
 
@@ -137,10 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size", metavar="WxH", help="what a film of this size and length needs; default: the model's size"
     )
     inspect.add_argument("--seconds", type=_value, metavar="S", help="length of that film; default: 60")
-    inspect.add_argument("--memory-budget", type=_value, metavar="GIB", help="most that remembered frames may take")
-    inspect.add_argument("--memory-storage", metavar="HOW", help="frames beyond the window: full (default) or 8bit")
-    inspect.add_argument("--window", type=_value, metavar="W", help="default: as the model was trained")
-    inspect.add_argument("--top-k", type=_value, metavar="K", help="default: as the model was trained")
+    _add_memory(inspect)
     inspect.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -178,6 +176,23 @@ def _add_story(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("story", metavar="STORY", help=f"story file; forms: {SHOT_SYNTAX}")
 
 
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--window", type=_value, metavar="W", help="chunks of local history; default: as the model was trained")
+    add("--top-k", type=_value, metavar="K", help="older frames that each layer recalls; default: as trained")
+    add("--memory-budget", type=_value, metavar="GIB", help="most that remembered frames may take; default: no limit")
+    add("--memory-storage", metavar="HOW", help="frames beyond the window: full (default) or 8bit")
+
+
+def _memory_settings(args: argparse.Namespace) -> MemorySettings:
+    """What was asked of the memory; everything else as usual. `routing` is no question of `inspect`."""
+    from .memory import MemorySettings
+
+    asked = {"window": args.window, "top_k": args.top_k, "routing": getattr(args, "routing", None)}
+    asked |= {"budget": args.memory_budget, "storage": args.memory_storage}
+    return MemorySettings(**{name: value for name, value in asked.items() if value is not None})
+
+
 def _add_making(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -191,11 +206,8 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add(
         "--seed", type=_value, metavar="N", help="0 to 2^64 - 1; default: the story's, else 0 (in continue: the film's)"
     )
-    add("--window", type=_value, metavar="W", help="chunks of local history; default: as the model was trained")
-    add("--top-k", type=_value, metavar="K", help="older frames that each layer recalls; default: as trained")
+    _add_memory(parser)
     add("--routing", metavar="WHEN", help="every_step: each pass chooses what it recalls; first_step: keep its choice")
-    add("--memory-budget", type=_value, metavar="GIB", help="most that remembered frames may take; default: no limit")
-    add("--memory-storage", metavar="HOW", help="frames beyond the window: full (default) or 8bit")
     add(
         "--cut",
         metavar="MODE",
@@ -236,13 +248,10 @@ def _make(args: argparse.Namespace, story: Story, state: State | None) -> None:
 
     import torch
 
-    from .memory import MemorySettings
     from .pipeline import Pipeline
     from .report import memory_map, to_json
 
-    asked = {"window": args.window, "top_k": args.top_k, "routing": args.routing}
-    asked |= {"budget": args.memory_budget, "storage": args.memory_storage}
-    memory = MemorySettings(**{name: value for name, value in asked.items() if value is not None})
+    memory = _memory_settings(args)
     if args.cut is not None and story.cut is None:
         story = dataclasses.replace(story, cut=args.cut)
     dtype = getattr(torch, args.dtype) if args.dtype else None
@@ -521,7 +530,6 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
     """What a film of the asked size and length needs on this model."""
     import torch
 
-    from .memory import MemorySettings
     from .model import WanConfig
     from .model.checkpoint import read_header
     from .model.network import describe_network_file
@@ -541,8 +549,7 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
         if match is None:
             raise InputError(f"size is {args.size!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
         width, height = int(match[1]), int(match[2])
-    asked = {"window": args.window, "top_k": args.top_k, "budget": args.memory_budget, "storage": args.memory_storage}
-    settings = MemorySettings(**{name: value for name, value in asked.items() if value is not None})
+    settings = _memory_settings(args)
     usual = "bfloat16" if torch.cuda.is_available() else "float32"
     needs = film_needs(
         config,

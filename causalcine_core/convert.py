@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from .errors import InputError
-from .model.checkpoint import FORMAT, save_weights
+from .model.checkpoint import FORMAT, cast_like, save_weights
 from .model.diagnose import no_network
 from .model.files import open_source
 from .model.layouts import find_layout
-from .model.network import NetworkInfo, cast_like, describe_network_file, read_network
+from .model.network import NetworkInfo, describe_source, read_network
 from .model.transformer import CausalWanTransformer
 from .sampling import Choice, choose_family
 from .sampling.families import find_family
@@ -104,7 +104,7 @@ def describe_network_in(path: Path) -> dict[str, Any]:
             "blocks": len(blocks),
         }
     try:
-        info = describe_network_file(path, pickles=True)
+        info = describe_source(source)
     except InputError as error:
         return facts | {"problem": str(error)}
     choice = choose_family(info.config, info.header)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .memory import MemorySettings
-from .memory.cache import GIB, frame_bytes, share_out
+from .memory.cache import GIB, frame_bytes, least_budget, share_out
 from .memory.views import Span
 from .model import CausalWanTransformer, WanConfig
 from .sampling import Recipe
@@ -69,12 +69,10 @@ def film_needs(
     span = (settings.top_k or 0) + near
     rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize
     kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated
-    activations = 4 * branches * recipe.chunk * shape[0] * (2 * config.ffn_dim + 12 * config.dim)
+    activations = pass_bytes(config, branches, shape[0], recipe.chunk)
     weights = sum(
         p.numel() * p.element_size() for p in CausalWanTransformer(config, device="meta", dtype=dtype).parameters()
     )
-    least = (near + 2 * recipe.chunk) * frame
-    least += ((settings.top_k or 0) + (recipe.chunk if eight_bit else 0)) * (small if eight_bit else frame)
     return Needs(
         weights=weights,
         frame=frame,
@@ -84,8 +82,13 @@ def film_needs(
         total=weights + memory + kept + activations,
         frames=frames,
         kept_frames=frames if limit is None else min(frames, near - recipe.chunk + limit),  # without a pinned chunk
-        least_budget=least,
+        least_budget=least_budget(settings, frame, small, near, recipe.chunk),
     )
+
+
+def pass_bytes(config: WanConfig, branches: int, tokens: int, chunk: int) -> int:
+    """Activations of one pass over a chunk of `chunk` latent frames of `tokens` tokens each."""
+    return 4 * branches * chunk * tokens * (2 * config.ffn_dim + 12 * config.dim)
 
 
 def advice(needs: Needs, settings: MemorySettings) -> list[str]:

@@ -149,8 +149,7 @@ class Shot:
     blend: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("prompt", "seconds", "frames", "seed", "cut", "blend")
-        fields = {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in _SHOT_FIELDS}
         return {name: value for name, value in fields.items() if value is not None}
 
 

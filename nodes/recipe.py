@@ -12,7 +12,6 @@ from ..causalcine_core.sampling import FAMILIES, SAMPLERS, Recipe, find_family, 
 from .adapt import model as models
 from .story import AS_MODEL, CUTS
 
-KEEP = AS_MODEL
 LABELS = [family.label for family in FAMILIES]
 
 
@@ -29,8 +28,8 @@ class CausalCineRecipe(io.ComfyNode):
                 io.Model.Input("model", tooltip="Ours, or a Wan text-to-video MODEL of any loader."),
                 io.Combo.Input(
                     "family",
-                    options=[KEEP, *LABELS],
-                    default=KEEP,
+                    options=[AS_MODEL, *LABELS],
+                    default=AS_MODEL,
                     tooltip="Start from what this family was trained with.",
                 ),
                 io.Int.Input(
@@ -49,8 +48,8 @@ class CausalCineRecipe(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler",
-                    options=[KEEP, *SAMPLERS],
-                    default=KEEP,
+                    options=[AS_MODEL, *SAMPLERS],
+                    default=AS_MODEL,
                     tooltip="euler: many steps. renoise: distilled models of few steps.",
                 ),
                 io.Float.Input(
@@ -113,7 +112,7 @@ class CausalCineRecipe(io.ComfyNode):
                 io.Combo.Input(
                     "cut",
                     options=CUTS,
-                    default=KEEP,
+                    default=AS_MODEL,
                     optional=True,
                     tooltip="How shots follow one another where the shot list leaves it to the model.",
                 ),
@@ -122,9 +121,9 @@ class CausalCineRecipe(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, family: str = KEEP, **given: Any) -> io.NodeOutput:
+    def execute(cls, model: Any, family: str = AS_MODEL, **given: Any) -> io.NodeOutput:
         models.config_of(model)
-        base = models.recipe_of(model) or Recipe() if family == KEEP else find_family(family).recipe
+        base = models.recipe_of(model) or Recipe() if family == AS_MODEL else find_family(family).recipe
         return io.NodeOutput(models.with_attachment(model, models.RECIPE, override(base, **given)))
 
 
@@ -133,7 +132,7 @@ def override(
     chunk: int = 0,
     steps: int = 0,
     shift: float = 0.0,
-    sampler: str = KEEP,
+    sampler: str = AS_MODEL,
     guidance: float = -1.0,
     window: int = -1,
     top_k: int = -1,
@@ -143,7 +142,7 @@ def override(
     first_levels: str = "",
     sink: int = -1,
     context_noise: float = -1.0,
-    cut: str = KEEP,
+    cut: str = AS_MODEL,
 ) -> Recipe:
     """A recipe with every value that was really given. Explicit levels move with the shift, and give way to steps."""
     given: dict[str, Any] = {}
@@ -160,7 +159,7 @@ def override(
     given |= {name: value for name, value in named.items() if value}
     counts = {"guidance": guidance, "window": window, "top_k": top_k, "sink": sink, "context_noise": context_noise}
     given |= {name: value for name, value in counts.items() if value >= 0}
-    given |= {name: value for name, value in (("sampler", sampler), ("cut", cut)) if value != KEEP}
+    given |= {name: value for name, value in (("sampler", sampler), ("cut", cut)) if value != AS_MODEL}
     return replace(recipe, **given)
 
 

@@ -182,6 +182,7 @@ class Reunions:
         self._alike: dict[tuple[str, str, str], list[int]] = {}
         self._framed: dict[tuple[tuple[str, str, str], str], list[int]] = {}
         self._read = 0
+        self.refresh()
 
     def refresh(self) -> None:
         for i in range(self._read, len(self.stills)):

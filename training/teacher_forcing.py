@@ -197,7 +197,6 @@ class Trainer:
         self.hardware: dict[str, float] = {}  # seconds by what they were spent on, over all sittings
         self.stills, self.films = Shards(data, "stills"), Shards(data, "films")
         self.reunions = Reunions(self.stills)
-        self.reunions.refresh()
         self.path = work / "state.pt"
         if self.path.exists():
             self._resume()
@@ -209,14 +208,14 @@ class Trainer:
         return min(1.0, self.seconds / self.recipe.seconds)
 
     def run(self) -> None:
-        saved = time.monotonic()
+        saved, machine = time.monotonic(), _machine()
         losses: dict[str, list[float]] = {}
         while self.progress < 1:
             began = time.monotonic()
             kind, loss = self.train_step()
             took = time.monotonic() - began
             self.seconds += took
-            self.hardware[_machine()] = self.hardware.get(_machine(), 0.0) + took
+            self.hardware[machine] = self.hardware.get(machine, 0.0) + took
             losses.setdefault(kind, []).append(loss)
             if self.step % self.recipe.log_every == 0:
                 self._log(losses)

@@ -79,11 +79,9 @@ class FrameStore:
         return sum(slab.capacity * slab.bytes_per_frame for slab in slabs.values())
 
     def rows(self, slots: Sequence[Slot]) -> Rows:
-        batch = torch.arange(self.batch, device=self.device)[:, None]
-        index = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self.device)
         where = [slot.slab is not self.hot for slot in slots]
         cold = torch.tensor(where, device=self.device).expand(self.batch, -1) if any(where) else None
-        return Rows(index * self.batch + batch, cold)
+        return Rows(self.hot.rows(slots), cold)  # a slot's row is counted alike in every slab
 
     def read(self, layer: int, rows: Rows) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, n, S, H, D]`, in the store's dtype."""
@@ -125,14 +123,20 @@ def share_out(
     hot, one = near + spare, small if eight_bit else full
     cold = int((settings.budget * GIB - hot * full) // one)
     pending = chunk if eight_bit else 0  # cooled already while what they replace is still held
-    least = (settings.top_k or 0) + pending
-    if cold < least:
+    if cold < (settings.top_k or 0) + pending:
+        need = least_budget(settings, full, small, near, chunk) / GIB
         raise InputError(
-            f"memory.budget is {settings.budget:g} GiB: this size, window and top_k need at least "
-            f"{(hot * full + least * one) / GIB:.3g} GiB; raise it, or lower window ({settings.window}) or top_k "
-            f"({settings.top_k})"
+            f"memory.budget is {settings.budget:g} GiB: this size, window and top_k need at least {need:.3g} GiB; raise it, or "
+            f"lower window ({settings.window}) or top_k ({settings.top_k})"
         )
     return (hot, cold, cold - pending) if eight_bit else (hot + cold, None, cold)
+
+
+def least_budget(settings: MemorySettings, full: int, small: int, near: int, chunk: int) -> int:
+    """Bytes of the smallest budget that `share_out` takes, told the same."""
+    recalled = settings.top_k or 0
+    rest = (recalled + chunk) * small if settings.storage == "8bit" else recalled * full
+    return (near + 2 * chunk) * full + rest
 
 
 def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:

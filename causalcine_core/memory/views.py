@@ -200,7 +200,7 @@ class PackedView:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, frames = q.shape[:2]
         offset = torch.arange(batch, device=q.device)[:, None, None] * frames
-        descriptors = describe(k[:, : self.clean])
+        descriptors = describe(k[:, : self.clean]) if any(group.k for group in self._groups) else k.new_empty(0)
         pool_k, pool_v = k.flatten(0, 1), v.flatten(0, 1)
         out = torch.empty_like(q)
         for group in self._groups:

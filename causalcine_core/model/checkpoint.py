@@ -114,5 +114,9 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str)
 def assign(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Give every parameter of a module its weight, in the dtype that the module keeps it in; checked as above."""
     check_weights(module, weights, source)
-    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
-    module.load_state_dict({name: tensor.to(dtypes[name]) for name, tensor in weights.items()}, assign=True)
+    module.load_state_dict(cast_like(module, weights), assign=True)
+
+
+def cast_like(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in the number types that a module keeps them in."""
+    return {name: weights[name].to(tensor.dtype) for name, tensor in module.state_dict().items()}

@@ -57,7 +57,12 @@ def describe_network_file(
     path: str | os.PathLike[str], *, config: WanConfig | None = None, part: str | None = None, pickles: bool = False
 ) -> NetworkInfo:
     """What `read_network` would find; raises what it would raise, and reads no tensor of a safetensors file."""
-    return _find(open_source(path, pickles=pickles), config, part)[0]
+    return describe_source(open_source(path, pickles=pickles), config, part)
+
+
+def describe_source(source: Source, config: WanConfig | None = None, part: str | None = None) -> NetworkInfo:
+    """The same of a source that is open already."""
+    return _find(source, config, part)[0]
 
 
 def read_network(
@@ -237,8 +242,3 @@ def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         scale = weights.get(f"{module}.scale_weight", weights.get(f"{module}.weight_scale"))
         out[name] = tensor.float() * scale.float() if scale is not None and last == "weight" else tensor
     return out
-
-
-def cast_like(net: CausalWanTransformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in the number types that a network keeps them in."""
-    return {name: weights[name].to(tensor.dtype) for name, tensor in net.state_dict().items()}

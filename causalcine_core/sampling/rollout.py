@@ -195,10 +195,10 @@ def _make_chunk(
 @torch.no_grad()
 def _rewritten(network: Network, chunk: PlannedChunk, text_layers: TextLayers, state: State, rope: Rope) -> KVMemory:
     """The memory with the window before `chunk` written once more, under the text that is now in force."""
-    count = min(state.settings.window or 0, len(state.records))
-    memory, recipe = state.memory.without(count), state.recipe
+    first = max(0, state.chunks - (state.settings.window or 0))
+    memory, recipe = state.memory.without(state.chunks - first), state.recipe
     branches = memory.store.batch
-    for record, latent in zip(state.records[-count:] if count else (), state.latents[-count:], strict=False):
+    for record, latent in zip(state.records[first:], state.latents[first:], strict=True):
         frames = latent.shape[2]
         view = RolloutView(memory, state.settings, rope, frames, **_sight_of(record.plan, recipe))
         x = normalize(latent)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...causalcine_core.errors import InputError
 from ...causalcine_core.model import CausalWanTransformer, WanConfig
 from ...causalcine_core.model.checkpoint import check_weights
+from ...causalcine_core.needs import pass_bytes
 from ...causalcine_core.pipeline import fingerprint
 from ...causalcine_core.sampling import Network, Recipe
 
@@ -147,6 +148,5 @@ def memory_needed(config: WanConfig, branches: int, tokens: int, span: int, chun
 
     tokens: of one latent frame. span, chunk: latent frames.
     """
-    activations = chunk * tokens * (2 * config.ffn_dim + 12 * config.dim)
     seen = span * tokens * config.dim * (2 * config.num_layers + 4)
-    return 4 * branches * (activations + seen)
+    return pass_bytes(config, branches, tokens, chunk) + 4 * branches * seen
