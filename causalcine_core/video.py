@@ -64,8 +64,10 @@ def check_output(path: str | os.PathLike[str], suffix: str) -> Path:
         if not os.access(folder, os.W_OK) or (os.name == "posix" and not folder.stat().st_mode & 0o222):
             raise PermissionError  # the second: root may write where everything says read-only, and should not
         trial = folder / f".{secrets.token_hex(8)}"
-        trial.touch(exist_ok=False)
-        trial.unlink()
+        try:
+            trial.touch(exist_ok=False)
+        finally:  # a Ctrl-C may arrive between the two
+            trial.unlink(missing_ok=True)
     except PermissionError:
         raise InputError(f"output folder {folder} is not writable") from None
     except (OSError, ValueError) as error:  # a name too long, a null character, a read-only disk
@@ -116,13 +118,17 @@ class VideoWriter:
             "-movflags", "+faststart+use_metadata_tags", "-f", "mp4", str(self._partial.absolute()),
         ]
         # fmt: on
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not ffmpeg's
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not ffmpeg's
+            )
+        except BaseException:
+            self._discard()
+            raise
 
     def write(self, frames: Any) -> None:
         """Append frames: uint8 `[F H W 3]`, an array or a tensor."""
@@ -158,6 +164,9 @@ class VideoWriter:
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
+        self._discard()
+
+    def _discard(self) -> None:
         self._log.close()
         for leftover in (self._partial, Path(self._metadata)):
             leftover.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from causalcine_core.story import Story
 from causalcine_core.vae import WanVAE, load_vae, normalize
-from training.data.grammar import NAMES, mentions
+from training.data.grammar import NAMES, mentions, with_looks
 from training.data.world import FRAMINGS, Film, make_film, make_still
 
 CHUNK = 3
@@ -37,13 +37,15 @@ _PIECE = 48  # pixel frames encoded at once
 class Sample:
     """Chunks of one film, ready for a packed pass.
 
-    latents: model space `[C, F, h, w]`. chunks: latent frames of each. prompts: text of each chunk. weights: of each
-    chunk in the loss.
+    latents: model space `[C, F, h, w]`. chunks: latent frames of each. prompts: text of each chunk. described: the
+    same, with the looks of everybody whom a prompt calls by name only. weights: of each chunk in the loss; those before
+    the first weight above 0 are history only.
     """
 
     latents: Tensor
     chunks: tuple[int, ...]
     prompts: tuple[str, ...]
+    described: tuple[str, ...]
     weights: tuple[float, ...]
 
 
@@ -144,7 +146,7 @@ def still(shards: Shards, rng: random.Random) -> Sample:
     first, end = shot["chunks"]
     latents = _normal(shards.latents[i])
     frame = rng.randrange(latents.shape[1]) if latents.shape[1] < CHUNK else rng.randrange(first * CHUNK, end * CHUNK)
-    return Sample(latents[:, frame : frame + 1], (1,), (shot["prompt"],), (1.0,))
+    return Sample(latents[:, frame : frame + 1], (1,), (shot["prompt"],), (shot["prompt"],), (1.0,))
 
 
 def clip(shards: Shards, rng: random.Random, length: int, name_only_weight: float) -> Sample:
@@ -191,9 +193,9 @@ class Reunions:
                 self._framed.setdefault((mention.looks, _framing(self._prompt(i))), []).append(i)
         self._read = len(self.stills)
 
-    def draw(self, rng: random.Random, length: int, name_only_weight: float) -> Sample:
+    def draw(self, rng: random.Random, length: int) -> Sample:
         """`length` chunks of one frame. The last calls everybody by name; each of them was described in one of the
-        others, which come in any order and are filled up with strangers. With two chunks there is no stranger and one
+        others, its history, which come in any order and are filled up with strangers. With two chunks there is no stranger and one
         character, shown at the same scale: the easy case."""
         target = rng.randrange(self._read)
         while len(mentions(self._prompt(target))) >= length:
@@ -207,14 +209,17 @@ class Reunions:
             if len({m.looks for m in mentions(self._prompt(stranger))} - set(called)) <= len(NAMES) - len(called):
                 before.append(stranger)
         rng.shuffle(before)
-        last = self._renamed(target, called, rng)
-        for mention in mentions(last):
+        history = [self._renamed(i, called, rng) for i in before]
+        described = self._renamed(target, called, rng)
+        last = described
+        for mention in mentions(described):
             last = last.replace(mention.text, "", 1)
         return Sample(
             _normal(torch.cat([self.stills.latents[i] for i in (*before, target)], 1)),
             (1,) * length,
-            (*(self._renamed(i, called, rng) for i in before), last),
-            (1.0,) * (length - 1) + (name_only_weight,),
+            (*history, last),
+            (*history, described),
+            (0.0,) * (length - 1) + (1.0,),
         )
 
     def _prompt(self, i: int) -> str:
@@ -243,11 +248,13 @@ def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:
 def _gather(shards: Shards, i: int, chosen: Sequence[int], name_only_weight: float) -> Sample:
     shots = shards.records[i]["shots"]
     of = [next(s for s in shots if s["chunks"][0] <= n < s["chunks"][1]) for n in chosen]
+    texts = {m.name: m.text for s in reversed(shots) for m in mentions(s["prompt"])}
     frames = [frame for n in chosen for frame in range(n * CHUNK, (n + 1) * CHUNK)]
     return Sample(
         _normal(shards.latents[i][:, frames]),
         (CHUNK,) * len(of),
         tuple(s["prompt"] for s in of),
+        tuple(with_looks(s["prompt"], texts) for s in of),
         tuple(name_only_weight if s["name_only"] else 1.0 for s in of),
     )
 

@@ -107,32 +107,55 @@ def packed_loss(
     levels: Tensor,
     noise: Tensor,
     drop: Sequence[bool],
+    teacher: Model | None = None,
 ) -> Tensor:
     """Flow-matching loss of each chunk, `[B, N]`: every noisy chunk at its sample's level, over clean history.
 
-    levels: `[B]` in 0..1. noise: `[B, C, F, h, w]`. drop: samples whose text is withheld (for guidance).
+    levels: `[B]` in 0..1. noise: `[B, C, F, h, w]`. drop: samples whose text is withheld (for guidance). teacher: who
+    answers for chunks that call somebody by name only. Its answer to the same chunk with that character described is
+    their target (context distillation, arXiv:2112.00861): it differs from the model's own answer by just what memory
+    should supply, while the film itself adds the noise that nobody can predict. Chunks before the first weight above 0
+    are history: their loss is 0.
     """
     chunks = list(samples[0].chunks)
+    first = next(i for i in range(len(chunks)) if any(s.weights[i] for s in samples))
     clean = torch.stack([s.latents for s in samples])
     _, ph, pw = model.net.config.patch_size
     rope = Rope(model.net.config.head_dim, (clean.shape[3] // ph, clean.shape[4] // pw), clean.device)
-    view = PackedView(chunks, settings, rope, clean.device)
-    level = levels[:, None, None, None, None]
-    packed = view.pack(clean, add_noise(clean, noise, level))
+    view = PackedView(chunks, settings, rope, clean.device, first=first)
+    packed = view.pack(clean, add_noise(clean, noise, levels[:, None, None, None, None]))
     timesteps = torch.zeros(len(samples), view.frames, device=clean.device)
     timesteps[:, view.clean :] = 1000 * levels[:, None]
-
-    prompts = [("" if dropped else prompt) for s, dropped in zip(samples, drop, strict=True) for prompt in s.prompts]
-    unique = list(dict.fromkeys(prompts))
-    rows = torch.tensor([unique.index(p) for p in prompts], device=clean.device).view(len(samples), len(chunks))
     lengths = torch.tensor(chunks, device=clean.device)
-    rows = torch.cat([rows[:, :-1].repeat_interleave(lengths[:-1], 1), rows.repeat_interleave(lengths, 1)], 1)
     run = chunks[0] if len(set(chunks)) == 1 else 1
-    text = TextKV(project_text(model.net, model.text.encode(unique)), rows, run)
 
-    velocity = model.net(packed, timesteps, text, view)[:, :, view.clean :]
-    error = (velocity - (noise - clean)).square().mean((1, 3, 4))  # B F
-    return torch.stack([part.mean(1) for part in error.split(chunks, 1)], 1)
+    def answer(who: Model, prompts: Sequence[Sequence[str]]) -> Tensor:
+        said = ["" if dropped else text for of, dropped in zip(prompts, drop, strict=True) for text in of]
+        unique = list(dict.fromkeys(said))
+        rows = torch.tensor([unique.index(text) for text in said], device=clean.device).view(-1, len(chunks))
+        rows = torch.cat([_each(rows[:, :-1], lengths[:-1]), _each(rows[:, first:], lengths[first:])], 1)
+        text = TextKV(project_text(who.net, who.text.encode(unique)), rows, run)
+        return who.net(packed, timesteps, text, view)[:, :, view.clean :]
+
+    velocity = answer(model, [s.prompts for s in samples])
+    target = (noise - clean)[:, :, view.history :]
+    by_name = [
+        [a != b and not dropped for a, b in zip(s.prompts[first:], s.described[first:], strict=True)]
+        for s, dropped in zip(samples, drop, strict=True)
+    ]
+    if teacher is not None and any(map(any, by_name)):
+        with torch.no_grad():
+            told = answer(teacher, [s.described for s in samples])
+        named = _each(torch.tensor(by_name, device=clean.device), lengths[first:])
+        target = torch.where(named[:, None, :, None, None], told, target)
+    error = (velocity - target).square().mean((1, 3, 4))  # B F
+    losses = torch.stack([part.mean(1) for part in error.split(chunks[first:], 1)], 1)
+    return nn.functional.pad(losses, (first, 0))
+
+
+def _each(rows: Tensor, lengths: Tensor) -> Tensor:
+    """`[B, N]` of chunks to `[B, F]` of their frames."""
+    return rows.repeat_interleave(lengths, 1)
 
 
 def split_parameters(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -242,7 +265,7 @@ class Trainer:
         drop = [rng.random() < recipe.text_dropout for _ in samples]
 
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            losses = packed_loss(self.model, samples, settings, levels, noise, drop)
+            losses = packed_loss(self.model, samples, settings, levels, noise, drop, self.ema)
         weights = torch.tensor([s.weights for s in samples])
         loss = (losses * weights).sum() / weights.sum()
         for optimizer in self.optimizers:
@@ -257,7 +280,7 @@ class Trainer:
         self._average()
         self.step += 1
         self.seen[kind] = self.seen.get(kind, 0) + len(samples)
-        return kind, losses.mean().item()
+        return kind, loss.item()
 
     def _kind(self, rng: random.Random) -> str:
         mix = {
@@ -275,8 +298,8 @@ class Trainer:
             return [dataset.still(rng.choice(sources), rng) for _ in range(count)]
         if kind == "reunion":
             length = rng.choice(recipe.reunion_lengths)
-            count = max(1, count * 7 // (2 * length - 1))  # as many packed frames a step at every length
-            return [self.reunions.draw(rng, length, recipe.name_only_weight) for _ in range(count)]
+            count = max(1, count * 4 // length)  # as many packed frames a step at every length
+            return [self.reunions.draw(rng, length) for _ in range(count)]
         if kind == "clip":
             return [dataset.clip(self.films, rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
         return [dataset.film(self.films, rng, recipe.name_only_weight) for _ in range(count)]

@@ -155,7 +155,7 @@ class PackedView:
     """Teacher forcing over 2N segments: clean chunks, then noisy chunks, in one pass (method.md, 2).
 
     The last chunk's clean copy is left out: nothing may see it. So the packed sequence is the clean frames of
-    chunks `0 .. N-2`, then the noisy frames of chunks `0 .. N-1`.
+    chunks `0 .. N-2`, then the noisy frames of chunks `first .. N-1`; chunks before `first` are history only.
     """
 
     def __init__(
@@ -165,13 +165,15 @@ class PackedView:
         rope: Rope,
         device: torch.device | str = "cpu",
         *,
+        first: int = 0,
         shots: Sequence[int] | None = None,
         cut: Cut | None = None,
         sink: int = 0,
     ):
-        """shots: the shot of each chunk, needed where `cut` is not native. cut, sink: as in `sight`."""
+        """first: the first chunk that is denoised. shots: the shot of each chunk, needed where `cut` is not native. cut,
+        sink: as in `sight`."""
         self.chunks, self.rope = list(chunks), rope
-        self.clean = sum(chunks[:-1])
+        self.clean, self.history = sum(chunks[:-1]), sum(chunks[:first])
         shots = list(shots) if shots is not None else [0] * len(chunks)
         seen = [
             sight(chunks[:i], shots.index(shots[i]), window=settings.window or 0, sink=sink, cut=cut)
@@ -180,8 +182,8 @@ class PackedView:
         starts = [sum(chunks[:i]) for i in range(len(chunks))]
         segments = [
             Segment(offset + starts[i], chunks[i], seen[i])
-            for offset, count in ((0, len(chunks) - 1), (self.clean, len(chunks)))
-            for i in range(count)
+            for offset, copied in ((0, range(len(chunks) - 1)), (self.clean - self.history, range(first, len(chunks))))
+            for i in copied
         ]
         self._groups = [
             _Group([s for s in segments if s.frames == size], self.clean, settings.top_k or 0, torch.device(device))
@@ -191,11 +193,11 @@ class PackedView:
     @property
     def frames(self) -> int:
         """Length of the packed sequence."""
-        return self.clean + sum(self.chunks)
+        return self.clean + sum(self.chunks) - self.history
 
     def pack(self, clean: Tensor, noisy: Tensor) -> Tensor:
         """`[B, C, F, h, w]` twice to the packed sequence `[B, C, frames, h, w]`."""
-        return torch.cat([clean[:, :, : self.clean], noisy], 2)
+        return torch.cat([clean[:, :, : self.clean], noisy[:, :, self.history :]], 2)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, frames = q.shape[:2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,13 +32,14 @@ def model() -> Model:
 
 def sample(chunks: int, seed: int = 0) -> Sample:
     latents = torch.randn(16, 3 * chunks, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return Sample(latents, (3,) * chunks, ("a red cat",) * chunks, (1.0,) * chunks)
+    prompts = ("a red cat",) * chunks
+    return Sample(latents, (3,) * chunks, prompts, prompts, (1.0,) * chunks)
 
 
 @pytest.fixture
 def shards(tmp_path):
     shots = [
-        {"prompt": "[character1], a red cat", "chunks": [0, 2], "names": ["[character1]"], "name_only": False},
+        {"prompt": "[character1], a red cat,", "chunks": [0, 2], "names": ["[character1]"], "name_only": False},
         {"prompt": "a cat", "chunks": [2, 5], "names": [], "name_only": False},
         {"prompt": "[character1]", "chunks": [5, 7], "names": ["[character1]"], "name_only": True},
     ]
@@ -57,7 +59,7 @@ def test_what_lies_before_the_window_is_read_only_through_routing(top_k, moves):
     first = sample(4)
     changed = first.latents.clone()
     changed[:, :3] = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(9))
-    second = Sample(changed, first.chunks, first.prompts, first.weights)
+    second = replace(first, latents=changed)
     noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         losses = [packed_loss(made, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3] for s in (first, second)]
@@ -87,6 +89,37 @@ def test_the_loss_is_the_flow_matching_error_of_the_noisy_half():
     torch.testing.assert_close(loss, expected)
 
 
+def test_chunks_before_the_first_weight_are_history_only():
+    """Their noisy copies are left out, which changes nothing for the chunks that count."""
+    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        full = packed_loss(made, [sample(4)], settings, levels, noise, [False])
+        last = packed_loss(made, [replace(sample(4), weights=(0.0, 0.0, 1.0, 1.0))], settings, levels, noise, [False])
+    assert last[0, :2].eq(0).all()
+    torch.testing.assert_close(last[0, 2:], full[0, 2:])
+
+
+def test_who_is_called_by_name_is_learned_from_the_answer_to_a_description():
+    """The teacher's answer under the described prompt is the target of such chunks; the film is that of the others."""
+    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    told = sample(4)
+    named = replace(told, prompts=("a red cat",) * 3 + ("a red [character1]",))
+    noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain, by_name = (packed_loss(made, [s], settings, levels, noise, [False]) for s in (told, named))
+        itself = packed_loss(made, [named], settings, levels, noise, [False], teacher=made)
+        dropped = packed_loss(made, [named], settings, levels, noise, [True], teacher=made)
+        empty = packed_loss(made, [told], settings, levels, noise, [True])
+        knows = model()
+        knows.text.tokens.weight[:] = knows.text.tokens.weight[0]  # to whom all words are one
+        agreed = packed_loss(knows, [named], settings, levels, noise, [False], teacher=knows)
+    torch.testing.assert_close(itself[0, :3], plain[0, :3])
+    assert 0 < itself[0, 3] < 0.1 * by_name[0, 3]
+    assert agreed[0, 3] == 0
+    torch.testing.assert_close(dropped, empty)
+
+
 def test_samples_show_what_they_name(shards):
     """The last chunk of a clip is of the name-only shot and a chunk of the describing shot comes before it."""
     films = Shards(shards, "films")
@@ -96,8 +129,10 @@ def test_samples_show_what_they_name(shards):
         assert len(chosen.chunks) == 4
         assert chosen.latents.shape == (16, 12, 4, 4)
         if chosen.prompts[-1] == "[character1]":
-            assert "[character1], a red cat" in chosen.prompts
+            assert "[character1], a red cat," in chosen.prompts
             assert chosen.weights[-1] == 2.0
+            assert chosen.described[-1] == "[character1], a red cat,"
+            assert set(chosen.described) == set(chosen.prompts) - {"[character1]"}
             seen += 1
     assert seen > 10
     whole = film(films, random.Random(0), 2.0)
@@ -132,15 +167,17 @@ def test_a_reunion_calls_by_name_whom_an_earlier_frame_described(stills):
     values = [float(latent.flatten()[0]) for latent in map(_first_of, range(len(CAPTIONS)), [stills] * len(CAPTIONS))]
     for i in range(60):
         length = 2 + i % 3
-        made = reunions.draw(random.Random(i), length, 3.0)
+        made = reunions.draw(random.Random(i), length)
         assert made.chunks == (1,) * length
-        assert made.weights == (1.0,) * (length - 1) + (3.0,)
+        assert made.weights == (0.0,) * (length - 1) + (1.0,)
         *before, last = made.prompts
         assert not mentions(last)
+        assert made.described[:-1] == made.prompts[:-1]
         shown = mentions(CAPTIONS[values.index(float(made.latents[0, -1, 0, 0]))])  # the truth behind the last frame
         named = [f"[character{n}]" for n in "123" if f"[character{n}]" in last]
         described = {m.name: m.looks for prompt in before for m in mentions(prompt) if m.name in named}
         assert sorted(described.values()) == sorted(m.looks for m in shown)
+        assert {m.name: m.looks for m in mentions(made.described[-1])} == described
         for prompt in before:
             assert len({m.name for m in mentions(prompt)}) == len(mentions(prompt))
             assert all(m.looks == described[m.name] for m in mentions(prompt) if m.name in described)

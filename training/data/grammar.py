@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -136,6 +136,15 @@ def mentions(caption: str) -> list[Mention]:
         Mention(found["name"], (found["colour"], found["kind"], _MARK_OF[found["mark"] or ""]), found["text"])
         for found in _DESCRIBED.finditer(caption)
     ]
+
+
+def with_looks(caption: str, texts: Mapping[str, str]) -> str:
+    """The caption with its characters described: `texts` are the `Mention.text` of those that it may call by name
+    only. The inverse of leaving those texts out."""
+    known = {mention.name for mention in mentions(caption)}
+    return re.sub(
+        r"\[character\d+\]", lambda name: name[0] + (texts.get(name[0], "") if name[0] not in known else ""), caption
+    )
 
 
 def shot_caption(
