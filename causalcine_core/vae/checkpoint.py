@@ -31,6 +31,7 @@ DIFFUSERS_NAMES = (
     (r"\.mid_block\.resnets\.1\.", ".middle.2."),
     (r"\.down_blocks\.", ".downsamples."),
 )
+_ENCODER_LAYER = re.compile(r"encoder\.downsamples\.(\d+)\.(?:downsamples\.(\d+)\.)?")
 DIFFUSERS_RESIDUAL_NAMES = (
     (r"(\.\d+)\.norm1\.", r"\1.residual.0."),
     (r"(\.\d+)\.conv1\.", r"\1.residual.2."),
@@ -43,7 +44,7 @@ DIFFUSERS_RESIDUAL_NAMES = (
 def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> WanVAE:
     """A VAE from a safetensors file in Wan's, ComfyUI's or diffusers' layout, in eval mode.
 
-    Its shape is read off the weights. Raises InputError when the file holds no Wan2.1-like VAE.
+    Its shape is read off the weights. Raises InputError when the file holds no Wan VAE.
     """
     try:
         weights = load_file(path)
@@ -99,6 +100,12 @@ def from_diffusers_keys(weights: Weights) -> Weights:
     """Renames the tensors of diffusers' `AutoencoderKLWan` to the original names."""
     resnets = {int(found[1]) for name in weights if (found := re.search(r"up_blocks\.0\.resnets\.(\d+)\.", name))}
     blocks_per_stage = len(resnets) + 1  # residual blocks, then the upsampler
+    staged = any(".downsampler." in name for name in weights)  # Wan2.2: stages are modules
+
+    def in_stage(found: re.Match) -> str:
+        stage, kind, index = found[2], found[3], found[4]
+        blocks = len(resnets) - (found[1] == "down")
+        return f".{found[1]}samples.{stage}.{found[1]}samples.{index if kind == 'resnets' else blocks}."
 
     def up_block(found: re.Match) -> str:
         stage, kind, index = int(found[1]), found[2], int(found[3])
@@ -107,6 +114,8 @@ def from_diffusers_keys(weights: Weights) -> Weights:
 
     renamed = {}
     for name, tensor in weights.items():
+        if staged:
+            name = re.sub(r"\.(down|up)_blocks\.(\d+)\.(resnets|\1sampler)\.(?:(?<=resnets\.)(\d+)\.)?", in_stage, name)
         name = re.sub(r"\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.", up_block, name)
         for pattern, replacement in (*DIFFUSERS_NAMES, *DIFFUSERS_RESIDUAL_NAMES):
             name = re.sub(pattern, replacement, name)
@@ -116,9 +125,7 @@ def from_diffusers_keys(weights: Weights) -> Weights:
 
 def infer_config(weights: Weights) -> VAEConfig:
     """The shape of the VAE, read off tensors under the original names. Raises InputError."""
-    if "encoder.downsamples.0.downsamples.0.residual.0.gamma" in weights:
-        raise InputError("this is a Wan2.2 VAE, which is not supported; use the Wan2.1 one.")
-    for name in ("encoder.conv1.weight", "conv2.weight"):
+    for name in ("encoder.conv1.weight", "conv2.weight", "decoder.head.0.gamma"):
         if name not in weights:
             raise InputError(f"there is no tensor {name!r}, so it is no Wan VAE.")
     dim, image_channels = weights["encoder.conv1.weight"].shape[:2]
@@ -126,18 +133,16 @@ def infer_config(weights: Weights) -> VAEConfig:
     blocks, widths = [0], [0]  # per stage, walking down the encoder
     temporal: list[bool] = []
     spatial: list[bool] = []
-    while True:
-        prefix = f"encoder.downsamples.{sum(blocks) + len(temporal)}"
-        if f"{prefix}.residual.6.weight" in weights:
+    found = {match[0]: match for name in weights if (match := _ENCODER_LAYER.match(name))}
+    for prefix in sorted(found, key=lambda prefix: (int(found[prefix][1]), int(found[prefix][2] or 0))):
+        if f"{prefix}residual.6.weight" in weights:
             blocks[-1] += 1
-            widths[-1] = weights[f"{prefix}.residual.6.weight"].shape[0]
-        elif f"{prefix}.resample.1.weight" in weights or f"{prefix}.time_conv.weight" in weights:
-            temporal.append(f"{prefix}.time_conv.weight" in weights)
-            spatial.append(f"{prefix}.resample.1.weight" in weights)
+            widths[-1] = weights[f"{prefix}residual.6.weight"].shape[0]
+        else:
+            temporal.append(f"{prefix}time_conv.weight" in weights)
+            spatial.append(f"{prefix}resample.1.weight" in weights)
             blocks.append(0)
             widths.append(0)
-        else:
-            break
     if 0 in blocks or len(set(blocks)) != 1:
         raise InputError(f"the encoder has {blocks} residual blocks per stage; a Wan VAE has the same number in each.")
     return VAEConfig(
@@ -147,5 +152,7 @@ def infer_config(weights: Weights) -> VAEConfig:
         num_res_blocks=blocks[0],
         temporal_downsample=tuple(temporal),
         spatial_downsample=tuple(spatial),
+        decoder_dim=weights["decoder.head.0.gamma"].shape[0] // (widths[0] // dim),
+        residual=any(match[2] for match in found.values()),
         patch_size=math.isqrt(image_channels // 3),
     )

@@ -50,6 +50,11 @@ class Tape:
         self._past = None if state is None else list(state.past)
         self._next: list[Tensor] = []
 
+    @property
+    def begins(self) -> bool:
+        """Whether nothing came before this piece."""
+        return self._past is None
+
     def read(self) -> Tensor | None:
         """The frames before this piece at the calling layer, or None at the beginning of the film."""
         if self._past is None:

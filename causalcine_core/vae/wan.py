@@ -1,8 +1,8 @@
-"""The causal video VAE of Wan2.1, with its streaming state as a value.
+"""The causal video VAEs of Wan2.1 and Wan2.2, with their streaming state as a value.
 
 Layers look only back in time, so a film can be encoded and decoded piece by piece: what each layer must remember
 goes in and comes out as a `VAEState`, and nothing is kept inside the module. Parameter names and shapes are those
-of the published Wan2.1 file (`encoder.downsamples.0.residual.2.weight`, ...).
+of the published files (`encoder.downsamples.0.residual.2.weight`, ...).
 
 Axes: B batch, C channels, F frames, H and W rows and columns.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -27,10 +27,11 @@ PIECE_PIXELS = 4 * 480 * 832  # pixels run through the network at once: bounds m
 class VAEConfig:
     """Shape of the VAE. The defaults are Wan2.1's.
 
-    dim: channels at full resolution; stage i has `dim * dim_mult[i]`. Every stage but the last ends in a step down
+    dim: channels at full resolution; stage i has `dim * dim_mult[i]`. decoder_dim: the same of the decoder (None: as
+    `dim`). Every stage but the last ends in a step down
     that halves frames where `temporal_downsample` says so, and rows and columns where `spatial_downsample` does
     (None: everywhere, as Wan). patch_size: pixels are first folded into channels as squares of this size (1: not at
-    all), as Wan2.2 does.
+    all), as Wan2.2 does. residual: what enters a stage is added, resampled, to what leaves it, as in Wan2.2.
     """
 
     dim: int = 96
@@ -40,10 +41,14 @@ class VAEConfig:
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     patch_size: int = 1
     spatial_downsample: tuple[bool, ...] | None = None
+    decoder_dim: int | None = None
+    residual: bool = False
 
     def __post_init__(self):
         if self.spatial_downsample is None:
             object.__setattr__(self, "spatial_downsample", (True,) * len(self.temporal_downsample))
+        if self.decoder_dim is None:
+            object.__setattr__(self, "decoder_dim", self.dim)
         for name in ("temporal_downsample", "spatial_downsample"):
             if len(getattr(self, name)) != len(self.dim_mult) - 1:
                 raise ValueError(
@@ -53,7 +58,7 @@ class VAEConfig:
 
     @classmethod
     def preset(cls, name: str) -> VAEConfig:
-        """A config by name: 'wan2.1' or 'nano'."""
+        """A config by name: 'wan2.1', 'wan2.2' or 'nano'."""
         if name not in PRESETS:
             raise ValueError(f"no VAE preset {name!r}; there are {', '.join(PRESETS)}")
         return PRESETS[name]
@@ -79,6 +84,7 @@ class VAEConfig:
 
 PRESETS = {
     "wan2.1": VAEConfig(),
+    "wan2.2": VAEConfig(dim=160, decoder_dim=256, z_dim=48, patch_size=2, residual=True),
     "nano": VAEConfig(  # one latent position per patch of 8 x 8: only frames are resampled
         dim=32,
         dim_mult=(2, 3, 4),
@@ -168,13 +174,15 @@ class Encoder(nn.Module):
         self.conv1 = CausalConv3d(config.image_channels, config.dim)
         self.downsamples = nn.ModuleList()
         width_in = config.dim
-        for stage, width in enumerate(widths):
-            for _ in range(config.num_res_blocks):
-                self.downsamples.append(ResidualBlock(width_in, width))
-                width_in = width
-            if stage < len(widths) - 1:
-                halve_size, halve_frames = config.spatial_downsample[stage], config.temporal_downsample[stage]
-                self.downsamples.append(Downsample(width, halve_size, halve_frames))
+        steps = [*zip(config.spatial_downsample, config.temporal_downsample, strict=True), None]
+        for width, step in zip(widths, steps, strict=True):
+            layers: list[nn.Module] = [
+                ResidualBlock(width if i else width_in, width) for i in range(config.num_res_blocks)
+            ]
+            if step is not None:
+                layers.append(Downsample(width, *step))
+            self.downsamples.extend([DownStage(layers, width, step)] if config.residual else layers)
+            width_in = width
         self.middle = middle(widths[-1])
         self.head = head(widths[-1], 2 * config.z_dim)
 
@@ -191,22 +199,21 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VAEConfig):
         super().__init__()
-        widths = [config.dim * mult for mult in reversed(config.dim_mult)]
+        widths = [config.decoder_dim * mult for mult in reversed(config.dim_mult)]
         self.conv1 = CausalConv3d(config.z_dim, widths[0])
         self.middle = middle(widths[0])
         self.upsamples = nn.ModuleList()
         width_in = widths[0]
-        for stage, width in enumerate(widths):
-            for _ in range(config.num_res_blocks + 1):
-                self.upsamples.append(ResidualBlock(width_in, width))
-                width_in = width
-            if stage < len(widths) - 1:
-                double_size, double_frames = (
-                    config.spatial_downsample[-1 - stage],
-                    config.temporal_downsample[-1 - stage],
-                )
-                self.upsamples.append(Upsample(width, double_size, double_frames))
-                width_in = width // 2 if double_size else width
+        steps = [*zip(reversed(config.spatial_downsample), reversed(config.temporal_downsample), strict=True), None]
+        for width, step in zip(widths, steps, strict=True):
+            layers: list[nn.Module] = [
+                ResidualBlock(width if i else width_in, width) for i in range(config.num_res_blocks + 1)
+            ]
+            width_in = width
+            if step is not None:
+                width_in = width if config.residual or not step[0] else width // 2
+                layers.append(Upsample(width, width_in, *step))
+            self.upsamples.extend([UpStage(layers, width, step)] if config.residual else layers)
         self.head = head(widths[-1], config.image_channels)
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
@@ -330,11 +337,11 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
     """Doubles frames if `double_frames`, all but a film's first; doubles rows and columns if `double_size`, and then
-    halves channels."""
+    has `width_out` channels."""
 
-    def __init__(self, width: int, double_size: bool, double_frames: bool):
+    def __init__(self, width: int, width_out: int, double_size: bool, double_frames: bool):
         super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width // 2, 3, padding=1)}) if double_size else None
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width_out, 3, padding=1)}) if double_size else None
         self.time_conv = Conv3d(width, 2 * width, (3, 1, 1)) if double_frames else None
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
@@ -354,6 +361,54 @@ class Upsample(nn.Module):
             return first
         doubled = rearrange(self.time_conv(x), "b (two c) f h w -> b c (f two) h w", two=2)
         return doubled if first is None else torch.cat([first, doubled], dim=2)
+
+
+class DownStage(nn.Module):
+    """A stage of Wan2.2's encoder: beside its layers go means over what enters, folded to the size of what leaves.
+
+    step: whether it halves rows and columns, and whether frames; None for the last stage, which halves neither.
+    """
+
+    def __init__(self, layers: list[nn.Module], width: int, step: tuple[bool, bool] | None):
+        super().__init__()
+        self.downsamples = nn.ModuleList(layers)
+        self.width, (self.space, self.time) = width, _factors(step)
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        entered = torch.cat([zero_frames(x, self.time - 1), x], 2) if tape.begins else x
+        for layer in self.downsamples:
+            x = layer(x, tape)
+        fold = "b c (t f) (h p) (w q) -> b (c f p q) t h w"
+        folded = rearrange(entered, fold, f=self.time, p=self.space, q=self.space)
+        return x + reduce(folded, "b (c n) t h w -> b c t h w", "mean", c=self.width)
+
+
+class UpStage(nn.Module):
+    """A stage of Wan2.2's decoder: beside its layers go copies of what enters, unfolded to the size of what leaves.
+
+    step: whether it doubles rows and columns, and whether frames; None for the last stage, which has no such way.
+    """
+
+    def __init__(self, layers: list[nn.Module], width: int, step: tuple[bool, bool] | None):
+        super().__init__()
+        self.upsamples = nn.ModuleList(layers)
+        self.width, (self.space, self.time), self.last = width, _factors(step), step is None
+
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        entered = x
+        for layer in self.upsamples:
+            x = layer(x, tape)
+        if self.last:
+            return x
+        copies = self.width * self.time * self.space**2 // entered.shape[1]
+        unfold = "b (c f p q) t h w -> b c (t f) (h p) (w q)"
+        wide = rearrange(entered.repeat_interleave(copies, 1), unfold, f=self.time, p=self.space, q=self.space)
+        return x + (wide[:, :, self.time - 1 :] if tape.begins else wide)
+
+
+def _factors(step: tuple[bool, bool] | None) -> tuple[int, int]:
+    space, time = step or (False, False)
+    return 1 + space, 1 + time
 
 
 def zero_frames(like: Tensor, frames: int) -> Tensor:

@@ -35,8 +35,9 @@ SMALL_NANO = VAEConfig(
     spatial_downsample=(False, False),
     patch_size=8,
 )
-CONFIGS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED, "nano": SMALL_NANO}
-IN_DIFFUSERS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED}  # which always halves rows and columns with frames
+SMALL_WAN22 = VAEConfig(dim=4, decoder_dim=6, num_res_blocks=2, patch_size=2, residual=True)
+CONFIGS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED, "nano": SMALL_NANO, "wan2.2": SMALL_WAN22}
+IN_DIFFUSERS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED, "wan2.2": SMALL_WAN22}  # which always halves rows and columns with frames
 
 
 @pytest.fixture(params=CONFIGS)
@@ -51,6 +52,8 @@ def reference(request) -> AutoencoderKLWan:
     torch.manual_seed(0)
     model = AutoencoderKLWan(
         base_dim=config.dim,
+        decoder_base_dim=config.decoder_dim,
+        is_residual=config.residual,
         z_dim=config.z_dim,
         dim_mult=list(config.dim_mult),
         num_res_blocks=config.num_res_blocks,
@@ -73,7 +76,7 @@ def vae(config) -> WanVAE:
     return WanVAE(config).double().eval().requires_grad_(False)
 
 
-def film(frames: int, size: int = 16) -> torch.Tensor:
+def film(frames: int, size: int = 32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
     return torch.rand(2, 3, frames, size, size, generator=generator, dtype=torch.float64) * 2 - 1
 
@@ -106,7 +109,7 @@ def test_encode_and_decode_equal_diffusers(reference):
 def test_promise_7_streaming_decode_equals_whole_decode(vae, lengths):
     latent = latents(8)
     whole, _ = vae.decode(latent, clamp=False)
-    assert whole.shape == (2, 3, vae.config.pixel_frames(8), 16, 16)
+    assert whole.shape == (2, 3, vae.config.pixel_frames(8), *[2 * vae.config.spatial_stride] * 2)
     torch.testing.assert_close(decode_in_pieces(vae, latent, lengths), whole, atol=1e-9, rtol=1e-9)
 
 
@@ -214,16 +217,28 @@ def test_names_and_shapes_are_those_of_the_published_file():
     assert shapes["conv1.weight"] == (32, 32, 1, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["wan2.1", "nano"])
-def test_presets_have_wans_strides(name):
+def test_names_and_shapes_of_wan22_too():
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in WanVAE(VAEConfig.preset("wan2.2")).state_dict().items()}
+    assert shapes["encoder.conv1.weight"] == (160, 12, 3, 3, 3)
+    assert shapes["encoder.downsamples.1.downsamples.2.time_conv.weight"] == (320, 320, 3, 1, 1)
+    assert shapes["encoder.downsamples.3.downsamples.1.residual.6.weight"] == (640, 640, 3, 3, 3)
+    assert shapes["decoder.upsamples.1.upsamples.3.resample.1.weight"] == (1024, 1024, 3, 3)
+    assert shapes["decoder.upsamples.2.upsamples.0.shortcut.weight"] == (512, 1024, 1, 1, 1)
+    assert shapes["decoder.head.2.weight"] == (12, 256, 3, 3, 3)
+    assert shapes["conv1.weight"] == (96, 96, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("name", "space", "channels"), [("wan2.1", 8, 16), ("nano", 8, 16), ("wan2.2", 16, 48)])
+def test_presets_have_wans_strides(name, space, channels):
     config = VAEConfig.preset(name)
-    assert (config.spatial_stride, config.temporal_stride, config.z_dim) == (8, 4, 16)
+    assert (config.spatial_stride, config.temporal_stride, config.z_dim) == (space, 4, channels)
 
 
 def test_bad_input_is_named(vae, tmp_path):
     with pytest.raises(InputError, match=r"1 \+ 4n frames, got 4"):
         vae.encode(film(4))
-    with pytest.raises(InputError, match="multiples of 8, got 12 x 12"):
+    with pytest.raises(InputError, match=f"multiples of {vae.config.spatial_stride}, got 12 x 12"):
         vae.encode(film(5, size=12))
     with pytest.raises(InputError, match=r"\[B 16 F H W\]"):
         vae.decode(torch.zeros(1, 4, 1, 2, 2))
@@ -241,6 +256,11 @@ def test_normalize_is_undone_by_denormalize():
     latent = latents(2)
     torch.testing.assert_close(denormalize(normalize(latent)), latent)
     assert normalize(torch.zeros(1, 16, 1, 1, 1))[0, 0].item() == pytest.approx(0.7571 / 2.8184)
+    wide = torch.ones(1, 48, 2, 1, 1)
+    torch.testing.assert_close(denormalize(normalize(wide)), wide)
+    assert normalize(wide)[0, -1, 0].item() == pytest.approx(1.0667 / 0.7744)
+    with pytest.raises(ValueError, match="16 or 48 channels"):
+        normalize(torch.ones(1, 17, 1, 1, 1))
 
 
 def test_uint8_frames_survive_the_round_trip():
