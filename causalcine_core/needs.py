@@ -14,6 +14,7 @@ from .model import CausalWanTransformer, WanConfig
 from .sampling import Recipe
 from .sampling.state import most_near
 from .story import Shot, Story, check_size, plan
+from .vae import published_vae
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,9 @@ def film_needs(
     height: int,
     seconds: float,
     dtype: torch.dtype,
-    spatial_stride: int = 8,
 ) -> Needs:
     """What a film of one shot needs beside text encoder and VAE. Raises InputError for a budget that is too small."""
-    stride = spatial_stride * config.patch_size[1]
+    stride = published_vae(config.in_dim).spatial_stride * config.patch_size[1]
     check_size(width, height, stride)
     settings = settings.resolve(recipe.window, recipe.top_k)
     chunks = plan(

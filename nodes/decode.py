@@ -22,7 +22,7 @@ class CausalCineStreamingDecode(io.ComfyNode):
             "to save a long film, use CausalCine Save Video, which never holds them all.",
             inputs=[
                 io.Latent.Input("samples", tooltip="The film so far, of CausalCine Sampler."),
-                io.Vae.Input("vae", tooltip="The VAE of the checkpoint, or Wan 2.1's."),
+                io.Vae.Input("vae", tooltip="The VAE of the checkpoint, or Wan's own (2.1, or 2.2 for a 5B model)."),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="All frames of the film.")],
         )

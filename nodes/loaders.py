@@ -73,7 +73,8 @@ class CausalCineModelLoader(io.ComfyNode):
             display_name="CausalCine Model Loader",
             category="CausalCine",
             description="Loads a causal Wan text-to-video network in any public layout (Wan's own, ComfyUI's, diffusers', "
-            "training scripts'). Text encoder and VAE are ComfyUI's: Load CLIP (type wan, umt5) and Load VAE (Wan 2.1).",
+            "training scripts'). Text encoder and VAE are ComfyUI's: Load CLIP (type wan, umt5) and Load VAE (Wan 2.1; "
+            "Wan 2.2 for 5B).",
             inputs=[
                 io.Combo.Input(
                     "model_name",

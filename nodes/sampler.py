@@ -18,7 +18,7 @@ from ..causalcine_core.memory import MemorySettings
 from ..causalcine_core.pipeline import Pipeline
 from ..causalcine_core.sampling import Chunk, Recipe, State
 from ..causalcine_core.story import MAX_SEED, check_size
-from ..causalcine_core.vae import VAEConfig
+from ..causalcine_core.vae import published_vae
 from .adapt import model as models
 from .adapt import vae as vaes
 from .adapt.progress import Progress, warn
@@ -26,7 +26,7 @@ from .film import latent_of
 from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
 
-STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of every Wan 2.1 model
+STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of Wan 2.1 models; of Wan 2.2 5B it is 32
 KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION", "math": "MATH"}
 
 
@@ -49,14 +49,14 @@ class CausalCineSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=16384,
-                    tooltip=f"Pixels, a multiple of {STRIDE}. 0: as the model, or the state.",
+                    tooltip=f"Pixels, a multiple of {STRIDE} (Wan 2.2 5B: 32). 0: as the model, or the state.",
                 ),
                 io.Int.Input(
                     "height",
                     default=0,
                     min=0,
                     max=16384,
-                    tooltip=f"Pixels, a multiple of {STRIDE}. 0: as the model, or the state.",
+                    tooltip=f"Pixels, a multiple of {STRIDE} (Wan 2.2 5B: 32). 0: as the model, or the state.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -102,9 +102,9 @@ class CausalCineSampler(io.ComfyNode):
         state: State | None = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        if vae is not None:
-            vaes.check_kind(vae)
         pipeline = ComfyPipeline(model, shots)
+        if vae is not None:
+            vaes.check_kind(vae, pipeline.network.channels)
         preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
         progress = Progress(preview, model.model.latent_format)
         stream = pipeline.stream(
@@ -134,7 +134,7 @@ class ComfyPipeline(Pipeline):
     def __init__(self, model: Any, shots: Shots):
         self.model, self.shots, self.config = model, shots, models.config_of(model)
         self.contexts: dict[str, Tensor] = {}
-        strides = SimpleNamespace(config=VAEConfig())  # Wan 2.1's, which every VAE of these models shares
+        strides = SimpleNamespace(config=published_vae(self.config.in_dim))
         super().__init__(models.network_of(model), None, strides, _recipe(model), "the connected model")
 
     def encode(self, prompt: str) -> Tensor:

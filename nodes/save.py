@@ -29,7 +29,7 @@ class CausalCineSaveVideo(io.ComfyNode):
             "memory of a few frames. The file goes into ComfyUI's output folder and never replaces another.",
             inputs=[
                 io.Latent.Input("samples", tooltip="The film so far, of CausalCine Sampler."),
-                io.Vae.Input("vae", tooltip="The VAE of the checkpoint, or Wan 2.1's."),
+                io.Vae.Input("vae", tooltip="The VAE of the checkpoint, or Wan's own (2.1, or 2.2 for a 5B model)."),
                 io.Float.Input(
                     "fps",
                     default=0.0,

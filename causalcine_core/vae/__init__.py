@@ -2,11 +2,12 @@
 
 from .checkpoint import load_vae, save_vae, vae_from_weights
 from .frames import frames_to_uint8, uint8_to_frames
-from .latent import WAN21_MEAN, WAN21_STD, denormalize, normalize
+from .latent import SCALES, WAN21_MEAN, WAN21_STD, denormalize, normalize
 from .state import VAEState
-from .wan import VAEConfig, WanVAE
+from .wan import VAEConfig, WanVAE, published_vae
 
 __all__ = [
+    "SCALES",
     "WAN21_MEAN",
     "WAN21_STD",
     "VAEConfig",
@@ -16,6 +17,7 @@ __all__ = [
     "frames_to_uint8",
     "load_vae",
     "normalize",
+    "published_vae",
     "save_vae",
     "uint8_to_frames",
     "vae_from_weights",

@@ -96,6 +96,14 @@ PRESETS = {
 }
 
 
+def published_vae(channels: int) -> VAEConfig:
+    """Shape of the public VAE whose latents have so many channels. Raises InputError where there is none."""
+    for config in (VAEConfig.preset("wan2.1"), VAEConfig.preset("wan2.2")):
+        if config.z_dim == channels:
+            return config
+    raise InputError(f"no public Wan VAE has {channels} latent channels; Wan2.1's has 16, Wan2.2's has 48")
+
+
 class WanVAE(nn.Module):
     """Encoder and decoder between pixels and raw latents (`latent.normalize` leads on to model space)."""
 

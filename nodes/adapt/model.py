@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -22,6 +23,7 @@ from ...causalcine_core.model.checkpoint import check_weights
 from ...causalcine_core.needs import pass_bytes
 from ...causalcine_core.pipeline import fingerprint
 from ...causalcine_core.sampling import Network, Recipe
+from ...causalcine_core.vae import SCALES
 
 # What travels with a MODEL, as attachments: every clone of a patcher shares them, none is ever changed in place.
 RECIPE = "causalcine_recipe"
@@ -56,6 +58,12 @@ class CausalWanSupport(comfy.supported_models.WAN21_T2V):
         return CausalWan(self, device)
 
 
+class CausalWan22Support(CausalWanSupport):
+    """The same for Wan 2.2 5B, whose latents have 48 channels."""
+
+    latent_format = comfy.latent_formats.Wan22
+
+
 def build(
     weights: Mapping[str, Tensor],
     config: WanConfig,
@@ -71,7 +79,8 @@ def build(
     if dtype is None:
         size, kind = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
         dtype = mm.unet_dtype(model_params=size, supported_dtypes=supported, weight_dtype=kind)
-    support = CausalWanSupport({"image_model": "wan2.1", "model_type": "t2v", **config.to_dict(), "causalcine": config})
+    kind_of = CausalWanSupport if config.in_dim == 16 else CausalWan22Support
+    support = kind_of({"image_model": "wan2.1", "model_type": "t2v", **config.to_dict(), "causalcine": config})
     support.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
     model = support.get_model(weights)
     offload = mm.unet_offload_device()
@@ -113,13 +122,13 @@ def config_of(model: Any) -> WanConfig:
     if not all(hasattr(net, part) for part in parts):
         raise InputError(
             f"model is a {type(net).__name__}, not a Wan text-to-video network: load one with CausalCine Checkpoint Loader "
-            "or CausalCine Model Loader, or connect a Wan 2.1 text-to-video MODEL"
+            "or CausalCine Model Loader, or connect a Wan text-to-video MODEL"
         )
     kind, channels = getattr(net, "model_type", "t2v"), getattr(net, "in_dim", 16)
-    if kind != "t2v" or channels != 16 or hasattr(net, "vace_blocks"):
+    if kind != "t2v" or channels not in SCALES or hasattr(net, "vace_blocks"):
         raise InputError(
             f"model is a Wan network of another kind ({kind}, {channels} input channels): only text-to-video ones with 16 "
-            "channels can be rolled out; load one with CausalCine Model Loader"
+            "channels (Wan 2.1) or 48 (Wan 2.2 5B) can be rolled out; load one with CausalCine Model Loader"
         )
     names = ("dim", "ffn_dim", "num_heads", "in_dim", "out_dim", "freq_dim", "text_dim", "text_len", "eps")
     shape = {name: getattr(net, name) for name in names}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import comfy.ldm.wan.vae
+import comfy.ldm.wan.vae2_2
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sd
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...causalcine_core.errors import InputError
-from ...causalcine_core.vae import WanVAE
+from ...causalcine_core.vae import SCALES, WanVAE
 
 PIECE = 3  # latent frames of our own VAE decoded at once; its stream has no rule of its own
 
@@ -66,20 +67,21 @@ class CausalVAE(comfy.sd.VAE):
 
 def check(vae: Any, latent: Tensor) -> None:
     """Raise InputError where a LATENT is no film of this VAE."""
-    if latent.ndim != 5 or latent.shape[1] != 16:
+    if latent.ndim != 5 or latent.shape[1] not in SCALES:
         raise InputError(
-            f"samples are {list(latent.shape)}: a film's latent is [batch, 16, frames, height, width]; connect the LATENT "
-            "of CausalCine Sampler"
+            f"samples are {list(latent.shape)}: a film's latent is [batch, {' or '.join(map(str, SCALES))}, frames, "
+            "height, width]; connect the LATENT of CausalCine Sampler"
         )
-    check_kind(vae)
+    check_kind(vae, latent.shape[1])
 
 
-def check_kind(vae: Any) -> None:
-    """Raise InputError where a VAE is none for films of Wan 2.1's kind."""
-    if vae.latent_channels != 16 or vae.latent_dim != 3:
+def check_kind(vae: Any, channels: int) -> None:
+    """Raise InputError where a VAE is none for films of so many latent channels."""
+    if vae.latent_channels != channels or vae.latent_dim != 3:
+        fitting = "connect the VAE of CausalCine Checkpoint Loader, or load Wan 2.1's VAE"
         raise InputError(
-            f"vae has {vae.latent_channels} latent channels: connect the VAE of CausalCine Checkpoint Loader, or load "
-            "Wan 2.1's VAE"
+            f"vae has {vae.latent_channels} latent channels, the film {channels}: "
+            + (fitting if channels == 16 else "load Wan 2.2's VAE")
         )
 
 
@@ -89,7 +91,7 @@ def pixel_frames(vae: Any, latent_frames: int) -> int:
 
 
 def frames(vae: Any, latent: Tensor) -> Iterator[Tensor]:
-    """Decode one film `[1 16 F h w]` in VAE space, a few frames at a time: float32 `[n H W 3]` in 0..1 on the CPU.
+    """Decode one film `[1 C F h w]` in VAE space, a few frames at a time: float32 `[n H W 3]` in 0..1 on the CPU.
 
     Equal to decoding it whole, in memory that does not grow with its length.
     """
@@ -109,7 +111,7 @@ def load(vae: Any, piece: Tensor) -> None:
 
 
 def still(vae: Any, latent: Tensor) -> Tensor:
-    """One latent frame `[1 16 1 h w]` as a picture `[H W 3]` in 0..1, for previews. The VAE must be loaded."""
+    """One latent frame `[1 C 1 h w]` as a picture `[H W 3]` in 0..1, for previews. The VAE must be loaded."""
     x = latent.to(vae.device, vae.vae_dtype)
     with torch.no_grad():
         video = vae.first_stage_model.decode(x)
@@ -122,9 +124,11 @@ def _stream(vae: Any, latent: Tensor) -> Iterator[Tensor]:
         return _stream_ours(stage.vae, latent, vae.device)
     if isinstance(stage, comfy.ldm.wan.vae.WanVAE):
         return _stream_stock(stage, latent, vae.device, vae.vae_dtype)
+    if isinstance(stage, comfy.ldm.wan.vae2_2.WanVAE):
+        return _stream_stock_22(stage, latent, vae.device, vae.vae_dtype)
     raise InputError(
         f"vae is a {type(stage).__name__}, which cannot be decoded piece by piece: use ComfyUI's VAE Decode for it, or "
-        "Wan 2.1's VAE"
+        "Wan's own VAE"
     )
 
 
@@ -150,3 +154,13 @@ def _stream_stock(stage: Any, latent: Tensor, device: torch.device, dtype: torch
             continue
         video = stage.decoder(stage.conv2(piece.to(device, dtype)), feat_cache=cache, feat_idx=[0])
         yield torch.cat(video, 2) if isinstance(video, list) else video
+
+
+@torch.no_grad()
+def _stream_stock_22(stage: Any, latent: Tensor, device: torch.device, dtype: torch.dtype) -> Iterator[Tensor]:
+    """ComfyUI's own Wan 2.2 decoder, called as its own `decode` calls it: one frame at a time."""
+    wan = comfy.ldm.wan.vae2_2
+    cache: list[Any] = [None] * wan.count_conv3d(stage.decoder)
+    for i, piece in enumerate(latent.split(1, 2)):
+        x = stage.conv2(piece.to(device, dtype))
+        yield wan.unpatchify(stage.decoder(x, feat_cache=cache, feat_idx=[0], first_chunk=i == 0), patch_size=2)

@@ -37,10 +37,11 @@ def random_checkpoint(path: Path, *, seed: int = 0, vocabulary: tuple[str, ...] 
     return path
 
 
-def random_wan(path: Path, *, dim: int = 256, layers: int = 2, seed: int = 0) -> Path:
-    """A bare network with Wan 1.3B's names and text, but narrow."""
+def random_wan(path: Path, *, dim: int = 256, layers: int = 2, seed: int = 0, channels: int = 16) -> Path:
+    """A bare network with Wan 1.3B's (48 channels: Wan 2.2 5B's) names and text, but narrow."""
     torch.manual_seed(seed)
-    net = CausalWanTransformer(WanConfig(dim=dim, ffn_dim=512, num_heads=dim // 128, num_layers=layers)).initialize()
+    shape = {"dim": dim, "ffn_dim": 512, "num_heads": dim // 128, "num_layers": layers}
+    net = CausalWanTransformer(WanConfig(**shape, in_dim=channels, out_dim=channels)).initialize()
     torch.nn.init.xavier_uniform_(net.head.head.weight)
     save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
     return path

@@ -51,6 +51,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random_checkpoint(folder / "checkpoints/other.safetensors", seed=1)
     random_wan(folder / "diffusion_models/causal_wan_1.3b.safetensors")
     random_wan(folder / "diffusion_models/wan/tiny.safetensors", seed=1)
+    random_wan(folder / "diffusion_models/wan2.2_ti2v_5b.safetensors", channels=48)
     random_wan_vae(folder / "vae/wan_2.1_vae.safetensors")
     (folder / "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors").touch()  # only listed, never read
     return folder

@@ -32,6 +32,20 @@ def test_streaming_decode_of_wan_is_comfyuis(server: Server, frames: int) -> Non
     assert largest < 1 / 255 and count == 4 * frames - 3
 
 
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_streaming_decode_of_wan22_is_comfyuis(server: Server, frames: int) -> None:
+    latent = node("TestLatent", frames=frames, size=2, batch=1, channels=48)
+    largest, mean, level, count = difference(server, compared(latent, node("TestWan22VAE"), 0))
+    assert largest < 1 / 255 and count == 4 * frames - 3 and 0 < level < 1
+
+
+def test_a_vae_of_other_latents_is_named(server: Server) -> None:
+    graph = film(story="a red robot walks")
+    graph["6"] = node("TestLatent", frames=2, size=2, batch=1, channels=48)
+    graph["4"]["inputs"]["samples"] = ["6", 0]
+    assert "load Wan 2.2's VAE" in server.run(graph).error
+
+
 def test_a_batch_is_decoded_film_by_film(server: Server) -> None:
     largest, *_, count = difference(server, compared(node("TestLatent", frames=3, size=4, batch=2), *OURS))
     assert largest < 1 / 255 and count == 18

@@ -59,6 +59,30 @@ def test_a_stock_wan_model_with_a_recipe_gives_the_same_film(server: Server, gra
     assert float(run.history["outputs"]["25"]["text"][0]) < 1 / 255
 
 
+def test_wan22_5b_films_are_made_by_both_loaders(server: Server, graph: dict[str, Any]) -> None:
+    """48 channels, 32 pixels a token: our loader knows the family; a stock MODEL with that recipe gives the same film."""
+    old = graph[find(graph, "CausalCineSampler")]["inputs"]
+    ours = node("CausalCineModelLoader", model_name="wan2.2_ti2v_5b.safetensors", dtype="default", attention="auto")
+    stock = node("UNETLoader", unet_name="wan2.2_ti2v_5b.safetensors", weight_dtype="default")
+    made = {"30": node("TestWan22VAE"), "31": ours, "32": stock}
+    shots = find(graph, "CausalCineShotList")
+    made |= {key: graph[key] for key in (shots, graph[shots]["inputs"]["clip"][0])}
+    recipe = graph[find(graph, "CausalCineRecipe")]["inputs"] | {"family": "LongLive 2.0 (chunks of 8, 4 steps)"}
+    for i, source in enumerate(("31", "32")):
+        made[f"4{i}"] = node("CausalCineRecipe", **(recipe | {"model": [source, 0]}))
+        inputs = old | {"model": [f"4{i}", 0], "vae": ["30", 0], "width": 64, "height": 96}
+        made[f"5{i}"] = node("CausalCineSampler", **inputs)
+        made[f"6{i}"] = node("CausalCineStreamingDecode", samples=[f"5{i}", 0], vae=["30", 0])
+    made["70"] = node("TestCompareImages", a=["60", 0], b=["61", 0])
+    made["71"] = node("CausalCineSaveVideo", samples=["50", 0], vae=["30", 0], filename_prefix="five", fps=0.0)
+    run = server.run(made)
+    assert run.status == "success", run.error
+    assert float(run.history["outputs"]["70"]["text"][0]) < 1 / 255
+    assert "LongLive 2" in "\n".join(run.texts) and len(run.previews) >= 2
+    made["50"]["inputs"]["height"] = 80
+    assert "multiples of 32" in server.run(made).error
+
+
 def test_a_wan_model_without_a_recipe_is_warned_about(server: Server, graph: dict[str, Any]) -> None:
     sampler = find(graph, "CausalCineSampler")
     graph["20"] = node("UNETLoader", unet_name="causal_wan_1.3b.safetensors", weight_dtype="default")

@@ -38,7 +38,6 @@ def test_the_store_takes_what_was_foretold(pipe: Pipeline, storage, frames, guid
             height=32,
             seconds=36,
             dtype=torch.float32,
-            spatial_stride=pipe.vae.config.spatial_stride,
         )
 
     budget = None if frames is None else frames * needs(MemorySettings()).frame / GIB
@@ -60,11 +59,8 @@ def test_the_store_takes_what_was_foretold(pipe: Pipeline, storage, frames, guid
 def test_the_least_budget_is_the_least_that_is_taken(pipe: Pipeline, storage):
     story = Story([Shot("a cat", seconds=3)])
     given = {"width": 32, "height": 32, "seconds": 3, "dtype": torch.float32}
-    stride = pipe.vae.config.spatial_stride
     settings = MemorySettings(storage=storage)
-    least = (
-        film_needs(pipe.network.net.config, pipe.recipe, settings, **given, spatial_stride=stride).least_budget / GIB
-    )
+    least = film_needs(pipe.network.net.config, pipe.recipe, settings, **given).least_budget / GIB
     pipe.stream(story, memory=replace(settings, budget=1.001 * least), decode=False)
     with pytest.raises(InputError, match="need at least"):
         pipe.stream(story, memory=replace(settings, budget=0.99 * least), decode=False)

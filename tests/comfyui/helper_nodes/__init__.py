@@ -1,5 +1,9 @@
 """Nodes that only the tests use, loaded by the server under test."""
 
+from unittest import mock
+
+import comfy.ldm.wan.vae2_2 as wan22
+import comfy.sd
 import latent_preview
 import torch
 from comfy_api.latest import ComfyExtension, io
@@ -41,6 +45,28 @@ class TestTextEncoder(io.ComfyNode):
         return io.NodeOutput(FakeTextEncoder())
 
 
+class TestWan22VAE(io.ComfyNode):
+    """ComfyUI's VAE object around its own Wan 2.2 VAE, narrow: the real one weighs 1.4 GB."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="TestWan22VAE", category="test", outputs=[io.Vae.Output()])
+
+    @classmethod
+    def execute(cls):
+        torch.manual_seed(0)
+        real = wan22.WanVAE
+        with mock.patch.object(wan22, "WanVAE", lambda **kind: real(**{**kind, "dim": 16, "dec_dim": 24})):
+            shapes = wan22.WanVAE(z_dim=48, temperal_downsample=[False, True, True]).state_dict()
+            weights = {
+                name: torch.ones_like(t)
+                if name.endswith("gamma")
+                else torch.randn_like(t) / max(1, t[0].numel()) ** 0.5
+                for name, t in shapes.items()
+            }
+            return io.NodeOutput(comfy.sd.VAE(sd=weights))
+
+
 class TestLatent(io.ComfyNode):
     """Random latents of a film, in VAE space."""
 
@@ -53,13 +79,14 @@ class TestLatent(io.ComfyNode):
                 io.Int.Input("frames", default=3, min=1, max=100000),
                 io.Int.Input("size", default=12, min=1),
                 io.Int.Input("batch", default=1, min=1),
+                io.Int.Input("channels", default=16, min=1),
             ],
             outputs=[io.Latent.Output()],
         )
 
     @classmethod
-    def execute(cls, frames, size, batch):
-        noise = torch.randn(batch, 16, frames, size, size, generator=torch.Generator().manual_seed(frames))
+    def execute(cls, frames, size, batch, channels=16):
+        noise = torch.randn(batch, channels, frames, size, size, generator=torch.Generator().manual_seed(frames))
         return io.NodeOutput({"samples": noise})
 
 
@@ -87,7 +114,7 @@ class TestCompareImages(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self):
-        return [TestTextEncoder, TestLatent, TestCompareImages]
+        return [TestTextEncoder, TestWan22VAE, TestLatent, TestCompareImages]
 
 
 async def comfy_entrypoint():

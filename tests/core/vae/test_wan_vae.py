@@ -37,7 +37,11 @@ SMALL_NANO = VAEConfig(
 )
 SMALL_WAN22 = VAEConfig(dim=4, decoder_dim=6, num_res_blocks=2, patch_size=2, residual=True)
 CONFIGS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED, "nano": SMALL_NANO, "wan2.2": SMALL_WAN22}
-IN_DIFFUSERS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED, "wan2.2": SMALL_WAN22}  # which always halves rows and columns with frames
+IN_DIFFUSERS = {
+    "wan2.1": SMALL_WAN,
+    "patched": SMALL_PATCHED,
+    "wan2.2": SMALL_WAN22,
+}  # which always halves rows and columns with frames
 
 
 @pytest.fixture(params=CONFIGS)
