@@ -13,7 +13,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,31 +181,34 @@ class Reunions:
 
     def __init__(self, stills: Shards):
         self.stills = stills
-        self._alike: dict[tuple[str, str, str], list[int]] = {}
-        self._framed: dict[tuple[tuple[str, str, str], str], list[int]] = {}
+        self._alike: dict[Hashable, list[int]] = {}  # by looks; by looks and framing, those who are alone there
+        self._alone: list[int] = []
         self._read = 0
         self.refresh()
 
     def refresh(self) -> None:
         for i in range(self._read, len(self.stills)):
-            for mention in mentions(self._prompt(i)):
+            cast = mentions(self._prompt(i))
+            for mention in cast:
                 self._alike.setdefault(mention.looks, []).append(i)
-                self._framed.setdefault((mention.looks, _framing(self._prompt(i))), []).append(i)
+            if len(cast) == 1:
+                self._alone.append(i)
+                self._alike.setdefault((cast[0].looks, None), []).append(i)
+                self._alike.setdefault((cast[0].looks, _framing(self._prompt(i))), []).append(i)
         self._read = len(self.stills)
 
     def draw(self, rng: random.Random, length: int) -> Sample:
         """`length` chunks of one frame. The last calls everybody by name; each of them was described in one of the
-        others, its history, which come in any order and are filled up with strangers. With two chunks there is no stranger and one
-        character, shown at the same scale: the easy case."""
-        target = rng.randrange(self._read)
-        while len(mentions(self._prompt(target))) >= length:
-            target = rng.randrange(self._read)
+        others, its history, which come in any order and are filled up with strangers. The easy cases: up to three chunks
+        everybody is alone in the frame; with two there is no stranger, and the scale is the same."""
+        everyone = range(self._read) if length > 3 else self._alone
+        target = rng.choice(everyone)
         cast = mentions(self._prompt(target))
         called = {m.looks: name for m, name in zip(cast, rng.sample(NAMES, len(cast)), strict=True)}
-        framing = _framing(self._prompt(target))
-        before = [rng.choice(self._framed[looks, framing] if length == 2 else self._alike[looks]) for looks in called]
+        kind = {2: _framing(self._prompt(target)), 3: None}
+        before = [rng.choice(self._alike[(looks, kind[length]) if length in kind else looks]) for looks in called]
         while len(before) < length - 1:
-            stranger = rng.randrange(self._read)
+            stranger = rng.choice(everyone)
             if len({m.looks for m in mentions(self._prompt(stranger))} - set(called)) <= len(NAMES) - len(called):
                 before.append(stranger)
         rng.shuffle(before)
