@@ -204,3 +204,61 @@ print("finite", bool(chunk.latent.isfinite().all()))
 """
     done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
     assert "finite True" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_comfyuis_own_causal_sampler_makes_the_same_film(main: Path, block: int) -> None:
+    """Where the version has one: its class of network, its sampler and its cache of rotated keys, from the same noise."""
+    if not (main.parent / "comfy/ldm/wan/ar_model.py").exists():
+        pytest.skip("this ComfyUI has no causal sampler of its own")
+    code = f"""
+import sys
+sys.argv = [sys.argv[0], "--cpu"]
+import comfy.options; comfy.options.enable_args_parsing()
+from types import SimpleNamespace
+from unittest import mock
+import torch, comfy.supported_models
+from comfy.k_diffusion.sampling import sample_ar_video
+sys.path.insert(0, {str(PACK)!r})
+from causalcine_core.memory import MemorySettings
+from causalcine_core.sampling import Network, Recipe, begin, chunk_generator, rollout
+from causalcine_core.story import PlannedChunk
+from causalcine_core.vae import normalize
+block, blocks, seed = {block}, 4, 3
+shape = dict(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64)
+support = comfy.supported_models.WAN21_CausalAR_T2V(
+    dict(image_model="wan2.1", model_type="t2v", causal_ar=True, **shape))
+support.set_inference_dtype(torch.float32, None)
+base = support.get_model({{}}, "", device="cpu")
+torch.manual_seed(0)
+for parameter in base.parameters():
+    torch.nn.init.normal_(parameter, std=0.05)
+text = torch.randn(1, 512, 64)
+sigmas = torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0])
+drawn = []
+for index in range(blocks):
+    generator = chunk_generator(seed, index)
+    drawn.append([torch.randn(1, 16, block, 8, 8, generator=generator) for _ in range(4)])
+again = iter([noise for of in drawn for noise in of[1:]])
+options = {{}}
+
+def model(x, sigma, **_):
+    return base.apply_model(x, sigma, c_crossattn=text, transformer_options=options)
+
+model.inner_model = SimpleNamespace(inner_model=base)
+with torch.no_grad(), mock.patch("torch.randn_like", lambda like: next(again)):
+    start = torch.cat([of[0] for of in drawn], 2)
+    extra = {{"model_options": {{"transformer_options": options}}, "seed": seed}}
+    theirs = sample_ar_video(model, start, sigmas, extra, disable=True, num_frame_per_block=block)
+network = Network(base.diffusion_model, 2, 2, 128, 16, torch.device("cpu"), torch.float32)
+recipe = Recipe(chunk=block, first_chunk=block, sampler="renoise", levels=tuple((1000 * sigmas[:-1]).tolist()), guidance=1.0)
+state = begin(network, recipe, MemorySettings(window=blocks, top_k=0), size=(8, 8), seed=seed)
+chunks = [PlannedChunk(i, 0, (i * block, i * block + block), (0, 1)) for i in range(blocks)]
+with torch.no_grad():
+    ours = normalize(torch.cat([c.latent for c in rollout(network, chunks, lambda shot: text, state, size=(8, 8))], 2))
+print("scale", float(theirs.std()), "difference", float((ours - theirs).abs().max()))
+"""
+    done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
+    words = done.stdout.split()
+    assert "difference" in words, done.stderr[-3000:]
+    assert float(words[-1]) < 1e-3 < 0.1 < float(words[words.index("scale") + 1])
