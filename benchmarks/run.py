@@ -68,13 +68,14 @@ def late_and_early(pipe: Pipeline, marks: Sequence[int], steps: int, repeats: in
             done = next(iter(pipe.stream(None, state=states[mark], steps=steps, decode=False)))
             times[mark].append(done.seconds)
     medians = {mark: statistics.median(values) for mark, values in times.items()}
-    last = states[max(marks)]
+    memory = states[max(marks)].memory
+    assert memory is not None
     return {
         "steps": steps,
         "seconds_per_chunk": {str(mark): round(value, 4) for mark, value in medians.items()},
         "late_over_early": round(medians[max(marks)] / medians[min(marks)], 3),
-        "latent_frames": last.memory.frames,
-        "store_mib": round(last.memory.frames * last.memory.store.hot.bytes_per_frame / 2**20, 1),
+        "latent_frames": memory.frames,
+        "store_mib": round(memory.frames * memory.store.hot.bytes_per_frame / 2**20, 1),
     }
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import InputError
+from .errors import InputError, WorkerLostError
 from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, plan
 
 if TYPE_CHECKING:
@@ -54,20 +54,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away: not a fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (OSError, WorkerLostError) as error:
         return _fail(error, 1)
 
 
 def _fail(error: object, code: int) -> int:
-    print("causalcine: " + " ".join(str(error).split()), file=sys.stderr)
+    if _is_first():
+        print("causalcine: " + " ".join(str(error).split()), file=sys.stderr)
     return code
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for all workers of a team (torchrun sets RANK), or is alone."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """A polite kill ends like Ctrl-C, so that nothing half-written stays."""
+    """A polite kill ends like Ctrl-C, so that nothing half-written stays; in a team it means that the others are gone."""
 
     def stop(*_: object) -> NoReturn:
+        if "WORLD_SIZE" in os.environ:
+            raise WorkerLostError("the launcher stopped this worker")
         raise KeyboardInterrupt
 
     try:
@@ -116,11 +124,13 @@ def _parser() -> argparse.ArgumentParser:
     more = command(
         "continue",
         _continue,
-        "Append a story to a film kept with --save-state. The video holds the new part only; the report and the memory "
-        "map are of the whole film.",
+        "Append a story to a film kept with --save-state, or finish one that was cut short. The video holds the new part "
+        "only; the report and the memory map are of the whole film.",
     )
     more.add_argument("state", metavar="STATE", help="file written by --save-state")
-    _add_story(more)
+    more.add_argument(
+        "story", metavar="STORY", nargs="?", help="what follows; without it, what was planned and not made"
+    )
     _add_making(more)
 
     story = commands.add_parser("story", help="Work on story files.", allow_abbrev=False)
@@ -218,6 +228,11 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the transformer; default: by device")
     add("--save-state", metavar="FILE", help="also keep the film's state, for causalcine continue")
+    add(
+        "--small-state",
+        action="store_true",
+        help="leave out of it what is remembered: that is then written anew, one pass for each chunk made",
+    )
     add("--json", action="store_true", help="print the report as the last line")
 
 
@@ -233,53 +248,67 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _continue(args: argparse.Namespace) -> None:
-    story = Story.load(args.story)
+    story = Story.load(args.story) if args.story is not None else None
     from .sampling import State
 
     _make(args, story, State.load(args.state))
 
 
-def _make(args: argparse.Namespace, story: Story, state: State | None) -> None:
-    files = _outputs(args)
+def _make(args: argparse.Namespace, story: Story | None, state: State | None) -> None:
+    files = _outputs(args) if _is_first() else {}
     if args.seed is not None:
         check_seed(args.seed)
-    if story.width is not None and story.height is not None:
+    if story is not None and story.width is not None and story.height is not None:
         check_size(story.width, story.height)
 
     import torch
 
+    from .parallel import Team
     from .pipeline import Pipeline
     from .report import memory_map, to_json
 
-    memory = _memory_settings(args)
-    if args.cut is not None and story.cut is None:
+    if args.cut is not None and story is not None and story.cut is None:
         story = dataclasses.replace(story, cut=args.cut)
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype)
-    hints = [*story.notes[1:], *pipe.check(story)]
+    asked: dict[str, Any] = {"state": state, "memory": _memory_settings(args)}
+    asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    team = Team.join(args.device)
+    pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype, team=team)
+    if not _is_first():
+        for _ in pipe.stream(story, decode=False, **asked):
+            pass
+        return
+    notes = story.notes if story else ()
+    hints = [*notes[1:], *pipe.check(story)]
     made = state.frames if state else 0
-    with _Watch(story, made) as watch:
-        video = pipe.generate(
-            story,
-            output=files["video"],
-            state=state,
-            memory=memory,
-            seed=args.seed,
-            steps=args.steps,
-            guidance=args.guidance,
-            on_step=watch.step,
-            on_chunk=watch.chunk,
-        )
+    shots = len(story.shots) if story else len({chunk.shot for chunk in state.planned}) if state else 0
+    with _Watch(shots, made) as watch:
+        try:
+            video = pipe.generate(story, output=files["video"], on_step=watch.step, on_chunk=watch.chunk, **asked)
+        except WorkerLostError as lost:
+            raise OSError(_kept(lost, files, made)) from lost
     report = video.report
     report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
-    report["settings"]["global"] = story.global_prompt
+    report["settings"]["global"] = story.global_prompt if story else ""
     report["written"] = [made, report["frames"]]
     if args.save_state:
-        video.state.save(files["state"])
+        video.state.save(files["state"], memory=team is None and not args.small_state)
     _write_whole(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
     _write_whole(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
     _write_whole(files["map"], memory_map(report, watch.pictures).save)
-    _tell(video, report, story, files, args.json)
+    _tell(video, report, notes[:1], files, args.json)
+
+
+def _kept(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
+    """Keeps the state of a film whose team fell apart, and says where everything is."""
+    if lost.state is None:
+        return f"{lost} before the first chunk was whole: nothing was written"
+    seconds = (lost.state.frames - made) / lost.state.recipe.fps
+    kept = f"{lost}: the {seconds:.1f} s made so far are in {files['video']}"
+    if "state" not in files:
+        return f"{kept}; with --save-state the film could be finished from there"
+    lost.state.save(files["state"], memory=False)
+    return f"{kept}; finish it with: causalcine continue {files['state']} -o REST.mp4"
 
 
 def _outputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -291,7 +320,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     files = {"video": video} | {name: video.with_name(video.stem + end) for name, end in beside.items()}
     if args.save_state:
         files["state"] = Path(args.save_state)
-    story = Path(args.story).resolve()
+    story = Path(args.story).resolve() if args.story is not None else None
     for name, path in files.items():
         check_output(path, path.suffix.lower())
         if path.resolve() == story:
@@ -318,12 +347,12 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
 class _Watch:
     """Watches a film being made: the progress bar, and the first frame of each shot for the pictures."""
 
-    def __init__(self, story: Story, made: int):
+    def __init__(self, shots: int, made: int):
         from .video import sheet_shots
 
-        self._story, self._made = story, made
+        self._shots, self._made = shots, made
         self._bar: Any = None
-        self._wanted = set(sheet_shots(len(story.shots)))
+        self._wanted = set(sheet_shots(shots))
         self._first_shot: int | None = None
         self._began = time.perf_counter()
         self.pictures: dict[int, Any] = {}
@@ -365,7 +394,7 @@ class _Watch:
         width, height = report["size"]
         begin, end = report["written"]
         facts = (
-            f"{len(self._story.shots)} shots, {end - begin} frames, {(end - begin) / fps:.1f} s at {fps:g} fps, "
+            f"{self._shots} shots, {end - begin} frames, {(end - begin) / fps:.1f} s at {fps:g} fps, "
             f"{width}x{height}, seed {report['seed']}, {report['model'].get('name', 'unnamed')}"
         )
         captions = [shots[i]["prompt"] for i in self.pictures]
@@ -380,7 +409,7 @@ class _Watch:
             self._bar = tqdm(total=None, bar_format=form, file=sys.stderr, dynamic_ncols=True)
         number = shot - (self._first_shot or 0) + 1
         self._bar.set_description_str(
-            f"shot {number}/{len(self._story.shots)} {what:<11}", refresh=bool(what) and sys.stderr.isatty()
+            f"shot {number}/{self._shots} {what:<11}", refresh=bool(what) and sys.stderr.isatty()
         )
 
 
@@ -394,7 +423,7 @@ def _thumbnail(frame: Any) -> Any:
     return np.asarray(small)
 
 
-def _tell(video: Video, report: dict[str, Any], story: Story, files: Mapping[str, Path], as_json: bool) -> None:
+def _tell(video: Video, report: dict[str, Any], notes: Sequence[str], files: Mapping[str, Path], as_json: bool) -> None:
     """The result for the reader: stdout is the table, or with --json the report alone; warnings go to stderr."""
     for warning in report["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -403,8 +432,9 @@ def _tell(video: Video, report: dict[str, Any], story: Story, files: Mapping[str
         return
     begin, end = report["written"]
     seconds = sum(chunk["seconds"] for chunk in report["chunks"] if chunk["frames"][0] >= begin)
-    print("; ".join(story.notes[:1]) or f"{len(story.shots)} shots")
-    print(_table([shot for shot in report["shots"] if shot["frames"][0] >= begin], report["fps"]))
+    shots = [shot for shot in report["shots"] if shot["frames"][1] > begin]
+    print("; ".join(notes) or f"{len(shots)} shots")
+    print(_table(shots, report["fps"]))
     print(f"{video.path}: {end - begin} frames, {(end - begin) / report['fps']:.1f} s, sampled in {seconds:.1f} s")
     for name in ("report", "sheet", "map", "state"):
         if name in files:

@@ -1,7 +1,15 @@
-"""The one error of bad input: a sentence that names the field and what is allowed."""
+"""The one error of bad input, a sentence that names the field and what is allowed, and that of a team that falls apart."""
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used. The message is one plain sentence, ready to be shown."""
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of a team went away, or the launcher stops this one. `state` is that of the film so far."""
+
+    state: Any = None

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, WorkerLostError
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.checkpoint import Checkpoint, assign
+from .parallel import Team
 from .sampling import Chunk, Network, Recipe, State, StepInfo, begin, rollout
 from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
 from .text import NanoTextEncoder, TextConfig, prompt_warnings
@@ -46,15 +47,22 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike[str] = "nano", *, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        source: str | os.PathLike[str] = "nano",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        team: Team | None = None,
     ) -> Pipeline:
         """Load an all-in-one checkpoint: `nano` (built in) or a file.
 
         device: a torch device, CUDA where there is one by default. dtype: of the transformer; float32 on a CPU, where
-        bfloat16 is slow, else bfloat16.
+        bfloat16 is slow, else bfloat16. team: the workers that make films together, each of whom calls this.
         """
         path = BUILT_IN.get(str(source), Path(source))
-        return cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype)
+        pipe = cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype)
+        pipe.network = replace(pipe.network, team=team)
+        return pipe
 
     @classmethod
     def from_checkpoint(
@@ -182,7 +190,8 @@ class Pipeline:
     ) -> Video:
         """Make a film and write it as it grows. Takes `stream`'s settings; the file appears when it is whole.
 
-        With `state`, the file holds the new part only; frame ranges in the report are of the whole film.
+        With `state`, the file holds the new part only; frame ranges in the report are of the whole film. Where the team
+        loses a worker, the file holds what was made, and the WorkerLostError has its state.
         """
         from .report import build_report
         from .video import VideoWriter, check_output
@@ -201,12 +210,17 @@ class Pipeline:
                 writer.write(chunk.frames)
                 if on_chunk is not None:
                     on_chunk(chunk)
+        except WorkerLostError as lost:
+            if writer is not None:
+                writer.__exit__(None, None, None)
+                lost.state = state
+            raise
         except BaseException as error:
             if writer is not None:
                 writer.__exit__(type(error), error, error.__traceback__)
             raise
         if writer is None or state is None:
-            raise InputError("the story adds no chunk to the film")
+            raise InputError("nothing is left to make: the film is finished; give a story that goes on from there")
         writer.__exit__(None, None, None)
         return Video(Path(output), state, build_report(state, model=self.describe(), warnings=self.check(story)))
 

@@ -51,11 +51,10 @@ def build_report(
         }
         for record in state.records
     ]
-    gone = state.memory.evicted
-    if gone:
+    if state.memory is not None and state.memory.evicted:
         head["warnings"].append(
-            f"{gone} of {state.memory.frames} latent frames were forgotten, those that were recalled least: the memory budget is "
-            f"{state.settings.budget:g} GiB"
+            f"{state.memory.evicted} of {state.memory.frames} latent frames were forgotten, those that were recalled least: "
+            f"the memory budget is {state.settings.budget:g} GiB"
         )
     return head | {"chunks": chunks}
 

@@ -5,6 +5,8 @@ Parameter-free, and the same function in training and in inference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,13 @@ def describe_query(queries: Tensor) -> Tensor:
     return queries.mean((-4, -3))
 
 
-def route(query: Tensor, descriptors: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
+def route(
+    query: Tensor,
+    descriptors: Tensor,
+    k: int,
+    eligible: Tensor | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Choose the `k` frames whose keys match the query best.
 
     Args:
@@ -27,6 +35,7 @@ def route(query: Tensor, descriptors: Tensor, k: int, eligible: Tensor | None = 
         descriptors: frame descriptors `[B, T, H, D]`.
         k: how many frames to take.
         eligible: bool `[R, T]`, which frames may compete for which chunk; None = all.
+        total: sums scores `[B, R, T]` over those who have the other heads; None = all heads are here.
 
     Returns: int64 `[B, R, k]`: frame numbers in temporal order, then -1 where fewer than `k` may compete.
     """
@@ -34,6 +43,8 @@ def route(query: Tensor, descriptors: Tensor, k: int, eligible: Tensor | None = 
     frames = descriptors.shape[1]
     taken = min(k, frames)
     scores = query.flatten(2).float() @ descriptors.flatten(2).float().mT  # the sum over heads of their dot products
+    if total is not None:
+        scores = total(scores)
     if eligible is not None:
         scores = scores.masked_fill(~eligible, float("-inf"))
     best = scores.topk(taken, -1)

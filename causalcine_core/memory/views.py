@@ -38,11 +38,13 @@ class RolloutView:
         shot_start: int | None = None,
         cut: Cut | None = None,
         sink: int = 0,
+        total: Callable[[Tensor], Tensor] | None = None,
     ):
-        """shot_start: chunks of `memory` that lie before this chunk's shot; None: its shot is all there is."""
+        """shot_start: chunks of `memory` that lie before this chunk's shot; None: its shot is all there is. cut, sink: as in
+        `sight`. total: as in `route`."""
         store = memory.store
         seen = sight(memory.lengths, shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
-        self.memory, self.frames = memory, frames
+        self.memory, self.frames, self._total = memory, frames, total
         self._keep_choice = settings.routing == "first_step"
         self._asked_k = settings.top_k or 0
         self._far, near = memory.kept(seen.far), memory.kept(seen.near)
@@ -60,7 +62,7 @@ class RolloutView:
         self._own[layer] = (k, v)
         kept = self._chosen[layer]
         if self._k and not (self._keep_choice and kept is not None):
-            kept = route(describe_query(q)[:, None], self._descriptors[layer], self._k)[:, 0]
+            kept = route(describe_query(q)[:, None], self._descriptors[layer], self._k, total=self._total)[:, 0]
             self._chosen[layer] = kept
         return self._span.attend(layer, q, k, v, self._near, self._recalled, fresh=not self._keep_choice)
 

@@ -14,7 +14,8 @@ from ..cut import Cut
 from ..errors import InputError
 from ..memory import KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
-from ..model.transformer import TextKV, forward, project_text
+from ..model.transformer import TextKV, View, forward, project_text
+from ..parallel import Team
 from ..story import PlannedChunk
 from ..vae import denormalize, normalize
 from .recipe import Recipe
@@ -61,18 +62,35 @@ class Network:
     dtype: torch.dtype
     patch: tuple[int, int] = (2, 2)
     fingerprint: str = ""
+    team: Team | None = None  # the workers that share it
+
+    @property
+    def own_heads(self) -> int:
+        """Heads whose keys and values are remembered here."""
+        return self.team.heads(self.heads) if self.team else self.heads
+
+    def velocity(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
+        """One pass, on all workers: as `model.transformer.forward`."""
+        if self.team is None:
+            return forward(self.net, latents, timesteps, text, view)
+        return self.team.forward(self.net, self.patch, latents, timesteps, text, view)
 
 
 def begin(
     network: Network, recipe: Recipe, settings: MemorySettings, *, size: tuple[int, int], seed: int, batch: int = 1
 ) -> State:
     """The state before the first chunk. size: latent height and width. batch: films made side by side."""
+    settings = settings.resolve(recipe.window, recipe.top_k)
+    memory = _blank(network, recipe, settings, size, batch)
+    return State(memory, recipe, settings, seed, model=network.fingerprint)
+
+
+def _blank(network: Network, recipe: Recipe, settings: MemorySettings, size: tuple[int, int], batch: int) -> KVMemory:
+    """A memory of nothing yet."""
     grid = _grid(network, size)
     branches = batch * (1 if recipe.guidance == 1 else 2)
-    shape = (grid[0] * grid[1], network.heads, network.head_dim)
-    settings = settings.resolve(recipe.window, recipe.top_k)
-    store = open_store(recipe, settings, network.layers, branches, shape, network.dtype, network.device)
-    return State(KVMemory(store), recipe, settings, seed, model=network.fingerprint)
+    shape = (grid[0] * grid[1], network.own_heads, network.head_dim)
+    return KVMemory(open_store(recipe, settings, network.layers, branches, shape, network.dtype, network.device))
 
 
 def rollout(
@@ -91,25 +109,28 @@ def rollout(
     Args:
         chunks: what to make, following on the chunks that `state` already has.
         text_of: text `[B, T, text_dim]` of a shot, asked once when the shot begins.
-        state: where to start; never changed.
+        state: where to start; never changed. Where its memory was left out, or lies on other workers, it is written anew.
         size: latent height and width.
         negative: text of the unguided branch, needed when the recipe guides.
         shot_seeds: seeds of shots that have their own.
         on_step: called after every pass; an exception raised in it stops the rollout and loses this chunk only.
     """
     rope = Rope(network.head_dim, _grid(network, size), network.device)
-    if chunks:
-        state.memory.store.reserve(chunks[-1].latents[1])
     texts = _Texts(network, state.recipe, text_of, negative)
+    scene = _Scene(network, rope, size, shot_seeds or {})
+    memory = state.memory
+    if memory is None or memory.store.frame_shape[1] != network.own_heads:
+        memory = _remembered(scene, state, texts)
+    if chunks:
+        memory.store.reserve(chunks[-1].latents[1])
     for i, chunk in enumerate(chunks):
         if chunk.index != state.chunks:
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")
+        began = time.perf_counter()
         text = texts.of(chunk)
         if chunk.rewrite:
-            state = replace(state, memory=_rewritten(network, chunk, text, state, rope))
-        seed = (shot_seeds or {}).get(chunk.shot, state.seed)
-        began = time.perf_counter()
-        latent, memory, routing = _make_chunk(network, chunk, text, state, rope, size, seed, on_step)
+            memory = _rewritten(scene, text, state, memory)
+        latent, memory, routing = _make_chunk(scene, chunk, text, state, memory, on_step)
         record = ChunkRecord(chunk, time.perf_counter() - began, routing)
         state = replace(state.extended(memory, latent, record), planned=tuple(chunks[i + 1 :]))
         yield Chunk(chunk.index, chunk.shot, latent, routing, state, record.seconds)
@@ -143,31 +164,70 @@ class _Texts:
         return self._layers
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """What all chunks of a rollout share. size: latent height and width. seeds: of shots that have their own."""
+
+    network: Network
+    rope: Rope
+    size: tuple[int, int]
+    seeds: dict[int, int]
+
+    def view(self, memory: KVMemory, state: State, chunk: PlannedChunk) -> RolloutView:
+        team, recipe = self.network.team, state.recipe
+        return RolloutView(
+            memory,
+            state.settings,
+            self.rope,
+            chunk.latents[1] - chunk.latents[0],
+            shot_start=chunk.take,
+            cut=Cut.parse(chunk.cut, keep=recipe.cut_keep, jump=recipe.cut_jump),
+            sink=recipe.sink,
+            total=team.total if team else None,
+        )
+
+    def velocity(self, x: Tensor, level: float, text: TextLayers, view: RolloutView) -> Tensor:
+        """A pass of all branches over `x [B, C, c, h, w]`, the same for each of them: `[branches, C, c, h, w]`."""
+        branches, frames = view.memory.store.batch, x.shape[2]
+        timesteps = torch.full((branches, frames), 1000 * level, device=x.device)
+        rows = torch.arange(branches, device=x.device)[:, None].expand(-1, frames)
+        wide = x.to(self.network.dtype).repeat(branches // x.shape[0], 1, 1, 1, 1)
+        return self.network.velocity(wide, timesteps, TextKV(text, rows, frames), view)
+
+    def write(self, clean: Tensor, chunk: PlannedChunk, text: TextLayers, state: State, view: RolloutView) -> KVMemory:
+        """The memory with this chunk in it: its keys and values are those of a pass over what was made of it."""
+        level = state.recipe.context_noise
+        if level:
+            generator = chunk_generator(self.seed(chunk, state), chunk.index, "context")
+            clean = add_noise(clean, torch.randn(clean.shape, generator=generator).to(clean.device), level)
+        self.velocity(clean, level, text, view)
+        return view.commit()
+
+    def seed(self, chunk: PlannedChunk, state: State) -> int:
+        return self.seeds.get(chunk.shot, state.seed)
+
+
 @torch.no_grad()
 def _make_chunk(
-    network: Network,
+    scene: _Scene,
     chunk: PlannedChunk,
-    text_layers: TextLayers,
+    text: TextLayers,
     state: State,
-    rope: Rope,
-    size: tuple[int, int],
-    seed: int,
+    memory: KVMemory,
     on_step: Callable[[StepInfo], None] | None,
 ) -> tuple[Tensor, KVMemory, Tensor]:
-    recipe, device = state.recipe, network.device
-    frames = chunk.latents[1] - chunk.latents[0]
-    branches = state.memory.store.batch
+    recipe, network = state.recipe, scene.network
+    branches = memory.store.batch
     batch = branches if recipe.guidance == 1 else branches // 2
-    view = RolloutView(state.memory, state.settings, rope, frames, **_sight_of(chunk, recipe))
-    text = _text_of_frames(text_layers, branches, frames, device)
-    generator = chunk_generator(seed, chunk.index)
+    shape = (batch, network.channels, chunk.latents[1] - chunk.latents[0], *scene.size)
+    view = scene.view(memory, state, chunk)
+    generator = chunk_generator(scene.seed(chunk, state), chunk.index)
 
     def noise() -> Tensor:
-        return torch.randn(batch, network.channels, frames, *size, generator=generator).to(device)
+        return torch.randn(shape, generator=generator).to(network.device)
 
     def velocity(x: Tensor, level: float) -> Tensor:
-        timesteps = torch.full((branches, frames), 1000 * level, device=device)
-        out = forward(network.net, x.to(network.dtype).repeat(branches // batch, 1, 1, 1, 1), timesteps, text, view)
+        out = scene.velocity(x, level, text, view)
         if recipe.guidance == 1:
             return out
         guided, unguided = out.chunk(2)
@@ -186,40 +246,39 @@ def _make_chunk(
             x = add_noise(clean, noise(), following)
         if on_step is not None:
             on_step(StepInfo(chunk, step + 1, len(levels) - 1, clean))
-
-    context = add_noise(x, noise(), recipe.context_noise) if recipe.context_noise else x
-    velocity(context, recipe.context_noise)  # the pass that writes this chunk's keys and values
-    return denormalize(x).float().cpu(), view.commit(), view.routing()[:, 0]
+    memory = scene.write(x, chunk, text, state, view)
+    return denormalize(x).float().cpu(), memory, view.routing()[:, 0]
 
 
 @torch.no_grad()
-def _rewritten(network: Network, chunk: PlannedChunk, text_layers: TextLayers, state: State, rope: Rope) -> KVMemory:
-    """The memory with the window before `chunk` written once more, under the text that is now in force."""
-    first = max(0, state.chunks - (state.settings.window or 0))
-    memory, recipe = state.memory.without(state.chunks - first), state.recipe
-    branches = memory.store.batch
-    for record, latent in zip(state.records[first:], state.latents[first:], strict=True):
-        frames = latent.shape[2]
-        view = RolloutView(memory, state.settings, rope, frames, **_sight_of(record.plan, recipe))
-        x = normalize(latent)
-        if recipe.context_noise:
-            noise = torch.randn(x.shape, generator=chunk_generator(state.seed, record.plan.index))
-            x = add_noise(x, noise, recipe.context_noise)
-        x = x.to(network.device, network.dtype)
-        timesteps = torch.full((branches, frames), 1000 * recipe.context_noise, device=network.device)
-        text = _text_of_frames(text_layers, branches, frames, network.device)
-        forward(network.net, x.repeat(branches // x.shape[0], 1, 1, 1, 1), timesteps, text, view)
-        memory = view.commit()
+def _rewritten(scene: _Scene, text: TextLayers, state: State, memory: KVMemory) -> KVMemory:
+    """The memory with its window written once more, under the text that is now in force."""
+    chunks = len(memory.lengths)
+    first = max(0, chunks - (state.settings.window or 0))
+    memory = memory.without(chunks - first)
+    for record, latent in zip(state.records[first:chunks], state.latents[first:chunks], strict=True):
+        memory = _rewrite(scene, record.plan, latent, text, state, memory)
     return memory
 
 
-def _sight_of(chunk: PlannedChunk, recipe: Recipe) -> dict[str, Any]:
-    cut = Cut.parse(chunk.cut, keep=recipe.cut_keep, jump=recipe.cut_jump)
-    return {"shot_start": chunk.take, "cut": cut, "sink": recipe.sink}
+@torch.no_grad()
+def _remembered(scene: _Scene, state: State, texts: _Texts) -> KVMemory:
+    """The memory of a film whose state came without it: the writing pass of every chunk once more."""
+    memory = _blank(scene.network, state.recipe, state.settings, scene.size, state.latents[0].shape[0])
+    memory.store.reserve(sum(latent.shape[2] for latent in state.latents))
+    for record, latent in zip(state.records, state.latents, strict=True):
+        text = texts.of(record.plan)
+        if record.plan.rewrite:
+            memory = _rewritten(scene, text, state, memory)
+        memory = _rewrite(scene, record.plan, latent, text, state, memory)
+    return memory
 
 
-def _text_of_frames(layers: TextLayers, branches: int, frames: int, device: torch.device) -> TextKV:
-    return TextKV(layers, torch.arange(branches, device=device)[:, None].expand(-1, frames), frames)
+def _rewrite(
+    scene: _Scene, chunk: PlannedChunk, latent: Tensor, text: TextLayers, state: State, memory: KVMemory
+) -> KVMemory:
+    clean = normalize(latent).to(scene.network.device)
+    return scene.write(clean, chunk, text, state, scene.view(memory, state, chunk))
 
 
 def _grid(network: Network, size: tuple[int, int]) -> tuple[int, int]:

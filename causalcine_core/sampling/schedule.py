@@ -45,7 +45,8 @@ def predict_clean(noisy: Tensor, velocity: Tensor, level: Tensor | float) -> Ten
     return noisy - level * velocity
 
 
-def chunk_generator(seed: int, chunk: int) -> torch.Generator:
-    """Randomness of one chunk: a function of the seed (0 .. 2**64 - 1) and the chunk's place in the film, no more."""
-    digest = hashlib.sha256(f"{seed}/{chunk}".encode()).digest()
+def chunk_generator(seed: int, chunk: int, use: str = "") -> torch.Generator:
+    """Randomness of one chunk: a function of the seed (0 .. 2**64 - 1), the chunk's place in the film, and what it is for
+    ("": its making), no more."""
+    digest = hashlib.sha256(f"{seed}/{chunk}{use and f'/{use}'}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))

@@ -36,12 +36,13 @@ class ChunkRecord:
 class State:
     """Everything a film needs to go on.
 
-    latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a finished chunk. shots: of the whole film,
-    asked and actual. planned: chunks that were planned but not made yet. decoder: of the streaming decode, if one runs.
-    model: fingerprint of the network that wrote the memory.
+    memory: None where it was left out of the file; the rollout then writes it anew, a pass for every chunk. latents: VAE
+    space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a finished chunk. shots: of the whole film, asked and
+    actual. planned: chunks that were planned but not made yet. decoder: of the streaming decode, if one runs. model:
+    fingerprint of the network that wrote the memory.
     """
 
-    memory: KVMemory
+    memory: KVMemory | None
     recipe: Recipe
     settings: MemorySettings
     seed: int
@@ -66,9 +67,13 @@ class State:
         """The film so far in VAE space: `[B, C, F, h, w]`."""
         return torch.cat(self.latents, 2)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file. It appears under its name only when it is whole."""
-        tensors = {f"memory.{name}": t for name, t in self.memory.tensors().items()}
+    def save(self, path: str | os.PathLike[str], *, memory: bool = True) -> None:
+        """Write one safetensors file. It appears under its name only when it is whole.
+
+        memory: without it the file is small, a film's latents and little more, whatever the model's size.
+        """
+        kept = self.memory.tensors() if memory and self.memory else {}
+        tensors = {f"memory.{name}": t for name, t in kept.items()}
         tensors |= {f"latents.{i}": t for i, t in enumerate(self.latents)}
         tensors |= {f"routing.{i}": record.routing for i, record in enumerate(self.records)}
         if self.decoder is not None:
@@ -117,11 +122,13 @@ class State:
             for i, entry in enumerate(header["records"])
         )
         recipe, settings = Recipe.from_dict(header["recipe"]), MemorySettings(**header["settings"])
-        memory = _group(tensors, "memory.")
-        keys, layers = memory["hot.keys.0"], sum(name.startswith("hot.keys.") for name in memory)
-        store = open_store(recipe, settings, layers, len(keys), keys.shape[2:], keys.dtype, torch.device(device))
+        memory = None
+        if kept := _group(tensors, "memory."):
+            keys, layers = kept["hot.keys.0"], sum(name.startswith("hot.keys.") for name in kept)
+            store = open_store(recipe, settings, layers, len(keys), keys.shape[2:], keys.dtype, torch.device(device))
+            memory = KVMemory.from_tensors(kept, store)
         return cls(
-            memory=KVMemory.from_tensors(memory, store),
+            memory=memory,
             recipe=recipe,
             settings=settings,
             seed=header["seed"],

@@ -24,9 +24,10 @@ def start(settings: MemorySettings, **changes) -> State:
     return begin(network(tiny_net()), tiny_recipe(**changes), settings, size=SIZE, seed=1)
 
 
-def run(state: State, count: int, texts=text):
-    """`count` more chunks, each a shot of its own."""
+def run(state: State, count: int, texts=text, rewrite: int | None = None):
+    """`count` more chunks, each a shot of its own; before chunk `rewrite` the window is written once more."""
     chunks = planned(state.chunks + count, shots=list(range(state.chunks + count)))[state.chunks :]
+    chunks = [replace(chunk, rewrite=chunk.index == rewrite) for chunk in chunks]
     for chunk in rollout(network(tiny_net()), chunks, texts, state, size=SIZE):
         state = chunk.state
     return state
@@ -120,9 +121,9 @@ def test_routing_of_the_first_step_is_kept_for_the_chunk():
     calls = []
     original = views.route
 
-    def counted(*args):
+    def counted(*args, **kw):
         calls.append(args)
-        return original(*args)
+        return original(*args, **kw)
 
     views.route = counted
     try:
@@ -159,3 +160,15 @@ def test_a_budget_that_is_too_small_says_what_is_needed():
 def test_bad_settings_are_refused_by_name(field, value):
     with pytest.raises(InputError, match=f"memory.{field} is"):
         replace(MemorySettings(), **{field: value})
+
+
+@pytest.mark.parametrize("changes", [{}, {"context_noise": 0.1}, {"sink": 1}, {"window": 2}])
+def test_a_memory_that_was_left_out_is_written_anew(tmp_path, changes):
+    """The film goes on as it would have, to rounding; the file is small."""
+    before = run(start(MemorySettings(), **changes), 5, rewrite=3)
+    before.save(tmp_path / "full")
+    before.save(tmp_path / "small", memory=False)
+    assert (tmp_path / "small").stat().st_size < 0.6 * (tmp_path / "full").stat().st_size
+    state = State.load(tmp_path / "small")
+    assert state.memory is None
+    torch.testing.assert_close(run(state, 2).film(), run(before, 2).film(), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,5 @@
+"""One film on several devices."""
+
+from .team import Team
+
+__all__ = ["Team"]

@@ -1,0 +1,96 @@
+"""Several workers make one film: the same as one worker's, and nothing is lost when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from causalcine_core import Pipeline, State, Story
+from causalcine_core.cli import SOURCE
+from causalcine_core.errors import InputError
+from causalcine_core.parallel import Team
+
+
+def story(path: Path, seconds: float) -> str:
+    shots = [{"prompt": "a fox runs", "seconds": seconds}, {"prompt": "a fox sleeps", "seconds": seconds}]
+    path.write_text(json.dumps({"shots": shots, "width": 32, "height": 48}))
+    return str(path)
+
+
+def torchrun(folder: Path, checkpoint: Path, *arguments: str) -> subprocess.Popen:
+    """Two workers on gloo, in a session of their own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*command, "-m", "causalcine_core", "generate", *arguments, "--model", str(checkpoint), "--device", "cpu"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def worker(launcher: int, rank: int) -> int:
+    """Process number of a worker that torchrun started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and f"RANK={rank}\0".encode() in b"\0" + (entry / "environ").read_bytes():
+                return int(entry.name)
+        except OSError:
+            continue
+    raise AssertionError(f"torchrun has no worker {rank}")
+
+
+def test_two_workers_make_the_film_of_one(tmp_path, checkpoint):
+    written = story(tmp_path / "story.json", 2)
+    running = torchrun(tmp_path, checkpoint, written, "-o", "two.mp4", "--save-state", "two", "--json")
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    pipe = Pipeline.from_pretrained(checkpoint, device="cpu")
+    *_, last = pipe.stream(Story.load(written), decode=False)
+    two = State.load(tmp_path / "two")
+    assert two.memory is None and two.chunks == last.state.chunks == 6
+    assert len(out.splitlines()) == 1 and len(json.loads(out)["chunks"]) == 6
+    torch.testing.assert_close(two.film(), last.state.film(), atol=1e-4, rtol=1e-4)
+    for ours, theirs in zip(two.records, last.state.records, strict=True):
+        assert torch.equal(ours.routing, theirs.routing)
+
+
+def test_a_worker_that_dies_leaves_a_film_that_can_be_finished(tmp_path, checkpoint):
+    written = story(tmp_path / "story.json", 300)
+    running = torchrun(tmp_path, checkpoint, written, "-o", "film.mp4", "--save-state", "film.state")
+    deadline = time.monotonic() + 60
+    while not (film := list(tmp_path.glob(".causalcine-*.mp4"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert film
+    time.sleep(1)  # some chunks
+    os.kill(worker(running.pid, 1), signal.SIGKILL)
+    killed = time.monotonic()
+    _, err = running.communicate(timeout=60)
+    assert time.monotonic() - killed < 10
+    assert running.returncode != 0
+    assert "made so far are in film.mp4; finish it with: causalcine continue film.state" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "film.state", "story.json"]
+
+    pipe, state = Pipeline.from_pretrained(checkpoint, device="cpu"), State.load(tmp_path / "film.state")
+    assert state.chunks and state.planned
+    following = next(iter(pipe.stream(None, state=state, decode=False)))
+    for chunk in pipe.stream(Story.load(written), decode=False):
+        if chunk.index == following.index:
+            break
+    torch.testing.assert_close(following.state.film(), chunk.state.film(), atol=1e-4, rtol=1e-4)
+
+
+def test_heads_that_cannot_be_shared_are_named():
+    with pytest.raises(InputError, match=r"5 workers cannot share 12 attention heads evenly: start 1, 2, 3, 4, 6, 12"):
+        Team(0, 5).heads(12)
+    assert Team(0, 4).heads(12) == 3
