@@ -25,12 +25,15 @@ import yaml
 from torch import Tensor, nn
 
 from causalcine_core.memory import MemorySettings, PackedView
+from causalcine_core.memory.routing import describe, describe_query
 from causalcine_core.model import PRESETS, CausalWanTransformer, TextKV, WanConfig, load_checkpoint, project_text
 from causalcine_core.model.rope import Rope
+from causalcine_core.model.transformer import View
 from causalcine_core.sampling import add_noise, shifted
 from causalcine_core.text import NanoTextEncoder, TextConfig
 
 from . import dataset
+from .data.grammar import NAMES
 from .data.world import CAPTION_VOCABULARY
 from .dataset import Reunions, Sample, Shards
 
@@ -47,9 +50,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """A run. seconds: training time over all sessions. batch: samples a step by kind, of reunions those of 4 frames.
-    reunion_lengths: frames of a reunion, drawn for each step. precision: of the linears, `fp32`,
-    `bf16` or `auto`: bf16 where this machine multiplies faster in it (weights, norms and attention stay float32)."""
+    """A run.
+
+    seconds: training time over all sessions. batch: samples a step by kind, of reunions those of 4 frames.
+    reunion_lengths: frames of a reunion, drawn for each step. pointing: weight of that loss (see `Pointing`). precision:
+    of the linears, `fp32`, `bf16` or `auto`: bf16 where this machine multiplies faster in it (weights, norms and attention
+    stay float32).
+    """
 
     model: str = "nano"
     seed: int = 0
@@ -65,6 +72,7 @@ class TrainRecipe:
     clip_length: int = 4
     clip_window: int = 1
     reunion_lengths: tuple[int, ...] = (2, 2, 3, 4)
+    pointing: float = 0.1
     window: int = 3
     top_k: int = 5
     name_only_weight: float = 2.0
@@ -108,8 +116,9 @@ def packed_loss(
     noise: Tensor,
     drop: Sequence[bool],
     teacher: Model | None = None,
-) -> Tensor:
-    """Flow-matching loss of each chunk, `[B, N]`: every noisy chunk at its sample's level, over clean history.
+) -> tuple[Tensor, Tensor]:
+    """Flow-matching loss of each chunk, `[B, N]`: every noisy chunk at its sample's level, over clean history. And the loss
+    of `Pointing`.
 
     levels: `[B]` in 0..1. noise: `[B, C, F, h, w]`. drop: samples whose text is withheld (for guidance). teacher: who
     answers for chunks that call somebody by name only. Its answer to the same chunk with that character described is
@@ -122,35 +131,78 @@ def packed_loss(
     clean = torch.stack([s.latents for s in samples])
     _, ph, pw = model.net.config.patch_size
     rope = Rope(model.net.config.head_dim, (clean.shape[3] // ph, clean.shape[4] // pw), clean.device)
-    view = PackedView(chunks, settings, rope, clean.device, first=first)
-    packed = view.pack(clean, add_noise(clean, noise, levels[:, None, None, None, None]))
-    timesteps = torch.zeros(len(samples), view.frames, device=clean.device)
-    timesteps[:, view.clean :] = 1000 * levels[:, None]
+    packed_view = PackedView(chunks, settings, rope, clean.device, first=first)
+    packed = packed_view.pack(clean, add_noise(clean, noise, levels[:, None, None, None, None]))
+    timesteps = torch.zeros(len(samples), packed_view.frames, device=clean.device)
+    timesteps[:, packed_view.clean :] = 1000 * levels[:, None]
     lengths = torch.tensor(chunks, device=clean.device)
     run = chunks[0] if len(set(chunks)) == 1 else 1
 
-    def answer(who: Model, prompts: Sequence[Sequence[str]]) -> Tensor:
+    def answer(who: Model, prompts: Sequence[Sequence[str]], view: View) -> Tensor:
         said = ["" if dropped else text for of, dropped in zip(prompts, drop, strict=True) for text in of]
         unique = list(dict.fromkeys(said))
         rows = torch.tensor([unique.index(text) for text in said], device=clean.device).view(-1, len(chunks))
         rows = torch.cat([_each(rows[:, :-1], lengths[:-1]), _each(rows[:, first:], lengths[first:])], 1)
         text = TextKV(project_text(who.net, who.text.encode(unique)), rows, run)
-        return who.net(packed, timesteps, text, view)[:, :, view.clean :]
+        return who.net(packed, timesteps, text, view)[:, :, packed_view.clean :]
 
-    velocity = answer(model, [s.prompts for s in samples])
-    target = (noise - clean)[:, :, view.history :]
     by_name = [
-        [a != b and not dropped for a, b in zip(s.prompts[first:], s.described[first:], strict=True)]
+        [a != b and not dropped for a, b in zip(s.prompts, s.described, strict=True)]
         for s, dropped in zip(samples, drop, strict=True)
     ]
-    if teacher is not None and any(map(any, by_name)):
+    pointing = Pointing(packed_view, samples, by_name)
+    velocity = answer(model, [s.prompts for s in samples], pointing)
+    target = (noise - clean)[:, :, packed_view.history :]
+    if teacher is not None and any(any(of[first:]) for of in by_name):
         with torch.no_grad():
-            told = answer(teacher, [s.described for s in samples])
-        named = _each(torch.tensor(by_name, device=clean.device), lengths[first:])
+            told = answer(teacher, [s.described for s in samples], packed_view)
+        named = _each(torch.tensor(by_name, device=clean.device)[:, first:], lengths[first:])
         target = torch.where(named[:, None, :, None, None], told, target)
     error = (velocity - target).square().mean((1, 3, 4))  # B F
     losses = torch.stack([part.mean(1) for part in error.split(chunks[first:], 1)], 1)
-    return nn.functional.pad(losses, (first, 0))
+    return nn.functional.pad(losses, (first, 0)), pointing.loss()
+
+
+class Pointing:
+    """A packed view that watches where chunks that call somebody by name only would look for them.
+
+    `loss` is the cross-entropy of the frames that show who is named, by the scores of routing, over all layers that know
+    of the text. Without it the names mean nothing to queries and keys when training begins, and for long after: each
+    learns only once the other has.
+    """
+
+    def __init__(self, view: PackedView, samples: Sequence[Sample], by_name: Sequence[Sequence[bool]]):
+        self._view = view
+        self._losses: list[Tensor] = []
+        self._wanted: list[tuple[slice, Tensor, Tensor]] = []
+        chunks = view.chunks
+        starts = [sum(chunks[:i]) for i in range(len(chunks) + 1)]
+        for i in range(1, len(chunks)):
+            rows = [b for b in range(len(samples)) if by_name[b][i]]
+            shown = torch.zeros(len(rows), starts[i])
+            for row, b in zip(shown, rows, strict=True):
+                names = [name for name in NAMES if name in samples[b].prompts[i]]
+                for j in range(i):
+                    row[starts[j] : starts[j + 1]] = any(name in samples[b].prompts[j] for name in names)
+            told = (shown.sum(1) > 0) & (shown.sum(1) < starts[i])  # else there is nothing to choose
+            if starts[i] >= view.history and told.any():
+                first = view.clean - view.history + starts[i]
+                target = shown[told] / shown[told].sum(1, keepdim=True)
+                self._wanted.append((slice(first, first + chunks[i]), torch.tensor(rows)[told], target))
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if layer:
+            keys = describe(k[:, : self._view.clean]) if self._wanted else k
+            for own, rows, target in self._wanted:
+                query = describe_query(q[rows, own]).float().flatten(1)
+                scores = (keys[rows, : target.shape[1]].float().flatten(2) @ query[:, :, None])[..., 0]
+                scores = scores / query.shape[1] ** 0.5
+                self._losses.append(nn.functional.cross_entropy(scores, target, reduction="none"))
+        return self._view.attend(layer, q, k, v)
+
+    def loss(self) -> Tensor:
+        """Mean over layers and chunks; 0 where nobody is called by name only."""
+        return torch.cat(self._losses).mean() if self._losses else torch.zeros(())
 
 
 def _each(rows: Tensor, lengths: Tensor) -> Tensor:
@@ -235,11 +287,12 @@ class Trainer:
         losses: dict[str, list[float]] = {}
         while self.progress < 1:
             began = time.monotonic()
-            kind, loss = self.train_step()
+            step_losses = self.train_step()
             took = time.monotonic() - began
             self.seconds += took
             self.hardware[machine] = self.hardware.get(machine, 0.0) + took
-            losses.setdefault(kind, []).append(loss)
+            for name, loss in step_losses.items():
+                losses.setdefault(name, []).append(loss)
             if self.step % self.recipe.log_every == 0:
                 self._log(losses)
                 losses = {}
@@ -251,8 +304,8 @@ class Trainer:
                 saved = time.monotonic()
         self.save()
 
-    def train_step(self) -> tuple[str, float]:
-        """One update; its randomness depends on the seed and the step only."""
+    def train_step(self) -> dict[str, float]:
+        """One update, and its losses by name; its randomness depends on the seed and the step only."""
         recipe = self.recipe
         rng = random.Random(f"{recipe.seed}/{self.step}")
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
@@ -265,12 +318,12 @@ class Trainer:
         drop = [rng.random() < recipe.text_dropout for _ in samples]
 
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            losses = packed_loss(self.model, samples, settings, levels, noise, drop, self.ema)
+            losses, pointing = packed_loss(self.model, samples, settings, levels, noise, drop, self.ema)
         weights = torch.tensor([s.weights for s in samples])
         loss = (losses * weights).sum() / weights.sum()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + recipe.pointing * pointing).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         factor = recipe.learning_rate_factor(self.step, self.progress)
         for group, rate in zip((g for o in self.optimizers for g in o.param_groups), self.base_rates, strict=True):
@@ -280,7 +333,7 @@ class Trainer:
         self._average()
         self.step += 1
         self.seen[kind] = self.seen.get(kind, 0) + len(samples)
-        return kind, loss.item()
+        return {kind: loss.item()} | ({f"{kind} pointing": pointing.item()} if pointing else {})
 
     def _kind(self, rng: random.Random) -> str:
         mix = {

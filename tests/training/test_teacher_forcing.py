@@ -20,7 +20,7 @@ from training.teacher_forcing import Model, Phase, Trainer, TrainRecipe, draw_le
 
 from ..helpers import TINY
 
-WORDS = ("a", "red", "cat", "[character1]")
+WORDS = ("a", "red", "cat", ",", "[character1]", "[character2]")
 
 
 def model() -> Model:
@@ -28,6 +28,10 @@ def model() -> Model:
     made = Model(TINY, TextConfig(WORDS, dim=24, heads=2, layers=1, length=8))
     torch.nn.init.xavier_uniform_(made.net.head.head.weight)
     return made
+
+
+def flow_loss(*given, **named) -> torch.Tensor:
+    return packed_loss(*given, **named)[0]
 
 
 def sample(chunks: int, seed: int = 0) -> Sample:
@@ -62,7 +66,7 @@ def test_what_lies_before_the_window_is_read_only_through_routing(top_k, moves):
     second = replace(first, latents=changed)
     noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        losses = [packed_loss(made, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3] for s in (first, second)]
+        losses = [flow_loss(made, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3] for s in (first, second)]
         # without routing chunk 0 still reaches chunk 3 through the chain of windows: cut the chain to one layer
     if moves:
         assert losses[0] != losses[1]
@@ -71,8 +75,7 @@ def test_what_lies_before_the_window_is_read_only_through_routing(top_k, moves):
         torch.nn.init.xavier_uniform_(one_layer.net.head.head.weight)
         with torch.no_grad():
             unrouted = [
-                packed_loss(one_layer, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3]
-                for s in (first, second)
+                flow_loss(one_layer, [s], settings, torch.tensor([0.6]), noise, [False])[0, 3] for s in (first, second)
             ]
         assert unrouted[0] == unrouted[1]
 
@@ -84,7 +87,7 @@ def test_the_loss_is_the_flow_matching_error_of_the_noisy_half():
     torch.nn.init.zeros_(made.net.head.head.bias)
     one = sample(3)
     noise = torch.randn(1, 16, 9, 4, 4)
-    loss = packed_loss(made, [one], MemorySettings(1, 1), torch.tensor([0.3]), noise, [False])
+    loss = flow_loss(made, [one], MemorySettings(1, 1), torch.tensor([0.3]), noise, [False])
     expected = (noise - one.latents[None]).square().view(1, 16, 3, 3, 4, 4).mean((1, 3, 4, 5))
     torch.testing.assert_close(loss, expected)
 
@@ -94,8 +97,8 @@ def test_chunks_before_the_first_weight_are_history_only():
     made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
     noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        full = packed_loss(made, [sample(4)], settings, levels, noise, [False])
-        last = packed_loss(made, [replace(sample(4), weights=(0.0, 0.0, 1.0, 1.0))], settings, levels, noise, [False])
+        full = flow_loss(made, [sample(4)], settings, levels, noise, [False])
+        last = flow_loss(made, [replace(sample(4), weights=(0.0, 0.0, 1.0, 1.0))], settings, levels, noise, [False])
     assert last[0, :2].eq(0).all()
     torch.testing.assert_close(last[0, 2:], full[0, 2:])
 
@@ -107,17 +110,41 @@ def test_who_is_called_by_name_is_learned_from_the_answer_to_a_description():
     named = replace(told, prompts=("a red cat",) * 3 + ("a red [character1]",))
     noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        plain, by_name = (packed_loss(made, [s], settings, levels, noise, [False]) for s in (told, named))
-        itself = packed_loss(made, [named], settings, levels, noise, [False], teacher=made)
-        dropped = packed_loss(made, [named], settings, levels, noise, [True], teacher=made)
-        empty = packed_loss(made, [told], settings, levels, noise, [True])
+        plain, by_name = (flow_loss(made, [s], settings, levels, noise, [False]) for s in (told, named))
+        itself = flow_loss(made, [named], settings, levels, noise, [False], teacher=made)
+        dropped = flow_loss(made, [named], settings, levels, noise, [True], teacher=made)
+        empty = flow_loss(made, [told], settings, levels, noise, [True])
         knows = model()
         knows.text.tokens.weight[:] = knows.text.tokens.weight[0]  # to whom all words are one
-        agreed = packed_loss(knows, [named], settings, levels, noise, [False], teacher=knows)
+        agreed = flow_loss(knows, [named], settings, levels, noise, [False], teacher=knows)
     torch.testing.assert_close(itself[0, :3], plain[0, :3])
     assert 0 < itself[0, 3] < 0.1 * by_name[0, 3]
     assert agreed[0, 3] == 0
     torch.testing.assert_close(dropped, empty)
+
+
+def test_pointing_asks_routing_for_the_frames_that_show_who_is_named():
+    """Less where the chunk's query is made to fit the frames with that name, none where there is nothing to choose."""
+    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    prompts = ("[character1], a red cat,", "[character2], a red cat,", "[character1]")
+    one = replace(sample(3), prompts=prompts, described=(*prompts[:2], prompts[0]))
+    noise = torch.randn(1, 16, 9, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def pointing(s, drop=False):
+        return packed_loss(made, [s], settings, levels, noise, [drop])[1]
+
+    other = replace(one, prompts=(*prompts[:2], "[character2]"), described=(*prompts[:2], prompts[1]))
+    chance = torch.tensor([pointing(one), pointing(other)]).mean()
+    assert chance > 0.68  # of two frames at best log 2 on average
+    assert pointing(sample(3)) == 0
+    assert pointing(one, drop=True) == 0
+    assert pointing(replace(one, prompts=(prompts[0],) * 2 + prompts[2:])) == 0  # both frames show who is named
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (pointing(one) + pointing(other)).backward()
+        optimizer.step()
+    assert pointing(one) + pointing(other) < chance
 
 
 def test_samples_show_what_they_name(shards):
@@ -200,7 +227,7 @@ def test_training_resumes_where_it_stopped(shards, tmp_path, monkeypatch):
     )
 
     def steps(trainer, count):
-        return [trainer.train_step()[1] for _ in range(count)]
+        return [trainer.train_step() for _ in range(count)]
 
     once = Trainer(recipe, shards, tmp_path / "a")
     losses = steps(once, 4)
