@@ -166,8 +166,8 @@ def packed_loss(
 class Pointing:
     """A packed view that watches where chunks that call somebody by name only would look for them.
 
-    `loss` is the cross-entropy of the frames that show who is named, by the scores of routing, over all layers that know
-    of the text. Without it the names mean nothing to queries and keys when training begins, and for long after: each
+    `loss` is how far the scores of routing are from choosing the frames that show who is named, each alike, in all layers
+    that know of the text: a divergence, 0 at best. Without it the names mean nothing to queries and keys when training begins, and for long after: each
     learns only once the other has.
     """
 
@@ -197,7 +197,7 @@ class Pointing:
                 query = describe_query(q[rows, own]).float().flatten(1)
                 scores = (keys[rows, : target.shape[1]].float().flatten(2) @ query[:, :, None])[..., 0]
                 scores = scores / query.shape[1] ** 0.5
-                self._losses.append(nn.functional.cross_entropy(scores, target, reduction="none"))
+                self._losses.append(nn.functional.kl_div(scores.log_softmax(1), target, reduction="none").sum(1))
         return self._view.attend(layer, q, k, v)
 
     def loss(self) -> Tensor:

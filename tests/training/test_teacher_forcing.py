@@ -134,17 +134,17 @@ def test_pointing_asks_routing_for_the_frames_that_show_who_is_named():
         return packed_loss(made, [s], settings, levels, noise, [drop])[1]
 
     other = replace(one, prompts=(*prompts[:2], "[character2]"), described=(*prompts[:2], prompts[1]))
-    chance = torch.tensor([pointing(one), pointing(other)]).mean()
-    assert chance > 0.68  # of two frames at best log 2 on average
+    chance = (pointing(one) + pointing(other)).item()
+    assert chance > 1.36
     assert pointing(sample(3)) == 0
     assert pointing(one, drop=True) == 0
     assert pointing(replace(one, prompts=(prompts[0],) * 2 + prompts[2:])) == 0  # both frames show who is named
     optimizer = torch.optim.Adam(made.parameters(), 1e-2)
-    for _ in range(20):
+    for _ in range(60):
         optimizer.zero_grad()
         (pointing(one) + pointing(other)).backward()
         optimizer.step()
-    assert pointing(one) + pointing(other) < chance
+    assert pointing(one) + pointing(other) < 0.1  # chance is 2 log 2
 
 
 def test_samples_show_what_they_name(shards):
