@@ -167,8 +167,8 @@ class Pointing:
     """A packed view that watches where chunks that call somebody by name only would look for them.
 
     `loss` is how far the scores of routing are from choosing the frames that show who is named, each alike, in all layers
-    that know of the text: a divergence, 0 at best. Without it the names mean nothing to queries and keys when training begins, and for long after: each
-    learns only once the other has.
+    that know of the text: a divergence, 0 at best. Without it the names mean nothing to queries and keys when training
+    begins, and for long after: each learns only once the other has.
     """
 
     def __init__(self, view: PackedView, samples: Sequence[Sample], by_name: Sequence[Sequence[bool]]):
