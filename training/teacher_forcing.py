@@ -25,7 +25,6 @@ import yaml
 from torch import Tensor, nn
 
 from causalcine_core.memory import MemorySettings, PackedView
-from causalcine_core.memory.routing import describe, describe_query
 from causalcine_core.model import PRESETS, CausalWanTransformer, TextKV, WanConfig, load_checkpoint, project_text
 from causalcine_core.model.rope import Rope
 from causalcine_core.model.transformer import View
@@ -33,9 +32,9 @@ from causalcine_core.sampling import add_noise, shifted
 from causalcine_core.text import NanoTextEncoder, TextConfig
 
 from . import dataset
-from .data.grammar import NAMES
 from .data.world import CAPTION_VOCABULARY
 from .dataset import Reunions, Sample, Shards
+from .pointing import Pointing
 
 HOME = Path.home() / "causalcine-train"  # outside the tree: shards and run states are large
 
@@ -53,7 +52,7 @@ class TrainRecipe:
     """A run.
 
     seconds: training time over all sessions. batch: samples a step by kind, of reunions those of 4 frames.
-    reunion_lengths: frames of a reunion, drawn for each step. pointing: weight of that loss (see `Pointing`). precision:
+    reunion_lengths: frames of a reunion, drawn for each step. auxiliary: weights of the losses of `Pointing`. precision:
     of the linears, `fp32`, `bf16` or `auto`: bf16 where this machine multiplies faster in it (weights, norms and attention
     stay float32).
     """
@@ -72,7 +71,7 @@ class TrainRecipe:
     clip_length: int = 4
     clip_window: int = 1
     reunion_lengths: tuple[int, ...] = (2, 2, 3, 4)
-    pointing: float = 0.1
+    auxiliary: dict[str, float] = field(default_factory=lambda: {"naming": 0.3, "pointing": 0.3})
     window: int = 3
     top_k: int = 5
     name_only_weight: float = 2.0
@@ -116,9 +115,9 @@ def packed_loss(
     noise: Tensor,
     drop: Sequence[bool],
     teacher: Model | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Flow-matching loss of each chunk, `[B, N]`: every noisy chunk at its sample's level, over clean history. And the loss
-    of `Pointing`.
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Flow-matching loss of each chunk, `[B, N]`: every noisy chunk at its sample's level, over clean history. And the
+    auxiliary losses of `Pointing`, by name.
 
     levels: `[B]` in 0..1. noise: `[B, C, F, h, w]`. drop: samples whose text is withheld (for guidance). teacher: who
     answers for chunks that call somebody by name only. Its answer to the same chunk with that character described is
@@ -150,7 +149,10 @@ def packed_loss(
         [a != b and not dropped for a, b in zip(s.prompts, s.described, strict=True)]
         for s, dropped in zip(samples, drop, strict=True)
     ]
-    pointing = Pointing(packed_view, samples, by_name)
+    told_names = [
+        [("" if dropped else prompt) for prompt in s.prompts] for s, dropped in zip(samples, drop, strict=True)
+    ]
+    pointing = Pointing(packed_view, told_names, by_name)
     velocity = answer(model, [s.prompts for s in samples], pointing)
     target = (noise - clean)[:, :, packed_view.history :]
     if teacher is not None and any(any(of[first:]) for of in by_name):
@@ -160,49 +162,7 @@ def packed_loss(
         target = torch.where(named[:, None, :, None, None], told, target)
     error = (velocity - target).square().mean((1, 3, 4))  # B F
     losses = torch.stack([part.mean(1) for part in error.split(chunks[first:], 1)], 1)
-    return nn.functional.pad(losses, (first, 0)), pointing.loss()
-
-
-class Pointing:
-    """A packed view that watches where chunks that call somebody by name only would look for them.
-
-    `loss` is how far the scores of routing are from choosing the frames that show who is named, each alike, in all layers
-    that know of the text: a divergence, 0 at best. Without it the names mean nothing to queries and keys when training
-    begins, and for long after: each learns only once the other has.
-    """
-
-    def __init__(self, view: PackedView, samples: Sequence[Sample], by_name: Sequence[Sequence[bool]]):
-        self._view = view
-        self._losses: list[Tensor] = []
-        self._wanted: list[tuple[slice, Tensor, Tensor]] = []
-        chunks = view.chunks
-        starts = [sum(chunks[:i]) for i in range(len(chunks) + 1)]
-        for i in range(1, len(chunks)):
-            rows = [b for b in range(len(samples)) if by_name[b][i]]
-            shown = torch.zeros(len(rows), starts[i])
-            for row, b in zip(shown, rows, strict=True):
-                names = [name for name in NAMES if name in samples[b].prompts[i]]
-                for j in range(i):
-                    row[starts[j] : starts[j + 1]] = any(name in samples[b].prompts[j] for name in names)
-            told = (shown.sum(1) > 0) & (shown.sum(1) < starts[i])  # else there is nothing to choose
-            if starts[i] >= view.history and told.any():
-                first = view.clean - view.history + starts[i]
-                target = shown[told] / shown[told].sum(1, keepdim=True)
-                self._wanted.append((slice(first, first + chunks[i]), torch.tensor(rows)[told], target))
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if layer:
-            keys = describe(k[:, : self._view.clean]) if self._wanted else k
-            for own, rows, target in self._wanted:
-                query = describe_query(q[rows, own]).float().flatten(1)
-                scores = (keys[rows, : target.shape[1]].float().flatten(2) @ query[:, :, None])[..., 0]
-                scores = scores / query.shape[1] ** 0.5
-                self._losses.append(nn.functional.kl_div(scores.log_softmax(1), target, reduction="none").sum(1))
-        return self._view.attend(layer, q, k, v)
-
-    def loss(self) -> Tensor:
-        """Mean over layers and chunks; 0 where nobody is called by name only."""
-        return torch.cat(self._losses).mean() if self._losses else torch.zeros(())
+    return nn.functional.pad(losses, (first, 0)), pointing.losses()
 
 
 def _each(rows: Tensor, lengths: Tensor) -> Tensor:
@@ -318,12 +278,12 @@ class Trainer:
         drop = [rng.random() < recipe.text_dropout for _ in samples]
 
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            losses, pointing = packed_loss(self.model, samples, settings, levels, noise, drop, self.ema)
+            losses, auxiliary = packed_loss(self.model, samples, settings, levels, noise, drop, self.ema)
         weights = torch.tensor([s.weights for s in samples])
         loss = (losses * weights).sum() / weights.sum()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        (loss + recipe.pointing * pointing).backward()
+        (loss + sum(recipe.auxiliary[name] * value for name, value in auxiliary.items())).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         factor = recipe.learning_rate_factor(self.step, self.progress)
         for group, rate in zip((g for o in self.optimizers for g in o.param_groups), self.base_rates, strict=True):
@@ -333,7 +293,7 @@ class Trainer:
         self._average()
         self.step += 1
         self.seen[kind] = self.seen.get(kind, 0) + len(samples)
-        return {kind: loss.item()} | ({f"{kind} pointing": pointing.item()} if pointing else {})
+        return {kind: loss.item()} | {f"{kind} {name}": value.item() for name, value in auxiliary.items()}
 
     def _kind(self, rng: random.Random) -> str:
         mix = {

@@ -131,7 +131,7 @@ def test_pointing_asks_routing_for_the_frames_that_show_who_is_named():
     noise = torch.randn(1, 16, 9, 4, 4, generator=torch.Generator().manual_seed(1))
 
     def pointing(s, drop=False):
-        return packed_loss(made, [s], settings, levels, noise, [drop])[1]
+        return packed_loss(made, [s], settings, levels, noise, [drop])[1].get("pointing", 0)
 
     other = replace(one, prompts=(*prompts[:2], "[character2]"), described=(*prompts[:2], prompts[1]))
     chance = (pointing(one) + pointing(other)).item()
@@ -139,12 +139,14 @@ def test_pointing_asks_routing_for_the_frames_that_show_who_is_named():
     assert pointing(sample(3)) == 0
     assert pointing(one, drop=True) == 0
     assert pointing(replace(one, prompts=(prompts[0],) * 2 + prompts[2:])) == 0  # both frames show who is named
+    naming = packed_loss(made, [one], settings, levels, noise, [False])[1]["naming"]
     optimizer = torch.optim.Adam(made.parameters(), 1e-2)
     for _ in range(60):
         optimizer.zero_grad()
         (pointing(one) + pointing(other)).backward()
         optimizer.step()
     assert pointing(one) + pointing(other) < 0.1  # chance is 2 log 2
+    assert packed_loss(made, [one], settings, levels, noise, [False])[1]["naming"] != naming
 
 
 def test_samples_show_what_they_name(shards):
