@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="default: bfloat16 where there is a GPU, else float32",
+        help="default: bfloat16 where this machine is fast in it, else float32",
     )
     inspect.add_argument("--json", action="store_true", help="print it as the last line of JSON")
 
@@ -564,6 +564,7 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
     from .model.checkpoint import read_header
     from .model.network import describe_network_file
     from .needs import film_needs, to_dict
+    from .pipeline import pick_device, pick_dtype
     from .sampling import Recipe, choose_family
 
     path = Path(args.file)
@@ -580,7 +581,6 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"size is {args.size!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
         width, height = int(match[1]), int(match[2])
     settings = _memory_settings(args)
-    usual = "bfloat16" if torch.cuda.is_available() else "float32"
     needs = film_needs(
         config,
         recipe,
@@ -588,7 +588,7 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
         width=width,
         height=height,
         seconds=60.0 if args.seconds is None else args.seconds,
-        dtype=getattr(torch, args.dtype or usual),
+        dtype=getattr(torch, args.dtype) if args.dtype else pick_dtype(pick_device(None)),
     )
     return {"size": f"{width}x{height}", **to_dict(needs, settings)}
 

@@ -56,8 +56,8 @@ class Pipeline:
     ) -> Pipeline:
         """Load an all-in-one checkpoint: `nano` (built in) or a file.
 
-        device: a torch device, CUDA where there is one by default. dtype: of the transformer; float32 on a CPU, where
-        bfloat16 is slow, else bfloat16. team: the workers that make films together, each of whom calls this.
+        device: a torch device, CUDA where there is one by default. dtype: of the transformer; by default as `pick_dtype`.
+        team: the workers that make films together, each of whom calls this.
         """
         path = BUILT_IN.get(str(source), Path(source))
         pipe = cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype)
@@ -69,7 +69,7 @@ class Pipeline:
         cls, checkpoint: Checkpoint, *, name: str, device: str | None = None, dtype: torch.dtype | None = None
     ) -> Pipeline:
         place = pick_device(device)
-        dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+        dtype = dtype or pick_dtype(place)
         source = f"checkpoint {name}"
         net = CausalWanTransformer(WanConfig.from_dict(checkpoint.header["model"]), device="meta", dtype=dtype)
         assign(net, checkpoint.model, source)
@@ -313,6 +313,15 @@ def pick_device(device: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} is not available here ({str(error).splitlines()[0]})") from None
     return place
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies in it; else, on most CPUs, float32, which is many times faster there."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from older torch versions
+    fast = any(getattr(torch.cpu, name, lambda: False)() for name in known)
+    return torch.bfloat16 if fast else torch.float32
 
 
 def describe_network(net: CausalWanTransformer, identity: str) -> Network:

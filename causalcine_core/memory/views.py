@@ -129,8 +129,12 @@ class Span:
         number = layer if size <= self.ROOM else 0
         filled = number in self._buffers and size <= self.ROOM
         if number not in self._buffers:
-            shape = (k.shape[0], self.history + self.own, *k.shape[2:])
-            self._buffers[number] = (k.new_empty(shape), v.new_empty(shape))
+            batch, _, tokens, heads, dim = k.shape
+            shape = (batch, heads, self.history + self.own, tokens, dim)  # as attention reads it: head by head
+            self._buffers[number] = (
+                k.new_empty(shape).permute(0, 2, 3, 1, 4),
+                v.new_empty(shape).permute(0, 2, 3, 1, 4),
+            )
         keys, values = self._buffers[number]
         if not filled and self.history > self.recalled:
             part = slice(self.recalled, self.history)

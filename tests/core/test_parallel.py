@@ -29,7 +29,19 @@ def torchrun(folder: Path, checkpoint: Path, *arguments: str) -> subprocess.Pope
     """Two workers on gloo, in a session of their own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
-        [*command, "-m", "causalcine_core", "generate", *arguments, "--model", str(checkpoint), "--device", "cpu"],
+        [
+            *command,
+            "-m",
+            "causalcine_core",
+            "generate",
+            *arguments,
+            "--model",
+            str(checkpoint),
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -55,7 +67,7 @@ def test_two_workers_make_the_film_of_one(tmp_path, checkpoint):
     running = torchrun(tmp_path, checkpoint, written, "-o", "two.mp4", "--save-state", "two", "--json")
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
-    pipe = Pipeline.from_pretrained(checkpoint, device="cpu")
+    pipe = Pipeline.from_pretrained(checkpoint, device="cpu", dtype=torch.float32)
     *_, last = pipe.stream(Story.load(written), decode=False)
     two = State.load(tmp_path / "two")
     assert two.memory is None and two.chunks == last.state.chunks == 6
@@ -81,7 +93,10 @@ def test_a_worker_that_dies_leaves_a_film_that_can_be_finished(tmp_path, checkpo
     assert "made so far are in film.mp4; finish it with: causalcine continue film.state" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "film.state", "story.json"]
 
-    pipe, state = Pipeline.from_pretrained(checkpoint, device="cpu"), State.load(tmp_path / "film.state")
+    pipe, state = (
+        Pipeline.from_pretrained(checkpoint, device="cpu", dtype=torch.float32),
+        State.load(tmp_path / "film.state"),
+    )
     assert state.chunks and state.planned
     following = next(iter(pipe.stream(None, state=state, decode=False)))
     for chunk in pipe.stream(Story.load(written), decode=False):
