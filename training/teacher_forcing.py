@@ -52,7 +52,8 @@ class TrainRecipe:
     """A run.
 
     seconds: training time over all sessions. batch: samples a step by kind, of reunions those of 4 frames.
-    reunion_lengths: frames of a reunion, drawn for each step. auxiliary: weights of the losses of `Pointing`. precision:
+    reunion_lengths: frames of a reunion, drawn for each step. teacher_every: steps after which the averaged weights become
+    the teacher (see `packed_loss`): one that followed at once would follow into every disturbance too. auxiliary: weights of the losses of `Pointing`. precision:
     of the linears, `fp32`, `bf16` or `auto`: bf16 where this machine multiplies faster in it (weights, norms and attention
     stay float32).
     """
@@ -66,6 +67,7 @@ class TrainRecipe:
     warmup_steps: int = 200
     cooldown: float = 0.25
     ema: float = 0.999
+    teacher_every: int = 5000
     text_dropout: float = 0.1
     shift: float = 3.0
     clip_length: int = 4
@@ -210,6 +212,8 @@ class Trainer:
         self.model = Model(PRESETS[recipe.model], self.text_config)
         self.ema = Model(PRESETS[recipe.model], self.text_config).requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
+        self.teacher = Model(PRESETS[recipe.model], self.text_config).requires_grad_(False)
+        self.teacher.load_state_dict(self.model.state_dict())
         matrices, rest = split_parameters(self.model)
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(rest, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
@@ -278,7 +282,7 @@ class Trainer:
         drop = [rng.random() < recipe.text_dropout for _ in samples]
 
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            losses, auxiliary = packed_loss(self.model, samples, settings, levels, noise, drop, self.ema)
+            losses, auxiliary = packed_loss(self.model, samples, settings, levels, noise, drop, self.teacher)
         weights = torch.tensor([s.weights for s in samples])
         loss = (losses * weights).sum() / weights.sum()
         for optimizer in self.optimizers:
@@ -292,6 +296,8 @@ class Trainer:
             optimizer.step()
         self._average()
         self.step += 1
+        if self.step % recipe.teacher_every == 0:
+            self.teacher.load_state_dict(self.ema.state_dict())
         self.seen[kind] = self.seen.get(kind, 0) + len(samples)
         return {kind: loss.item()} | {f"{kind} {name}": value.item() for name, value in auxiliary.items()}
 
@@ -342,6 +348,7 @@ class Trainer:
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
+            "teacher": self.teacher.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
@@ -357,7 +364,7 @@ class Trainer:
     def _start_from(self, path: Path) -> None:
         """Weights of an exported checkpoint, fresh optimisers: for going on where the run's own state is lost."""
         checkpoint = load_checkpoint(path)
-        for model in (self.model, self.ema):
+        for model in (self.model, self.ema, self.teacher):
             model.net.load_state_dict(checkpoint.model)
             model.text.load_state_dict(checkpoint.text)
 
@@ -365,6 +372,7 @@ class Trainer:
         state = torch.load(self.path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
+        self.teacher.load_state_dict(state.get("teacher", state["ema"]))
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
