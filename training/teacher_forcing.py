@@ -53,9 +53,9 @@ class TrainRecipe:
 
     seconds: training time over all sessions. batch: samples a step by kind, of reunions those of 4 frames.
     reunion_lengths: frames of a reunion, drawn for each step. teacher_every: steps after which the averaged weights become
-    the teacher (see `packed_loss`): one that followed at once would follow into every disturbance too. auxiliary: weights of the losses of `Pointing`. precision:
-    of the linears, `fp32`, `bf16` or `auto`: bf16 where this machine multiplies faster in it (weights, norms and attention
-    stay float32).
+    the teacher (see `packed_loss`): one that followed at once would follow into every disturbance too. auxiliary: weights
+    of the losses of `Pointing`. precision: of the linears, `fp32`, `bf16` or `auto`: bf16 where this machine multiplies
+    faster in it (weights, norms and attention stay float32).
     """
 
     model: str = "nano"
