@@ -1,6 +1,7 @@
 """What the engine costs: seconds per chunk early and late, memory, frames per second, and where the time goes.
 
     make bench            causalcine bench [--json] [--model nano|FILE] [--quick]
+    causalcine bench --random-weights --model 1.3b|5b|14b       real shapes without a file, see shapes.py
 
 Early and late chunks are timed in turns, each from a kept state, so that a noisy machine disturbs both alike.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import resource
 import statistics
 import tempfile
@@ -21,10 +23,13 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from causalcine_core import Pipeline, State, Story
+from causalcine_core import MemorySettings, Pipeline, State, Story
+from causalcine_core.errors import InputError
+from causalcine_core.model import PRESETS
 from causalcine_core.sampling import Chunk
 
 from .against import against_reference
+from .shapes import measure_shape
 
 MARKS = (10, 100, 400)
 STORY = Path(__file__).parents[1] / "stories" / "five_shots.json"
@@ -122,7 +127,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
     parser.add_argument("--quick", action="store_true", help="short rollouts: marks 4, 8, 12")
+    shape = parser.add_argument_group("real shapes", "only with --random-weights")
+    shape.add_argument("--random-weights", action="store_true", help="--model is one of " + ", ".join(PRESETS))
+    shape.add_argument("--device", metavar="DEVICE", help="default: a GPU where there is one")
+    shape.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
+    shape.add_argument("--size", default="832x480", metavar="WxH")
+    shape.add_argument("--chunks", type=int, default=60, metavar="N")
+    shape.add_argument("--layers", type=int, metavar="N", help="fewer blocks than the model has")
+    shape.add_argument("--memory-budget", type=float, metavar="GIB")
+    shape.add_argument("--memory-storage", choices=("full", "8bit"), default="full")
     args = parser.parse_args(argv)
+    if args.random_weights:
+        _print(_shape(args), args.json)
+        return
     pipe = Pipeline.from_pretrained(args.model)
     story = Story.load(STORY)
     marks = (4, 8, 12) if args.quick else MARKS
@@ -139,7 +156,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         "against_reference": against_reference(*((8, 7) if args.quick else (12, 7))),
     }
     report["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    if args.json:
+    _print(report, args.json)
+
+
+def _shape(args: argparse.Namespace) -> dict[str, Any]:
+    if args.model not in PRESETS:
+        raise InputError(f"model is {args.model!r}: with --random-weights it must be one of {', '.join(PRESETS)}")
+    if args.chunks < 20:
+        raise InputError(
+            f"chunks is {args.chunks}: it must be at least 20, so that early and late ones can be told apart"
+        )
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", args.size)
+    if size is None:
+        raise InputError(f"size is {args.size!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
+    return measure_shape(
+        args.model,
+        device=args.device,
+        dtype=getattr(torch, args.dtype) if args.dtype else None,
+        size=(int(size[1]), int(size[2])),
+        chunks=args.chunks,
+        layers=args.layers,
+        memory=MemorySettings(budget=args.memory_budget, storage=args.memory_storage),
+    )
+
+
+def _print(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
         print(json.dumps(report))
         return
     for name, value in report.items():

@@ -1,0 +1,119 @@
+"""Networks of the public sizes with random weights: what a chunk, its decode and the memory cost, without any file.
+
+    causalcine bench --random-weights --model 1.3b --device cuda [--size 832x480] [--chunks 60] [--memory-budget GIB]
+
+The span is that of a film with memory: a window of 3 chunks, 5 recalled frames, 3 own ones; four steps and the writing
+pass, unguided.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from causalcine_core.memory import MemorySettings
+from causalcine_core.memory.cache import GIB
+from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
+from causalcine_core.pipeline import describe_network, pick_device, pick_dtype
+from causalcine_core.sampling import Recipe, begin, rollout
+from causalcine_core.story import Shot, Story, Timeline, check_size, plan
+from causalcine_core.vae import WanVAE, published_vae
+
+WINDOW, TOP_K, CHUNK, STEPS = 3, 5, 3, 4
+FULL = (TOP_K + WINDOW * CHUNK) // CHUNK + 1  # chunks after which the span is full
+DENSE_BF16 = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "4090": 165, "5090": 210}  # TFLOP/s, by device name
+
+
+def measure_shape(
+    model: str,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    size: tuple[int, int] = (832, 480),
+    chunks: int = 60,
+    layers: int | None = None,
+    memory: MemorySettings | None = None,
+) -> dict[str, Any]:
+    """Roll `chunks` chunks out. layers: blocks, where fewer than the model's are wanted. Figures that do not apply are left out."""
+    config = PRESETS[model] if layers is None else replace(PRESETS[model], num_layers=layers)
+    place, shape = pick_device(device), published_vae(config.in_dim)
+    dtype = dtype or pick_dtype(place)
+    stride = shape.spatial_stride
+    width, height = check_size(*size, stride * config.patch_size[1])
+    grid = (height // stride, width // stride)
+    torch.manual_seed(0)
+    net = _random(CausalWanTransformer(config, device="meta", dtype=dtype), place)
+    network = describe_network(net, "random")
+    recipe = Recipe(steps=STEPS, sampler="renoise", window=WINDOW, top_k=TOP_K)
+    text = torch.randn(1, config.text_len, config.text_dim)
+    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks))]))
+    state = begin(network, recipe, memory or MemorySettings(), size=grid, seed=0)
+    seconds: list[float] = []
+    for chunk in rollout(network, film.chunks, lambda shot: text, state, size=grid):
+        seconds.append(chunk.seconds)
+        state, latent = chunk.state, chunk.latent
+    assert state.memory is not None
+    early, late = seconds[FULL : FULL + 10], seconds[-10:]
+    chunk_seconds, tflop = statistics.median(late), chunk_tflop(config, grid)
+    vae = WanVAE(shape).to(torch.float32 if place.type == "cpu" else dtype)
+    decode_seconds = _decode_seconds(_random(vae, place), latent)
+    frames = CHUNK * shape.temporal_stride
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
+    out: dict[str, Any] = {
+        "model": f"{model}, random weights" + (f", {layers} blocks" if layers else ""),
+        "device": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "size": f"{width}x{height}",
+        "chunks": chunks,
+        "seconds_per_chunk": round(chunk_seconds, 4),
+        "late_over_early": round(chunk_seconds / statistics.median(early), 3),
+        "network_fps": round(frames / chunk_seconds, 2),
+        "decode_fps": round(frames / decode_seconds, 2),
+        "both_fps": round(frames / (chunk_seconds + decode_seconds), 2),
+        "tflop_per_chunk": round(tflop, 3),
+        "tflop_per_second": round(tflop / chunk_seconds, 3),
+        "store_gib": round(state.memory.store.nbytes / GIB, 3),
+        "forgotten_frames": state.memory.evicted,
+        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+    if place.type == "cuda":
+        out["peak_device_gib"] = round(torch.cuda.max_memory_allocated(place) / GIB, 2)
+    limit = next((value for key, value in DENSE_BF16.items() if key in name), None)
+    if limit is not None and dtype == torch.bfloat16:
+        out["share_of_limit"] = round(tflop / chunk_seconds / limit, 3)
+    return out
+
+
+def chunk_tflop(config: WanConfig, grid: tuple[int, int]) -> float:
+    """Multiplications and additions of a chunk's passes, linears and attention, in 10^12 (method.md, 8)."""
+    tokens = grid[0] // config.patch_size[1] * (grid[1] // config.patch_size[2])
+    own, span = CHUNK * tokens, (TOP_K + (WINDOW + 1) * CHUNK) * tokens
+    linears = 2 * own * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
+    attention = 4 * own * (span + config.text_len) * config.dim
+    return (STEPS + 1) * config.num_layers * (linears + attention) / 1e12
+
+
+def _random(module: Any, device: torch.device) -> Any:
+    """The module on a device, its weights small noise."""
+    module = module.to_empty(device=device).eval().requires_grad_(False)
+    for parameter in module.parameters():
+        parameter.normal_(std=0.02)
+    return module
+
+
+@torch.no_grad()
+def _decode_seconds(vae: WanVAE, latent: torch.Tensor) -> float:
+    """Median seconds of decoding one chunk after the first."""
+    weight = next(vae.parameters())
+    latent, state, seconds = latent.to(weight.device, weight.dtype), None, []
+    for _ in range(4):
+        began = time.perf_counter()
+        video, state = vae.decode(latent, state)
+        video[0, 0, 0, 0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])

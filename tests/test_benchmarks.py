@@ -1,0 +1,41 @@
+"""The benchmark of real shapes: its arithmetic is method.md's, and its commands run where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.run import main
+from benchmarks.shapes import chunk_tflop, measure_shape
+from causalcine_core.errors import InputError
+from causalcine_core.memory import MemorySettings
+from causalcine_core.model import PRESETS
+
+
+@pytest.mark.parametrize(("model", "tflop"), [("1.3b", 175), ("14b", 1068)])
+def test_the_work_of_a_chunk_is_that_of_the_table(model, tflop):
+    assert chunk_tflop(PRESETS[model], (60, 104)) == pytest.approx(tflop, rel=0.02)
+
+
+def test_a_shape_is_measured_within_its_budget():
+    small = {"device": "cpu", "dtype": torch.float32, "size": (32, 32), "chunks": 24, "layers": 1}
+    free = measure_shape("nano", **small)
+    kept = measure_shape("nano", **small, memory=MemorySettings(budget=0.0004))
+    assert free["forgotten_frames"] == 0 < kept["forgotten_frames"]
+    assert kept["store_gib"] <= 0.0004
+    assert free["network_fps"] > 0 < free["decode_fps"]
+    assert "share_of_limit" not in free  # nothing is said of a limit that is not known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "2b"], "must be one of nano, 1.3b"),
+        (["--model", "nano", "--chunks", "3"], "at least 20"),
+        (["--model", "nano", "--size", "big"], "WIDTHxHEIGHT"),
+        (["--model", "5b", "--size", "64x48"], "multiples of 32"),
+    ],
+)
+def test_bad_shapes_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        main(["--random-weights", "--device", "cpu", *arguments])
