@@ -22,10 +22,12 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Rows:
-    """Where frames lie: row `[B, n]` in their slab; cold: bool `[B, n]`, which lie in the cold one (None: none does)."""
+    """Where frames lie: row `[B, n]` in their slab; cold: bool `[B, n]`, which lie in the cold one (None: none does). run:
+    the slots `[first, end)`, where they are all of one slab and lie there one after another."""
 
     index: Tensor
     cold: Tensor | None = None
+    run: tuple[Slab, int, int] | None = None
 
     def pick(self, chosen: Tensor) -> Rows:
         """The rows of chosen frames: `[B, k]` into n."""
@@ -81,7 +83,12 @@ class FrameStore:
     def rows(self, slots: Sequence[Slot]) -> Rows:
         where = [slot.slab is not self.hot for slot in slots]
         cold = torch.tensor(where, device=self.device).expand(self.batch, -1) if any(where) else None
-        return Rows(self.hot.rows(slots), cold)  # a slot's row is counted alike in every slab
+        run = None
+        if slots and all(where) == any(where):
+            first, end = slots[0].index, slots[0].index + len(slots)
+            if [slot.index for slot in slots] == list(range(first, end)):
+                run = slots[0].slab, first, end
+        return Rows(self.hot.rows(slots), cold, run)  # a slot's row is counted alike in every slab
 
     def read(self, layer: int, rows: Rows) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, n, S, H, D]`, in the store's dtype."""
@@ -93,7 +100,10 @@ class FrameStore:
         return torch.where(cold, k, hot_k), torch.where(cold, v, hot_v)
 
     def descriptors(self, layer: int, rows: Rows) -> Tensor:
-        """Frame descriptors `[B, n, H, D]`, float32."""
+        """Frame descriptors `[B, n, H, D]`, float32; of a run, where they lie."""
+        if rows.run is not None:
+            slab, first, end = rows.run
+            return slab.descriptors_in_place(layer, first, end)
         if rows.cold is None:
             return self.hot.descriptors(layer, rows.index)
         cold = self.cold.descriptors(layer, rows.index.masked_fill(~rows.cold, 0))

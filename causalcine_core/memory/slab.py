@@ -111,6 +111,11 @@ class Slab:
         """Frame descriptors `[B, n, H, D]`, float32, as they were in full precision."""
         return self._take("descriptors", layer, rows)
 
+    def descriptors_in_place(self, layer: int, first: int, end: int) -> Tensor:
+        """The same of slots `[first, end)`, not copied."""
+        lying = self._tensors["descriptors"][layer][first * self.batch : end * self.batch]
+        return lying.unflatten(0, (-1, self.batch)).transpose(0, 1)
+
     def tensors(self, rows: Tensor) -> dict[str, Tensor]:
         """Everything in these rows, `name.layer` to `[B, n, ...]`, as it is kept: for a file."""
         return {

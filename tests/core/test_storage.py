@@ -172,3 +172,17 @@ def test_a_memory_that_was_left_out_is_written_anew(tmp_path, changes):
     state = State.load(tmp_path / "small")
     assert state.memory is None
     torch.testing.assert_close(run(state, 2).film(), run(before, 2).film(), atol=1e-4, rtol=1e-4)
+
+
+def test_descriptors_of_a_run_are_read_where_they_lie():
+    """The same as copied ones, and no copy; of frames that lie apart, a copy."""
+    state = run(start(MemorySettings()), 6)
+    store = state.memory.store
+    rows = state.memory.rows(range(4, 12))
+    assert rows.run is not None
+    lying = store.descriptors(1, rows)
+    assert torch.equal(lying, store.hot.descriptors(1, rows.index))
+    assert lying.untyped_storage().data_ptr() == store.descriptors(1, state.memory.rows([0])).untyped_storage().data_ptr()
+    apart = state.memory.rows([1, 2, 5])
+    assert apart.run is None
+    assert torch.equal(store.descriptors(1, apart), store.hot.descriptors(1, apart.index))
