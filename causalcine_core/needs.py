@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from .memory import MemorySettings
-from .memory.cache import GIB, frame_bytes, least_budget, share_out
+from .memory.cache import GIB, frame_bytes, least_budget
 from .memory.views import Span
 from .model import CausalWanTransformer, WanConfig
 from .sampling import Recipe
-from .sampling.state import most_near
+from .sampling.state import most_near, open_store
 from .story import Shot, Story, check_size, plan
 from .vae import published_vae
 
@@ -60,12 +60,8 @@ def film_needs(
     frame = frame_bytes(config.num_layers, branches, shape, dtype)
     small = frame_bytes(config.num_layers, branches, shape)
     near = most_near(recipe, settings)
-    hot, cold, limit = share_out(settings, frame, small, near, recipe.chunk)
-    eight_bit = settings.storage == "8bit"
-    if limit is None:
-        memory = (hot or 0) * frame + frames * small if eight_bit else frames * frame
-    else:
-        memory = (hot or 0) * frame + (cold or 0) * small
+    store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, torch.device("meta"))
+    memory = store.bytes_for(frames)
     span = (settings.top_k or 0) + near
     rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize
     kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated
@@ -81,7 +77,7 @@ def film_needs(
         working=kept + activations,
         total=weights + memory + kept + activations,
         frames=frames,
-        kept_frames=frames if limit is None else min(frames, near - recipe.chunk + limit),  # without a pinned chunk
+        kept_frames=frames if store.limit is None else min(frames, near - recipe.chunk + store.limit),  # no pinned chunk
         least_budget=least_budget(settings, frame, small, near, recipe.chunk),
     )
 

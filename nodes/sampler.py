@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.memory import MemorySettings
+from ..causalcine_core.memory.cache import GIB
 from ..causalcine_core.pipeline import Pipeline
 from ..causalcine_core.sampling import Chunk, Recipe, State
 from ..causalcine_core.story import MAX_SEED, check_size
@@ -162,14 +163,25 @@ class ComfyPipeline(Pipeline):
 
     @contextlib.contextmanager
     def running(self, preview: Any) -> Iterator[None]:
-        """The model on its device, with room for what it remembers."""
+        """The model on its device, with room for what it remembers. Raises InputError where there is none."""
         recipe, settings = self.start.recipe, self.start.settings
         tokens = self.size[0] * self.size[1] // 4
         span = (settings.top_k or 0) + ((settings.window or 0) + 1) * recipe.chunk
         branches = 1 if recipe.guidance == 1 else 2
         memory = models.memory_needed(self.config, branches, tokens, span, recipe.chunk)
         others = [] if preview is None else [preview.patcher]
-        mm.load_models_gpu([self.model, *self.model.get_nested_additional_models(), *others], memory_required=memory)
+        store = self.start.memory.store
+        film = self.start.planned[-1].latents[1] if self.start.planned else 0
+        growth = store.bytes_for(film) - store.nbytes
+        models_needed = [self.model, *self.model.get_nested_additional_models(), *others]
+        mm.load_models_gpu(models_needed, memory_required=memory + growth)
+        free = mm.get_free_memory(self.network.device)
+        if growth > free:
+            raise InputError(
+                f"memory: the {film} latent frames of this film take {growth / GIB:.1f} GiB more, and {self.network.device} has "
+                f"{free / GIB:.1f} GiB left: set a budget or 8bit storage in CausalCine Memory, or lower width, height or "
+                "seconds"
+            )
         self.model.pre_run()
         try:
             with attention(self.model.get_attachment(models.ATTENTION)):

@@ -80,6 +80,13 @@ class FrameStore:
         slabs = {id(slab): slab for slab in (self.hot, self.cold)}
         return sum(slab.capacity * slab.bytes_per_frame for slab in slabs.values())
 
+    def bytes_for(self, frames: int) -> int:
+        """Bytes that the slabs will take for a film of so many frames."""
+        if self.limit is not None:
+            return self.nbytes
+        more = max(0, frames - self.cold.capacity)
+        return self.nbytes + more * self.cold.bytes_per_frame
+
     def rows(self, slots: Sequence[Slot]) -> Rows:
         where = [slot.slab is not self.hot for slot in slots]
         cold = torch.tensor(where, device=self.device).expand(self.batch, -1) if any(where) else None

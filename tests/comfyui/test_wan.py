@@ -262,3 +262,12 @@ print("scale", float(theirs.std()), "difference", float((ours - theirs).abs().ma
     words = done.stdout.split()
     assert "difference" in words, done.stderr[-3000:]
     assert float(words[-1]) < 1e-3 < 0.1 < float(words[words.index("scale") + 1])
+
+
+def test_a_film_that_cannot_be_remembered_is_named_before_it_is_begun(server: Server, graph: dict[str, Any]) -> None:
+    sampler = find(graph, "CausalCineSampler")
+    graph[find(graph, "CausalCineShotList")]["inputs"]["seconds"] = 3600.0
+    graph[sampler]["inputs"] |= {"width": 1280, "height": 720}
+    run = server.run(graph)
+    assert "set a budget or 8bit storage in CausalCine Memory, or lower width, height or seconds" in run.error
+    assert not run.previews
