@@ -77,7 +77,9 @@ def film_needs(
         working=kept + activations,
         total=weights + memory + kept + activations,
         frames=frames,
-        kept_frames=frames if store.limit is None else min(frames, near - recipe.chunk + store.limit),  # no pinned chunk
+        kept_frames=frames
+        if store.limit is None
+        else min(frames, near - recipe.chunk + store.limit),  # no pinned chunk
         least_budget=least_budget(settings, frame, small, near, recipe.chunk),
     )
 

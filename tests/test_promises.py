@@ -238,7 +238,7 @@ def test_promise_7_streaming_decode_equals_whole_decode(pieces):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("sampler", ["euler", "renoise"])
+@pytest.mark.parametrize("sampler", ["euler", "unipc", "renoise"])
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
 def test_promise_8_same_seed_same_video(chunk, first, sampler, guidance):
     """One run, an appended run, and a run cancelled and resumed are equal; another seed is not."""

@@ -138,7 +138,7 @@ FAMILIES: tuple[Family, ...] = (
             chunk=8,
             first_chunk=8,
             steps=4,
-            sampler="euler",
+            sampler="unipc",
             window=2,
             top_k=0,
             sink=8,
@@ -149,7 +149,7 @@ FAMILIES: tuple[Family, ...] = (
             width=1280,
             height=704,
         ),
-        "its UniPC steps are run as Euler steps; not for the NVFP4 files",
+        "not for the NVFP4 files",
     ),
     Family(
         "wan-base",

@@ -10,7 +10,7 @@ from typing import Any
 from ..cut import Cut
 from ..errors import InputError
 
-SAMPLERS = ("euler", "renoise")
+SAMPLERS = ("euler", "unipc", "renoise")
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Recipe:
 
     chunk, first_chunk: latent frames. steps: denoising passes a chunk. levels: explicit timesteps in (0, 1000],
     already shifted, instead of `steps`. first_levels: those of the film's first chunk, where it needs more passes than
-    the rest. shift: of the flow-match schedule. sampler: `euler` on the ODE, or `renoise`
-    (predict the clean latents, add fresh noise at the next level). guidance: 1 = none, else a second, unguided
-    branch with its own memory under the `negative` prompt. window (chunks) and top_k (frames): memory as trained.
+    the rest. shift: of the flow-match schedule. sampler: `euler` or `unipc` (of second order, for fewer steps) on the ODE,
+    or `renoise` (predict the clean latents, add fresh noise at the next level). guidance: 1 = none, else a second,
+    unguided branch with its own memory under the `negative` prompt. window (chunks) and top_k (frames): memory as trained.
     context_noise: level in [0, 1) at which a finished chunk is written to memory. seconds: default length of a shot.
     sink: first latent frames of the film that are always seen. cut: how shots follow one another (`cut.Cut`), with its
     numbers cut_keep (latent frames) and cut_jump (positions) and its words cut_phrase.

@@ -20,6 +20,7 @@ from ..story import PlannedChunk
 from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
+from .solvers import SOLVERS
 from .state import ChunkRecord, State, open_store
 
 TextLayers = tuple[tuple[Tensor, Tensor], ...]
@@ -233,17 +234,11 @@ def _make_chunk(
         guided, unguided = out.chunk(2)
         return unguided + recipe.guidance * (guided - unguided)
 
-    x = noise()
+    x, solver = noise(), SOLVERS[recipe.sampler]()
     levels = sampling_levels(recipe, first=chunk.index == 0).tolist()
     for step, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
-        v = velocity(x, level)
-        clean = predict_clean(x, v, level)
-        if following == 0:
-            x = clean
-        elif recipe.sampler == "euler":
-            x = x + (following - level) * v
-        else:
-            x = add_noise(clean, noise(), following)
+        clean = predict_clean(x, velocity(x, level), level)
+        x = clean if following == 0 else solver.step(x, clean, level, following, noise)
         if on_step is not None:
             on_step(StepInfo(chunk, step + 1, len(levels) - 1, clean))
     memory = scene.write(x, chunk, text, state, view)

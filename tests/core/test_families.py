@@ -48,7 +48,7 @@ def test_numbers_of_the_table():
     for key, steps in (("causal-forcing-2step", 2), ("causal-forcing-1step", 1)):
         assert (row[key].chunk, row[key].steps, row[key].first_levels) == (1, steps, four)
     five = row["longlive-2"]
-    assert (five.chunk, five.fps, five.width, five.height, five.sampler) == (8, 24, 1280, 704, "euler")
+    assert (five.chunk, five.fps, five.width, five.height, five.sampler) == (8, 24, 1280, 704, "unipc")
 
 
 @pytest.mark.parametrize(

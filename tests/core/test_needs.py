@@ -70,7 +70,9 @@ def test_inspect_says_what_a_film_needs(capsys):
     nano = str(BUILT_IN["nano"])
     assert cli.main(["inspect", nano, "--seconds", "60", "--dtype", "float32", "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)["film"]
-    assert cli.main(["inspect", nano, "--seconds", "60", "--memory-storage", "8bit", "--dtype", "float32", "--json"]) == 0
+    assert (
+        cli.main(["inspect", nano, "--seconds", "60", "--memory-storage", "8bit", "--dtype", "float32", "--json"]) == 0
+    )
     small = json.loads(capsys.readouterr().out)["film"]
     assert whole["size"] == "96x96"
     assert whole["frames"] == 240

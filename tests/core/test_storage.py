@@ -182,7 +182,9 @@ def test_descriptors_of_a_run_are_read_where_they_lie():
     assert rows.run is not None
     lying = store.descriptors(1, rows)
     assert torch.equal(lying, store.hot.descriptors(1, rows.index))
-    assert lying.untyped_storage().data_ptr() == store.descriptors(1, state.memory.rows([0])).untyped_storage().data_ptr()
+    assert (
+        lying.untyped_storage().data_ptr() == store.descriptors(1, state.memory.rows([0])).untyped_storage().data_ptr()
+    )
     apart = state.memory.rows([1, 2, 5])
     assert apart.run is None
     assert torch.equal(store.descriptors(1, apart), store.hot.descriptors(1, apart.index))
