@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from causalcine_core.model import PRESETS, save_checkpoint
 from causalcine_core.model.compact import compact
-from causalcine_core.sampling import Recipe
+from causalcine_core.sampling import SAMPLERS, Recipe
 from causalcine_core.text import TextConfig
 from causalcine_core.vae import load_vae
 
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quality", type=Path, help="report of training.evaluation, JSON")
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--sampler", choices=SAMPLERS, default="unipc")
     parser.add_argument("--guidance", type=float, default=3.0)
     args = parser.parse_args(argv)
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     quality = json.loads(args.quality.read_text()) if args.quality else None
     rollout = Recipe(
         steps=args.steps,
+        sampler=args.sampler,
         shift=recipe["shift"],
         guidance=args.guidance,
         window=recipe["window"],
