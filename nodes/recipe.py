@@ -50,7 +50,7 @@ class CausalCineRecipe(io.ComfyNode):
                     "sampler",
                     options=[AS_MODEL, *SAMPLERS],
                     default=AS_MODEL,
-                    tooltip="euler: many steps. renoise: distilled models of few steps.",
+                    tooltip="euler or unipc: many steps, of which unipc needs fewer. renoise: distilled models of few steps.",
                 ),
                 io.Float.Input(
                     "guidance",
