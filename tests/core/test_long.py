@@ -26,7 +26,7 @@ def test_a_film_goes_on_beyond_1024_latent_frames(pipe: Pipeline, chunk: int, ch
     around = starts[crossed - 1 : crossed + 3]
     assert max(around) <= max(starts[10 : crossed - 1]) * 1.2
     recalled = state.records[-1].routing
-    assert 0 <= recalled.min() and recalled.max() < chunk * (chunks - 1 - recipe.window)
+    assert recalled.min() >= 0 and recalled.max() < chunk * (chunks - 1 - recipe.window)
     report = build_report(state, model=film.describe(), warnings=[])
     assert len(report["chunks"]) == chunks
     assert memory_map(report).size[0] > 100
