@@ -45,7 +45,7 @@ def main(request: pytest.FixtureRequest) -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with small random files."""
     folder = tmp_path_factory.mktemp("weights")
-    for kind in ("checkpoints", "diffusion_models/wan", "vae", "text_encoders"):
+    for kind in ("checkpoints", "diffusion_models/wan", "vae", "text_encoders", "loras"):
         (folder / kind).mkdir(parents=True)
     random_checkpoint(folder / "checkpoints/random.safetensors")
     random_checkpoint(folder / "checkpoints/other.safetensors", seed=1)
@@ -63,6 +63,9 @@ def server(main: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) 
     install(base)
     (base / "custom_nodes/test_helpers").symlink_to(HERE / "helper_nodes", target_is_directory=True)
     (base / "models").symlink_to(weights, target_is_directory=True)
+    gguf = main.parent / "custom_nodes/ComfyUI-GGUF"
+    if gguf.is_dir():  # where it is installed, our nodes are tried on its MODELs
+        (base / "custom_nodes/ComfyUI-GGUF").symlink_to(gguf, target_is_directory=True)
     running = Server(main, base)
     try:
         yield running

@@ -119,21 +119,25 @@ def test_a_training_file_is_read_and_the_node_says_what_was_taken(
     assert "Self-Forcing: chosen by you" in said
 
 
-@pytest.mark.parametrize("loader", ["CausalCineModelLoader", "UNETLoader"])
-def test_a_lora_acts_exactly_as_if_merged(server: Server, graph: dict[str, Any], weights: Path, loader: str) -> None:
-    """On our loader's MODEL and on a stock one: LoraLoaderModelOnly gives the film of the merged weights, and another one
-    than without."""
-    folder, generator = weights / "diffusion_models", torch.Generator().manual_seed(0)
-    merged = load_file(folder / "causal_wan_1.3b.safetensors")
-    lora = {}
+def lora_into(merged: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A small LoRA on three layers, merged into the weights that are given."""
+    generator, lora = torch.Generator().manual_seed(0), {}
     for name in ("blocks.0.self_attn.q", "blocks.1.self_attn.o", "blocks.0.ffn.0"):
         weight = merged[f"{name}.weight"]
         down = torch.randn(4, weight.shape[1], generator=generator) * 0.3
         up = torch.randn(weight.shape[0], 4, generator=generator) * 0.3
         lora |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
         merged[f"{name}.weight"] = (weight.float() + up @ down).to(weight.dtype)
-    (weights / "loras").mkdir(exist_ok=True)
-    save_file(lora, weights / "loras/tiny.safetensors")
+    return lora
+
+
+@pytest.mark.parametrize("loader", ["CausalCineModelLoader", "UNETLoader"])
+def test_a_lora_acts_exactly_as_if_merged(server: Server, graph: dict[str, Any], weights: Path, loader: str) -> None:
+    """On our loader's MODEL and on a stock one: LoraLoaderModelOnly gives the film of the merged weights, and another one
+    than without."""
+    folder = weights / "diffusion_models"
+    merged = load_file(folder / "causal_wan_1.3b.safetensors")
+    save_file(lora_into(merged), (weights / "loras").joinpath("tiny.safetensors"))
     save_file(merged, folder / "merged.safetensors")
 
     def model(name: str) -> dict[str, Any]:
@@ -155,6 +159,57 @@ def test_a_lora_acts_exactly_as_if_merged(server: Server, graph: dict[str, Any],
     assert run.status == "success", run.error
     assert float(run.history["outputs"]["70"]["text"][0]) < 1 / 255
     assert float(run.history["outputs"]["71"]["text"][0]) > 4 / 255
+
+
+GGUF = """
+import sys, gguf, numpy
+from safetensors.numpy import load_file, save_file
+source, target, plain = sys.argv[1:]
+writer, kept = gguf.GGUFWriter(target, "wan"), {}
+for name, data in load_file(source).items():
+    data = data.astype(numpy.float32)
+    kept[name] = data
+    if data.ndim > 4:
+        writer.add_array("comfy.gguf.orig_shape." + name, [int(side) for side in data.shape])
+        data = data.reshape(len(data), -1)
+    elif data.ndim == 2 and data.shape[1] % 32 == 0 and name.startswith("blocks."):
+        kind = gguf.GGMLQuantizationType.Q8_0
+        data = gguf.quants.quantize(data, kind)
+        kept[name] = gguf.quants.dequantize(data, kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
+        continue
+    writer.add_tensor(name, data)
+writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+save_file(kept, plain)
+"""
+
+
+def test_a_lora_on_a_gguf_model_acts_as_if_merged(
+    main: Path, server: Server, graph: dict[str, Any], weights: Path
+) -> None:
+    """C54: the MODEL of the GGUF pack, weights in 8 bits and dequantised layer by layer, with a LoRA node after it."""
+    if not (main.parent / "custom_nodes/ComfyUI-GGUF").is_dir():
+        pytest.skip("ComfyUI-GGUF is not installed there")
+    folder = weights / "diffusion_models"
+    files = [folder / name for name in ("causal_wan_1.3b.safetensors", "small.gguf", "small.safetensors")]
+    subprocess.run([python_of(main), "-c", GGUF, *map(str, files)], check=True, timeout=100)
+    merged = load_file(files[2])
+    save_file(lora_into(merged), (weights / "loras").joinpath("gguf.safetensors"))
+    save_file(merged, folder / "merged_gguf.safetensors")
+    recipe, sampler = (graph[find(graph, f"CausalCine{kind}")]["inputs"] for kind in ("Recipe", "Sampler"))
+    graph["30"] = node("UnetLoaderGGUF", unet_name="small.gguf")
+    graph["31"] = node("UNETLoader", unet_name="merged_gguf.safetensors", weight_dtype="default")
+    graph["32"] = node("LoraLoaderModelOnly", model=["30", 0], lora_name="gguf.safetensors", strength_model=1.0)
+    for i, source in enumerate(("30", "31", "32")):
+        graph[f"4{i}"] = node("CausalCineRecipe", **(recipe | {"model": [source, 0]}))
+        graph[f"5{i}"] = node("CausalCineSampler", **(sampler | {"model": [f"4{i}", 0]}))
+        graph[f"6{i}"] = node("CausalCineStreamingDecode", samples=[f"5{i}", 0], vae=sampler["vae"])
+    graph["70"] = node("TestCompareImages", a=["61", 0], b=["62", 0])
+    graph["71"] = node("TestCompareImages", a=["61", 0], b=["60", 0])
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    apart, effect = (float(run.history["outputs"][key]["text"][1]) for key in ("70", "71"))
+    assert apart < 0.05 * effect and effect > 0.5 / 255
 
 
 def test_text_of_another_model_is_named(server: Server, graph: dict[str, Any]) -> None:
