@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import resource
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ from causalcine_core import MemorySettings, Pipeline, State, Story
 from causalcine_core.errors import InputError
 from causalcine_core.model import PRESETS
 from causalcine_core.sampling import Chunk
+from causalcine_core.story import parse_size
 
 from .against import against_reference
 from .shapes import measure_shape
@@ -166,14 +166,11 @@ def _shape(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             f"chunks is {args.chunks}: it must be at least 20, so that early and late ones can be told apart"
         )
-    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", args.size)
-    if size is None:
-        raise InputError(f"size is {args.size!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
     return measure_shape(
         args.model,
         device=args.device,
         dtype=getattr(torch, args.dtype) if args.dtype else None,
-        size=(int(size[1]), int(size[2])),
+        size=parse_size(args.size),
         chunks=args.chunks,
         layers=args.layers,
         memory=MemorySettings(budget=args.memory_budget, storage=args.memory_storage),

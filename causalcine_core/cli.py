@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import InputError, WorkerLostError
-from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, plan
+from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, parse_size, plan
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -576,10 +576,7 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
         config, recipe = info.config, choose_family(info.config, info.header).recipe
     width, height = recipe.width, recipe.height
     if args.size is not None:
-        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(args.size))
-        if match is None:
-            raise InputError(f"size is {args.size!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
-        width, height = int(match[1]), int(match[2])
+        width, height = parse_size(args.size)
     settings = _memory_settings(args)
     needs = film_needs(
         config,

@@ -96,6 +96,14 @@ def pace_notes(fps: float | None, trained: float) -> list[str]:
     return [f"the model moves at {trained:g} fps; at {fps:g} fps its motion looks {fps / trained:.3g} times as fast"]
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """`(width, height)` of a text such as `832x480`; `check_size` says whether a model can make it."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if match is None:
+        raise InputError(f"size is {text!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
+    return int(match[1]), int(match[2])
+
+
 def check_size(width: object, height: object, multiple: int = 16) -> tuple[int, int]:
     """`(width, height)` in pixels, if a model whose VAE stride times patch size is `multiple` can make it.
 

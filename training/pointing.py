@@ -11,6 +11,7 @@ all layers that know of the text, open the way:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -64,10 +65,16 @@ class Pointing:
         return {name: torch.cat(part).mean() for name, part in parts.items() if any(len(t) for t in part)}
 
 
+@functools.cache
+def _codes(width: int) -> Tensor:
+    """The direction of each name, `[names, width]`: random, of length 1, and always the same."""
+    codes = torch.randn(len(NAMES), width, generator=torch.Generator().manual_seed(0))
+    return nn.functional.normalize(codes, dim=1)
+
+
 def _naming(descriptors: Tensor, names: Tensor) -> Tensor:
     """Divergence `[n]` of the names that descriptors `[..., H D]` tell from those that are there, where any is."""
     there = names.sum(-1) > 0
-    codes = torch.randn(len(NAMES), descriptors.shape[-1], generator=torch.Generator().manual_seed(0))
-    logits = descriptors[there] @ nn.functional.normalize(codes, dim=1).T.to(descriptors.device)
+    logits = descriptors[there] @ _codes(descriptors.shape[-1]).T.to(descriptors.device)
     target = names[there] / names[there].sum(-1, keepdim=True)
     return nn.functional.kl_div(logits.log_softmax(-1), target, reduction="none").sum(-1)

@@ -140,26 +140,23 @@ def packed_loss(
     run = chunks[0] if len(set(chunks)) == 1 else 1
 
     def answer(who: Model, prompts: Sequence[Sequence[str]], view: View) -> Tensor:
-        said = ["" if dropped else text for of, dropped in zip(prompts, drop, strict=True) for text in of]
+        said = [text for of in prompts for text in of]
         unique = list(dict.fromkeys(said))
         rows = torch.tensor([unique.index(text) for text in said], device=clean.device).view(-1, len(chunks))
         rows = torch.cat([_each(rows[:, :-1], lengths[:-1]), _each(rows[:, first:], lengths[first:])], 1)
         text = TextKV(project_text(who.net, who.text.encode(unique)), rows, run)
         return who.net(packed, timesteps, text, view)[:, :, packed_view.clean :]
 
-    by_name = [
-        [a != b and not dropped for a, b in zip(s.prompts, s.described, strict=True)]
-        for s, dropped in zip(samples, drop, strict=True)
-    ]
-    told_names = [
-        [("" if dropped else prompt) for prompt in s.prompts] for s, dropped in zip(samples, drop, strict=True)
-    ]
-    pointing = Pointing(packed_view, told_names, by_name)
-    velocity = answer(model, [s.prompts for s in samples], pointing)
+    withheld = ("",) * len(chunks)
+    prompts = [withheld if dropped else s.prompts for s, dropped in zip(samples, drop, strict=True)]
+    described = [withheld if dropped else s.described for s, dropped in zip(samples, drop, strict=True)]
+    by_name = [[a != b for a, b in zip(*of, strict=True)] for of in zip(prompts, described, strict=True)]
+    pointing = Pointing(packed_view, prompts, by_name)
+    velocity = answer(model, prompts, pointing)
     target = (noise - clean)[:, :, packed_view.history :]
     if teacher is not None and any(any(of[first:]) for of in by_name):
         with torch.no_grad():
-            told = answer(teacher, [s.described for s in samples], packed_view)
+            told = answer(teacher, described, packed_view)
         named = _each(torch.tensor(by_name, device=clean.device)[:, first:], lengths[first:])
         target = torch.where(named[:, None, :, None, None], told, target)
     error = (velocity - target).square().mean((1, 3, 4))  # B F
