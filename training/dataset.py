@@ -13,7 +13,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from torch import Tensor
 from causalcine_core.story import Story
 from causalcine_core.vae import WanVAE, load_vae, normalize
 from training.data.grammar import NAMES, mentions, with_looks
-from training.data.world import FRAMINGS, Film, make_film, make_still
+from training.data.world import FRAMINGS, Film, make_film, plan_still
 
 CHUNK = 3
 _PIECE = 48  # pixel frames encoded at once
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the frame
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Sample:
 
     latents: model space `[C, F, h, w]`. chunks: latent frames of each. prompts: text of each chunk. described: the
     same, with the looks of everybody whom a prompt calls by name only. weights: of each chunk in the loss; those before
-    the first weight above 0 are history only.
+    the first weight above 0 are history only. cast: of each frame, who is where: boxes by name.
     """
 
     latents: Tensor
@@ -47,6 +49,7 @@ class Sample:
     prompts: tuple[str, ...]
     described: tuple[str, ...]
     weights: tuple[float, ...]
+    cast: tuple[Mapping[str, Box], ...]
 
 
 def encode_film(vae: WanVAE, film: Film) -> Tensor:
@@ -65,24 +68,29 @@ def encode_film(vae: WanVAE, film: Film) -> Tensor:
 
 
 def film_record(film: Film) -> dict[str, Any]:
-    """What training needs to know of a film: prompts, chunk ranges, who is named and who was described where."""
+    """What training needs to know of a film or still: prompts, chunk ranges, who is named and who was described where,
+    and in which box of which latent frame."""
     prompts = Story.from_dict(film.story())
     shots = []
     for i, shot in enumerate(film.shots):
         shots.append(
             {
                 "prompt": prompts.prompt(i),
-                "chunks": [_chunk_at(shot.first), _chunk_at(shot.end)],
+                "chunks": [(at + 3) // (4 * film.chunk) for at in (shot.first, shot.end)],
                 "names": [character.name for character in shot.characters],
                 "name_only": bool(shot.name_only),
             }
         )
-    return {"shots": shots}
+    return {"shots": shots, "cast": [_boxes(film, frame) for frame in range((film.frames + 3) // 4)]}
 
 
-def _chunk_at(frame: int) -> int:
-    """Chunk that begins at a pixel frame of a cut: boundaries are 9, 21, 33, ..."""
-    return 0 if frame == 0 else (frame + CHUNK) // (4 * CHUNK)
+def _boxes(film: Film, latent_frame: int) -> dict[str, list[float]]:
+    """Who is where in the middle of the pixel frames that a latent frame stands for."""
+    frame = max(4 * latent_frame - 1, 0)
+    width, height = film.size
+    names = [character.name for character in film.shot_at(frame).characters]
+    scaled = [np.divide(box, (width, height, width, height)).round(3).tolist() for box in film.boxes(frame)]
+    return dict(zip(names, scaled, strict=True))
 
 
 def make_shards(kind: str, vae: WanVAE, out: Path, count: int, first_seed: int, per_shard: int) -> None:
@@ -99,9 +107,9 @@ def make_shards(kind: str, vae: WanVAE, out: Path, count: int, first_seed: int, 
         if kind == "stills":
             pictures = []
             for seed in seeds:
-                picture, caption, _ = make_still(seed)
-                pictures.append(torch.from_numpy(picture))
-                records.append({"shots": [{"prompt": caption, "chunks": [0, 1], "names": [], "name_only": False}]})
+                planned = plan_still(seed)
+                pictures.append(torch.from_numpy(planned.render()[0]))
+                records.append(film_record(planned))
             for part in torch.stack(pictures).split(32):
                 latent, _ = vae.encode(part.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1)
                 latents.extend(latent)
@@ -146,7 +154,8 @@ def still(shards: Shards, rng: random.Random) -> Sample:
     first, end = shot["chunks"]
     latents = _normal(shards.latents[i])
     frame = rng.randrange(latents.shape[1]) if latents.shape[1] < CHUNK else rng.randrange(first * CHUNK, end * CHUNK)
-    return Sample(latents[:, frame : frame + 1], (1,), (shot["prompt"],), (shot["prompt"],), (1.0,))
+    cast = shards.records[i]["cast"][frame]
+    return Sample(latents[:, frame : frame + 1], (1,), (shot["prompt"],), (shot["prompt"],), (1.0,), (cast,))
 
 
 def clip(shards: Shards, rng: random.Random, length: int, name_only_weight: float) -> Sample:
@@ -212,8 +221,8 @@ class Reunions:
             if len({m.looks for m in mentions(self._prompt(stranger))} - set(called)) <= len(NAMES) - len(called):
                 before.append(stranger)
         rng.shuffle(before)
-        history = [self._renamed(i, called, rng) for i in before]
-        described = self._renamed(target, called, rng)
+        renamed = [self._renamed(i, called, rng) for i in (*before, target)]
+        *history, described = (prompt for prompt, _ in renamed)
         last = described
         for mention in mentions(described):
             last = last.replace(mention.text, "", 1)
@@ -223,19 +232,25 @@ class Reunions:
             (*history, last),
             (*history, described),
             (0.0,) * (length - 1) + (1.0,),
+            tuple(cast for _, cast in renamed),
         )
 
     def _prompt(self, i: int) -> str:
         return self.stills.records[i]["shots"][0]["prompt"]
 
-    def _renamed(self, i: int, called: dict[tuple[str, str, str], str], rng: random.Random) -> str:
-        """A caption with the names that belong to these looks; everybody else takes one of the names that are left."""
+    def _renamed(
+        self, i: int, called: dict[tuple[str, str, str], str], rng: random.Random
+    ) -> tuple[str, dict[str, Box]]:
+        """A caption and its cast with the names that belong to these looks; everybody else takes one of the names that
+        are left."""
         prompt = self._prompt(i)
         free = [name for name in NAMES if name not in called.values()]
+        cast = {}
         for mention in mentions(prompt):
             name = called.get(mention.looks) or free.pop(rng.randrange(len(free)))
             prompt = prompt.replace(mention.name + mention.text, name.upper() + mention.text, 1)
-        return prompt.replace("[CHARACTER", "[character")
+            cast[name] = self.stills.records[i]["cast"][0][mention.name]
+        return prompt.replace("[CHARACTER", "[character"), cast
 
 
 def _framing(caption: str) -> str:
@@ -259,6 +274,7 @@ def _gather(shards: Shards, i: int, chosen: Sequence[int], name_only_weight: flo
         tuple(s["prompt"] for s in of),
         tuple(with_looks(s["prompt"], texts) for s in of),
         tuple(name_only_weight if s["name_only"] else 1.0 for s in of),
+        tuple(shards.records[i]["cast"][frame] for frame in frames),
     )
 
 

@@ -73,7 +73,7 @@ class TrainRecipe:
     clip_length: int = 4
     clip_window: int = 1
     reunion_lengths: tuple[int, ...] = (2, 2, 3, 4)
-    auxiliary: dict[str, float] = field(default_factory=lambda: {"naming": 0.3, "pointing": 0.3})
+    auxiliary: dict[str, float] = field(default_factory=lambda: {"naming": 0.3, "pointing": 0.3, "binding": 0.3})
     window: int = 3
     top_k: int = 5
     name_only_weight: float = 2.0
@@ -131,7 +131,8 @@ def packed_loss(
     first = next(i for i in range(len(chunks)) if any(s.weights[i] for s in samples))
     clean = torch.stack([s.latents for s in samples])
     _, ph, pw = model.net.config.patch_size
-    rope = Rope(model.net.config.head_dim, (clean.shape[3] // ph, clean.shape[4] // pw), clean.device)
+    grid = (clean.shape[3] // ph, clean.shape[4] // pw)
+    rope = Rope(model.net.config.head_dim, grid, clean.device)
     packed_view = PackedView(chunks, settings, rope, clean.device, first=first)
     packed = packed_view.pack(clean, add_noise(clean, noise, levels[:, None, None, None, None]))
     timesteps = torch.zeros(len(samples), packed_view.frames, device=clean.device)
@@ -151,7 +152,7 @@ def packed_loss(
     prompts = [withheld if dropped else s.prompts for s, dropped in zip(samples, drop, strict=True)]
     described = [withheld if dropped else s.described for s, dropped in zip(samples, drop, strict=True)]
     by_name = [[a != b for a, b in zip(*of, strict=True)] for of in zip(prompts, described, strict=True)]
-    pointing = Pointing(packed_view, prompts, by_name)
+    pointing = Pointing(packed_view, prompts, by_name, [s.cast for s in samples], grid)
     velocity = answer(model, prompts, pointing)
     target = (noise - clean)[:, :, packed_view.history :]
     if teacher is not None and any(any(of[first:]) for of in by_name):

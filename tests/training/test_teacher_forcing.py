@@ -16,6 +16,7 @@ from causalcine_core.vae import normalize
 from training import teacher_forcing
 from training.data.grammar import mentions
 from training.dataset import Reunions, Sample, Shards, clip, film, still
+from training.pointing import _cover
 from training.teacher_forcing import Model, Phase, Trainer, TrainRecipe, draw_levels, packed_loss
 
 from ..helpers import TINY
@@ -37,7 +38,7 @@ def flow_loss(*given, **named) -> torch.Tensor:
 def sample(chunks: int, seed: int = 0) -> Sample:
     latents = torch.randn(16, 3 * chunks, 4, 4, generator=torch.Generator().manual_seed(seed))
     prompts = ("a red cat",) * chunks
-    return Sample(latents, (3,) * chunks, prompts, prompts, (1.0,) * chunks)
+    return Sample(latents, (3,) * chunks, prompts, prompts, (1.0,) * chunks, ({},) * 3 * chunks)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def shards(tmp_path):
     save_file(
         {"latents": latents.contiguous()},
         str(tmp_path / "films-0.safetensors"),
-        metadata={"records": json.dumps([{"shots": shots}] * 4)},
+        metadata={"records": json.dumps([{"shots": shots, "cast": [{}] * 21}] * 4)},
     )
     return tmp_path
 
@@ -149,6 +150,39 @@ def test_pointing_asks_routing_for_the_frames_that_show_who_is_named():
     assert packed_loss(made, [one], settings, levels, noise, [False])[1]["naming"] != naming
 
 
+def test_binding_lets_each_of_two_in_a_frame_find_itself():
+    """Less where the tokens of two characters learn to tell who they are, none where nobody is to be seen."""
+    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    prompts = ("[character1], a red cat,", "[character2], a red cat,", "[character1] [character2]")
+    left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+    names = ("[character1]", "[character2]")
+    cast = ({names[0]: left},) * 3 + ({names[1]: right},) * 3 + (dict(zip(names, (left, right), strict=True)),) * 3
+    one = replace(sample(3), prompts=prompts, described=prompts, cast=cast)
+    noise = torch.randn(1, 16, 9, 4, 4, generator=torch.Generator().manual_seed(1))
+
+    def binding(s, drop=False):
+        return packed_loss(made, [s], settings, levels, noise, [drop])[1].get("binding", 0)
+
+    assert binding(replace(one, cast=({},) * 9)) == binding(one, drop=True) == 0
+    assert binding(one).item() > 0.5
+    optimizer = torch.optim.Adam(made.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        binding(one).backward()
+        optimizer.step()
+    assert binding(one).item() < 0.1
+    swapped = (*cast[:6], *(dict(zip(names, (right, left), strict=True)),) * 3)
+    assert binding(replace(one, cast=swapped)).item() > 1  # it went by where they are
+
+
+def test_a_character_is_where_its_box_lies():
+    """Shares of the tokens that a box covers, row by row."""
+    assert _cover((0.0, 0.5, 1.0, 1.0), (2, 2)) == [0, 0, 0.5, 0.5]
+    assert _cover((0.25, 0.0, 0.75, 0.5), (2, 2)) == [0.5, 0.5, 0, 0]
+    assert _cover((0.0, 0.0, 0.75, 0.5), (2, 2)) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert _cover(None, (2, 2)) == _cover((0.0, 1.0, 0.5, 1.0), (2, 2)) == [0, 0, 0, 0]
+
+
 def test_samples_show_what_they_name(shards):
     """The last chunk of a clip is of the name-only shot and a chunk of the describing shot comes before it."""
     films = Shards(shards, "films")
@@ -181,7 +215,13 @@ CAPTIONS = (
 
 @pytest.fixture
 def stills(tmp_path):
-    records = [{"shots": [{"prompt": c, "chunks": [0, 1], "names": [], "name_only": False}]} for c in CAPTIONS]
+    records = [
+        {
+            "shots": [{"prompt": caption, "chunks": [0, 1], "names": [], "name_only": False}],
+            "cast": [{m.name: (i / 10, 0.0, (i + j + 1) / 10, 1.0) for j, m in enumerate(mentions(caption))}],
+        }
+        for i, caption in enumerate(CAPTIONS)
+    ]
     latents = torch.arange(float(len(CAPTIONS))).view(-1, 1, 1, 1, 1).expand(-1, 16, 1, 4, 4).half()
     save_file(
         {"latents": latents.contiguous()}, str(tmp_path / "stills-0.safetensors"), {"records": json.dumps(records)}
@@ -202,7 +242,12 @@ def test_a_reunion_calls_by_name_whom_an_earlier_frame_described(stills):
         *before, last = made.prompts
         assert not mentions(last)
         assert made.described[:-1] == made.prompts[:-1]
-        shown = mentions(CAPTIONS[values.index(float(made.latents[0, -1, 0, 0]))])  # the truth behind the last frame
+        truth = values.index(float(made.latents[0, -1, 0, 0]))  # of the last frame
+        shown = mentions(CAPTIONS[truth])
+        assert sorted(made.cast[-1].values()) == [
+            (truth / 10, 0.0, (truth + j + 1) / 10, 1.0) for j in range(len(shown))
+        ]
+        assert [list(at) for at in made.cast] == [[m.name for m in mentions(prompt)] for prompt in made.described]
         named = [f"[character{n}]" for n in "123" if f"[character{n}]" in last]
         described = {m.name: m.looks for prompt in before for m in mentions(prompt) if m.name in named}
         assert sorted(described.values()) == sorted(m.looks for m in shown)

@@ -375,8 +375,8 @@ def make_clip(
     return make_film(seed, frames / fps, fps, size, chunk, shots=shots)
 
 
-def make_still(seed: int, size: tuple[int, int] = (96, 96)) -> tuple[np.ndarray, str, Shot]:
-    """One frame uint8 [H, W, 3] of a fully described shot, its caption and its truth; every seed another look.
+def plan_still(seed: int, size: tuple[int, int] = (96, 96)) -> Film:
+    """A film of one frame that describes everybody in it; every seed another look. Nothing is drawn yet.
 
     In half of the stills the caption begins with a film's sentence, as prompts of films do.
     """
@@ -406,8 +406,13 @@ def make_still(seed: int, size: tuple[int, int] = (96, 96)) -> tuple[np.ndarray,
         float(rng.uniform(0, 6)),
     )
     story = film_caption(len(company), [setting], rng) if rng.uniform() < 0.5 else ""
-    film = Film(seed, story, (shot,), 16, size, 1)
-    return film.render()[0], film.prompt(0), shot
+    return Film(seed, story, (shot,), 16, size, 1)
+
+
+def make_still(seed: int, size: tuple[int, int] = (96, 96)) -> tuple[np.ndarray, str, Shot]:
+    """The frame of `plan_still`, uint8 [H, W, 3], its caption and its truth."""
+    film = plan_still(seed, size)
+    return film.render()[0], film.prompt(0), film.shots[0]
 
 
 def random_story(seed: int, seconds: float = 15.0, size: tuple[int, int] = (96, 96)) -> dict[str, Any]:
