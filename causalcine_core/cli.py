@@ -71,11 +71,9 @@ def _is_first() -> bool:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """A polite kill ends like Ctrl-C, so that nothing half-written stays; in a team it means that the others are gone."""
+    """A polite kill ends like Ctrl-C, so that nothing half-written stays."""
 
     def stop(*_: object) -> NoReturn:
-        if "WORLD_SIZE" in os.environ:
-            raise WorkerLostError("the launcher stopped this worker")
         raise KeyboardInterrupt
 
     try:
@@ -273,6 +271,8 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
     asked: dict[str, Any] = {"state": state, "memory": _memory_settings(args)}
     asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
     team = Team.join(args.device)
+    if team is not None:  # a launcher asks its workers to stop when one of them is gone
+        signal.signal(signal.SIGTERM, lambda *_: team.stop())
     pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype, team=team)
     if not _is_first():
         for _ in pipe.stream(story, decode=False, **asked):

@@ -8,9 +8,9 @@ heads, and what a chunk recalls is chosen by the sum of everyone's scores.
 from __future__ import annotations
 
 import os
-import re
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 from math import prod
@@ -30,6 +30,7 @@ class Team:
 
     rank: int
     size: int
+    _stopped: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod
     def join(cls, device: str | None = None, timeout: timedelta = timedelta(minutes=10)) -> Team | None:
@@ -46,6 +47,10 @@ class Team:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
         return cls(dist.get_rank(), size)
+
+    def stop(self) -> None:
+        """Make the next exchange a `WorkerLostError`: what this worker is at until then, such as saving, it may finish."""
+        self._stopped.set()
 
     def leave(self) -> None:
         """Take down what `join` set up."""
@@ -90,12 +95,14 @@ class Team:
         return [part.view(*shape) for part, shape in zip(taken.split(sizes), shapes, strict=True)]
 
     def _call(self, collective: Callable[[], Any]) -> None:
+        if self._stopped.is_set():
+            raise WorkerLostError("the launcher stopped this worker")
         try:
             collective()
-        except RuntimeError as error:
-            if isinstance(error, dist.DistError) or re.search("connection|timed out", str(error), re.IGNORECASE):
-                raise WorkerLostError("another worker went away") from error
+        except torch.OutOfMemoryError:
             raise
+        except RuntimeError as error:  # backends agree on no type and no words for a connection that broke
+            raise WorkerLostError(f"another worker went away ({str(error).splitlines()[0]})") from error
 
 
 @dataclass(frozen=True)

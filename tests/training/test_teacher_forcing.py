@@ -244,9 +244,8 @@ def test_a_reunion_calls_by_name_whom_an_earlier_frame_described(stills):
         assert made.described[:-1] == made.prompts[:-1]
         truth = values.index(float(made.latents[0, -1, 0, 0]))  # of the last frame
         shown = mentions(CAPTIONS[truth])
-        assert sorted(made.cast[-1].values()) == [
-            (truth / 10, 0.0, (truth + j + 1) / 10, 1.0) for j in range(len(shown))
-        ]
+        boxes = [[truth / 10, 0.0, (truth + j + 1) / 10, 1.0] for j in range(len(shown))]
+        assert sorted(made.cast[-1].values()) == boxes
         assert [list(at) for at in made.cast] == [[m.name for m in mentions(prompt)] for prompt in made.described]
         named = [f"[character{n}]" for n in "123" if f"[character{n}]" in last]
         described = {m.name: m.looks for prompt in before for m in mentions(prompt) if m.name in named}
