@@ -257,6 +257,17 @@ def _framing(caption: str) -> str:
     return next(framing for framing in FRAMINGS if f"{framing} " in caption)
 
 
+def take(shards: Shards, rng: random.Random, length: int) -> Sample:
+    """`length` chunks in a row of a shot that describes everybody: all that a model which never saw a cut is shown."""
+    for i in rng.sample(range(len(shards)), len(shards)):
+        shots = [shot["chunks"] for shot in shards.records[i]["shots"] if not shot["name_only"]]
+        starts = [start for first, end in shots for start in range(first, end - length + 1)]
+        if starts:
+            start = rng.choice(starts)
+            return _gather(shards, i, range(start, start + length), 1.0)
+    raise ValueError(f"no film has a shot of {length} chunks that describes everybody")
+
+
 def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:
     """A whole film."""
     i = rng.randrange(len(shards))

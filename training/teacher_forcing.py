@@ -78,7 +78,7 @@ class TrainRecipe:
     top_k: int = 5
     name_only_weight: float = 2.0
     precision: str = "auto"
-    batch: dict[str, int] = field(default_factory=lambda: {"still": 48, "reunion": 18, "clip": 6, "film": 1})
+    batch: dict[str, int] = field(default_factory=lambda: {"still": 48, "reunion": 18, "clip": 6, "take": 6, "film": 1})
     curriculum: tuple[Phase, ...] = ()
     save_every: float = 120
     log_every: int = 50
@@ -273,7 +273,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(rng.getrandbits(63))
         kind = self._kind(rng)
         samples = self._samples(kind, rng)
-        window = {"still": 0, "film": recipe.window}.get(kind, recipe.clip_window)
+        window = {"still": 0, "take": recipe.window, "film": recipe.window}.get(kind, recipe.clip_window)
         settings = MemorySettings(window, recipe.top_k)
         noise = torch.randn(len(samples), *samples[0].latents.shape, generator=generator)
         levels = draw_levels(len(samples), recipe.shift, generator)
@@ -319,6 +319,8 @@ class Trainer:
             return [self.reunions.draw(rng, length) for _ in range(count)]
         if kind == "clip":
             return [dataset.clip(self.films, rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
+        if kind == "take":
+            return [dataset.take(self.films, rng, recipe.clip_length) for _ in range(count)]
         return [dataset.film(self.films, rng, recipe.name_only_weight) for _ in range(count)]
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from causalcine_core.text import TextConfig
 from causalcine_core.vae import normalize
 from training import teacher_forcing
 from training.data.grammar import mentions
-from training.dataset import Reunions, Sample, Shards, clip, film, still
+from training.dataset import Reunions, Sample, Shards, clip, film, still, take
 from training.pointing import _cover
 from training.teacher_forcing import Model, Phase, Trainer, TrainRecipe, draw_levels, packed_loss
 
@@ -198,6 +198,12 @@ def test_samples_show_what_they_name(shards):
             assert set(chosen.described) == set(chosen.prompts) - {"[character1]"}
             seen += 1
     assert seen > 10
+    for i in range(10):
+        one = take(films, random.Random(i), 2)
+        assert one.prompts in (("[character1], a red cat,",) * 2, ("a cat",) * 2)
+        assert one.latents[0, :, 0, 0].diff().gt(0).all()  # frames in a row
+    with pytest.raises(ValueError, match="no film has a shot of 4 chunks"):
+        take(films, random.Random(0), 4)
     whole = film(films, random.Random(0), 2.0)
     assert whole.chunks == (3,) * 7
     assert still(films, random.Random(0)).latents.shape == (16, 1, 4, 4)

@@ -13,8 +13,11 @@ from causalcine_core.errors import InputError
 from causalcine_core.video import CARD, DIM, GROUND, INK, fit_text, font
 from training.data.world import Film
 
+from .intervals import Estimate
+
 DOCS = Path(__file__).parents[2] / "docs"
-BEGIN, END = "<!-- quality: written by training.evaluation.quality -->", "<!-- end of quality -->"
+MARKS = ("<!-- quality: written by training.evaluation.quality -->", "<!-- end of quality -->")
+CUT_MARKS = ("<!-- cuts: written by training.evaluation.cut_modes -->", "<!-- end of cuts -->")
 
 _ROWS = {  # figure: what it is called, the floor and the goal
     "cut_f1": ("cuts, F1 within 2 frames", 0.85, 0.97),
@@ -134,12 +137,36 @@ def quality_sheet(folder: Path, films: Sequence[Film], results: Sequence[dict[st
 
 def publish(quality: dict[str, Any], sheet: Image.Image, docs: Path = DOCS) -> None:
     """Write the tables between the marks of docs/quality.md, and the sheet beside it."""
-    page = docs / "quality.md"
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise InputError(f"{page} must hold the lines {BEGIN!r} and {END!r} once each")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{tables(quality)}{END}{after}", encoding="utf-8")
+    write_between(docs / "quality.md", MARKS, tables(quality))
     (docs / "images").mkdir(exist_ok=True)
     sheet.save(docs / "images" / "quality_sheet.jpg", quality=88)
+
+
+def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Replace what stands between two lines of a page. InputError if they are not there once each."""
+    begin, end = marks
+    whole = page.read_text(encoding="utf-8")
+    if whole.count(begin) != 1 or whole.count(end) != 1:
+        raise InputError(f"{page} must hold the lines {begin!r} and {end!r} once each")
+    before, rest = whole.split(begin)
+    page.write_text(f"{before}{begin}\n{text}{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def cut_tables(models: Sequence[tuple[str, dict[str, dict[str, Estimate]]]], stories: int) -> str:
+    """How each cut mode did, as Markdown: a table a model, a row a mode."""
+    columns = {
+        "cut_f1": "cuts, F1",
+        "cut_recall": "cuts, recall",
+        "setting": "setting",
+        "kind": "kind",
+        "colour": "colour",
+        "by_name_colour": "colour, by name only",
+    }
+    out = [f"{stories} unseen stories of 15 s for each mode, the same ones and the same noise.", ""]
+    for name, modes in models:
+        out += [f"| {name} | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+        for mode, figures in modes.items():
+            cells = [_both(figures[column].to_dict()) for column in columns]
+            out.append(f"| `{mode}` | {' | '.join(cells)} |")
+        out.append("")
+    return "\n".join(out)

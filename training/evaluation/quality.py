@@ -102,13 +102,17 @@ def is_recalled(film: Film, window: int) -> list[int]:
 
 @dataclass
 class Run:
-    """A checkpoint under test, its readers, and the folder of what is known so far: a JSON file for every film."""
+    """A checkpoint under test, its readers, and the folder of what is known so far: a JSON file for every film.
+
+    compare: make films that recall somebody once more without memory.
+    """
 
     pipe: Pipeline
     probe: Probe
     probe_file: Path
     out: Path
     ceilings: Path
+    compare: bool = True
 
     @property
     def window(self) -> int:
@@ -135,7 +139,7 @@ class Run:
         recalled = is_recalled(film, self.window)
         reading = time.perf_counter() - began
         extra = 0.0
-        if recalled and fork is not None and not long:
+        if recalled and fork is not None and self.compare and not long:
             began = time.perf_counter()
             plain = without_memory(self.pipe, fork, frames, ranges[recalled[-1]][1])
             extra = time.perf_counter() - began

@@ -13,7 +13,7 @@ from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
 from causalcine_core.sampling import Recipe
 from training.data.world import make_film
-from training.evaluation import publish, quality
+from training.evaluation import cut_modes, publish, quality
 from training.evaluation.probe import Probe, save_probe
 from training.evaluation.quality import (
     cut_figures,
@@ -168,15 +168,15 @@ def test_bad_arguments_are_one_sentence(tmp_path, readers, bad, capsys):
 def test_publishing_fills_the_page_between_its_marks(tmp_path, readers):
     out, docs = tmp_path / "run", tmp_path / "docs"
     docs.mkdir()
-    (docs / "quality.md").write_text(f"before\n{publish.BEGIN}\nold\n{publish.END}\nafter\n")
+    (docs / "quality.md").write_text(f"before\n{publish.MARKS[0]}\nold\n{publish.MARKS[1]}\nafter\n")
     assert main(["--out", str(out), "--stories", "1", "--long", "0"]) == 0
     report = json.loads((out / "quality.json").read_text())
     made = json.loads((out / "films/50000000.json").read_text())
     sheet = publish.quality_sheet(out, [make_film(50_000_000, size=(32, 32))], [made])
     publish.publish(report, sheet, docs)
     text = (docs / "quality.md").read_text()
-    assert text.startswith(f"before\n{publish.BEGIN}\n1 unseen stories")
-    assert text.endswith(f"{publish.END}\nafter\n")
+    assert text.startswith(f"before\n{publish.MARKS[0]}\n1 unseen stories")
+    assert text.endswith(f"{publish.MARKS[1]}\nafter\n")
     assert "old" not in text
     assert (docs / "images" / "quality_sheet.jpg").is_file()
     (docs / "quality.md").write_text("nothing to fill")
@@ -184,9 +184,26 @@ def test_publishing_fills_the_page_between_its_marks(tmp_path, readers):
         publish.publish(report, sheet, docs)
 
 
-def test_the_page_in_the_repository_has_its_marks():
-    text = (publish.DOCS / "quality.md").read_text(encoding="utf-8")
-    assert text.count(publish.BEGIN) == text.count(publish.END) == 1
+@pytest.mark.parametrize(("page", "marks"), [("quality.md", publish.MARKS), ("cuts.md", publish.CUT_MARKS)])
+def test_the_pages_in_the_repository_have_their_marks(page, marks):
+    text = (publish.DOCS / page).read_text(encoding="utf-8")
+    assert [text.count(mark) for mark in marks] == [1, 1]
+
+
+def test_each_cut_mode_makes_the_same_stories(tmp_path, readers, monkeypatch, capsys):
+    """A folder a mode; the modes act (jumps move what is seen), and what is there is not made again."""
+    arguments = ["--model", "some.safetensors", "--out", str(tmp_path), "--stories", "1", "--probe", str(readers)]
+    assert cut_modes.main([*arguments, "--modes", "native,flush+rope_jump"]) == 0
+    out = capsys.readouterr().out
+    assert "| `native` |" in out and "| `flush+rope_jump` |" in out
+    films = [tmp_path / "some" / mode / "films" / "50000000.json" for mode in ("native", "flush+rope_jump")]
+    assert all(film.is_file() for film in films)
+    runs = [json.loads((tmp_path / "some" / mode / "run.json").read_text()) for mode in ("native", "flush+rope_jump")]
+    assert [run["recipe"]["cut"] for run in runs] == ["native", "flush+rope_jump"]
+    monkeypatch.setattr(quality, "generate", None)
+    assert cut_modes.main([*arguments, "--modes", "native"]) == 0
+    assert cut_modes.main([*arguments, "--modes", "wipe"]) == 2
+    assert "modes is 'wipe': allowed are native, flush" in capsys.readouterr().err
 
 
 def test_no_figure_is_written_for_nothing():
