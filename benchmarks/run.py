@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from causalcine_core import MemorySettings, Pipeline, State, Story
 from causalcine_core.errors import InputError
+from causalcine_core.memory import STORAGES
 from causalcine_core.model import PRESETS
 from causalcine_core.sampling import Chunk
 from causalcine_core.story import parse_size
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape.add_argument("--chunks", type=int, default=60, metavar="N")
     shape.add_argument("--layers", type=int, metavar="N", help="fewer blocks than the model has")
     shape.add_argument("--memory-budget", type=float, metavar="GIB")
-    shape.add_argument("--memory-storage", choices=("full", "8bit"), default="full")
+    shape.add_argument("--memory-storage", choices=STORAGES, default="full")
     args = parser.parse_args(argv)
     if args.random_weights:
         _print(_shape(args), args.json)

@@ -189,7 +189,7 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     add("--window", type=_value, metavar="W", help="chunks of local history; default: as the model was trained")
     add("--top-k", type=_value, metavar="K", help="older frames that each layer recalls; default: as trained")
     add("--memory-budget", type=_value, metavar="GIB", help="most that remembered frames may take; default: no limit")
-    add("--memory-storage", metavar="HOW", help="frames beyond the window: full (default) or 8bit")
+    add("--memory-storage", metavar="HOW", help="frames beyond the window: full (default), 8bit, host or host_8bit")
 
 
 def _memory_settings(args: argparse.Namespace) -> MemorySettings:

@@ -22,15 +22,17 @@ class Needs:
     """Bytes, but where the name says otherwise.
 
     weights: of the transformer. frame: one latent frame's keys and values, all layers, and branches where the recipe
-    guides; frame_8bit: the same in 8 bits. memory: what the store takes for this film. working: the rotated copy of what
-    a chunk sees, and the activations of a pass. frames: latent frames of the film; kept_frames: of them remembered to
-    the end. least_budget: the smallest memory budget that can be chosen.
+    guides; frame_8bit: the same in 8 bits. memory: what the store takes for this film; host: of that, what lies in the
+    host's memory. working: the rotated copy of what a chunk sees, and the activations of a pass. total: on the device.
+    frames: latent frames of the film; kept_frames: of them remembered to the end. least_budget: the smallest memory
+    budget that can be chosen.
     """
 
     weights: int
     frame: int
     frame_8bit: int
     memory: int
+    host: int
     working: int
     total: int
     frames: int
@@ -61,7 +63,7 @@ def film_needs(
     small = frame_bytes(config.num_layers, branches, shape)
     near = most_near(recipe, settings)
     store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, torch.device("meta"))
-    memory = store.bytes_for(frames)
+    on_device, host = store.bytes_for(frames)
     span = (settings.top_k or 0) + near
     rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize
     kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated
@@ -73,9 +75,10 @@ def film_needs(
         weights=weights,
         frame=frame,
         frame_8bit=small,
-        memory=memory,
+        memory=on_device + host,
+        host=host,
         working=kept + activations,
-        total=weights + memory + kept + activations,
+        total=weights + on_device + kept + activations,
         frames=frames,
         kept_frames=frames
         if store.limit is None
@@ -92,9 +95,10 @@ def pass_bytes(config: WanConfig, branches: int, tokens: int, chunk: int) -> int
 def advice(needs: Needs, settings: MemorySettings) -> list[str]:
     """Sentences for a person: what it takes, and what to change for less."""
     gib = {name: value / GIB for name, value in asdict(needs).items()}
+    host = f", and {gib['host']:.2f} GiB of the host's memory" if needs.host else ""
     lines = [
-        f"weights {gib['weights']:.2f} GiB, memory {gib['memory']:.2f} GiB, work {gib['working']:.2f} GiB: "
-        f"{gib['total']:.2f} GiB beside text encoder and VAE",
+        f"weights {gib['weights']:.2f} GiB, memory {gib['memory'] - gib['host']:.2f} GiB, work {gib['working']:.2f} GiB: "
+        f"{gib['total']:.2f} GiB beside text encoder and VAE{host}",
         f"one latent frame is {needs.frame / 2**20:.1f} MiB, in 8 bits {needs.frame_8bit / 2**20:.1f} MiB; the film has "
         f"{needs.frames}, of which {needs.kept_frames} are remembered to the end",
     ]
@@ -102,6 +106,10 @@ def advice(needs: Needs, settings: MemorySettings) -> list[str]:
         lines.append(
             f"a memory budget bounds this at any length: from {gib['least_budget']:.2f} GiB on (--memory-budget), more "
             "frames for the same with --memory-storage 8bit"
+        )
+    if not settings.on_host:
+        lines.append(
+            "--memory-storage host or host_8bit keeps what lies beyond the window in the host's memory instead"
         )
     return lines
 

@@ -21,7 +21,7 @@ from .story import Plan, PlannedShot, Timeline, cut_notes
 from .video import CARD, DIM, GROUND, INK, SHOT_COLOURS, fit_text, font
 
 if TYPE_CHECKING:
-    from .memory import MemorySettings
+    from .memory import KVMemory, MemorySettings
     from .sampling import Recipe, State
 
 FORMAT = 1
@@ -56,7 +56,22 @@ def build_report(
             f"{state.memory.evicted} of {state.memory.frames} latent frames were forgotten, those that were recalled least: "
             f"the memory budget is {state.settings.budget:g} GiB"
         )
-    return head | {"chunks": chunks}
+    return head | {"chunks": chunks, "memory": _memory(state.memory)}
+
+
+def _memory(memory: KVMemory | None) -> dict[str, int] | None:
+    """What is remembered and where; of pages on the host how many were recalled, and how many of them in time."""
+    if memory is None:
+        return None
+    device, host = memory.store.bytes_for(0)
+    return {
+        "frames": memory.frames - memory.evicted,
+        "forgotten": memory.evicted,
+        "device_bytes": device,
+        "host_bytes": host,
+        "host_pages_recalled": memory.store.recalled,
+        "host_pages_foretold": memory.store.foretold,
+    }
 
 
 def check_report(

@@ -61,7 +61,8 @@ class CausalCineMemory(io.ComfyNode):
                     options=list(STORAGES),
                     default="full",
                     optional=True,
-                    tooltip="How frames beyond the window are kept. 8bit: half of the memory of bf16, a quarter of fp32.",
+                    tooltip="How frames beyond the window are kept. 8bit: half of the memory of bf16, a quarter of fp32. host: in "
+                    "the computer's own memory instead of the GPU's, fetched when they are recalled. host_8bit: both.",
                 ),
             ],
             outputs=[MemoryType.Output(display_name="MEMORY", tooltip="For CausalCine Sampler.")],

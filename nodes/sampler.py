@@ -172,15 +172,15 @@ class ComfyPipeline(Pipeline):
         others = [] if preview is None else [preview.patcher]
         store = self.start.memory.store
         film = self.start.planned[-1].latents[1] if self.start.planned else 0
-        growth = store.bytes_for(film) - store.nbytes
+        growth = store.bytes_for(film)[0] - store.bytes_for(0)[0]
         models_needed = [self.model, *self.model.get_nested_additional_models(), *others]
         mm.load_models_gpu(models_needed, memory_required=memory + growth)
         free = mm.get_free_memory(self.network.device)
         if growth > free:
             raise InputError(
                 f"memory: the {film} latent frames of this film take {growth / GIB:.1f} GiB more, and {self.network.device} has "
-                f"{free / GIB:.1f} GiB left: set a budget or 8bit storage in CausalCine Memory, or lower width, height or "
-                "seconds"
+                f"{free / GIB:.1f} GiB left: set a budget or another storage (host, 8bit) in CausalCine Memory, or lower "
+                "width, height or seconds"
             )
         self.model.pre_run()
         try:

@@ -22,21 +22,18 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Rows:
-    """Where frames lie: row `[B, n]` in their slab; cold: bool `[B, n]`, which lie in the cold one (None: none does). run:
-    the slots `[first, end)`, where they are all of one slab and lie there one after another."""
+    """Where frames lie: their slots; row `[B, n]` in their slab; cold: bool `[B, n]`, which lie in the cold one (None: none
+    does). run: the slots `[first, end)`, where they are all of one slab and lie there one after another."""
 
+    slots: tuple[Slot, ...]
     index: Tensor
     cold: Tensor | None = None
     run: tuple[Slab, int, int] | None = None
 
-    def pick(self, chosen: Tensor) -> Rows:
-        """The rows of chosen frames: `[B, k]` into n."""
-        return Rows(self.index.gather(1, chosen), None if self.cold is None else self.cold.gather(1, chosen))
-
 
 class FrameStore:
-    """Two tiers of slots. Hot: full precision, what chunks see always. Cold: what only routing reads; the same slab, or
-    8 bits with `storage="8bit"`.
+    """Two tiers of slots. Hot: full precision, what chunks see always. Cold: what only routing reads; the same slab, or as
+    `storage` says in 8 bits, on the host, or both.
 
     limit: frames that one memory may keep beyond what is near, from its budget; None: no limit.
     """
@@ -57,12 +54,15 @@ class FrameStore:
         settings = settings or MemorySettings()
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)
-        eight_bit = settings.storage == "8bit"
         frame = frame_bytes(layers, batch, frame_shape, dtype)
         hot, cold, self.limit = share_out(settings, frame, frame_bytes(layers, batch, frame_shape), near, chunk)
         shape = (layers, batch, self.frame_shape, dtype, self.device)
-        self.hot = Slab(*shape, capacity=hot)
-        self.cold = Slab(*shape, eight_bit=True, capacity=cold) if eight_bit else self.hot
+        self.hot = self.cold = Slab(*shape, capacity=hot)
+        if settings.storage != "full":
+            self.cold = Slab(*shape, eight_bit=settings.eight_bit, host=settings.on_host, capacity=cold)
+        self.recalled = self.foretold = (
+            0  # pages on the host that were recalled, and those of them that were on their way
+        )
 
     def reserve(self, frames: int) -> None:
         """Room for a film of so many frames, where no budget has settled it."""
@@ -77,15 +77,18 @@ class FrameStore:
     @property
     def nbytes(self) -> int:
         """Bytes that the slabs take."""
-        slabs = {id(slab): slab for slab in (self.hot, self.cold)}
-        return sum(slab.capacity * slab.bytes_per_frame for slab in slabs.values())
+        return sum(self.bytes_for(0))
 
-    def bytes_for(self, frames: int) -> int:
-        """Bytes that the slabs will take for a film of so many frames."""
-        if self.limit is not None:
-            return self.nbytes
-        more = max(0, frames - self.cold.capacity)
-        return self.nbytes + more * self.cold.bytes_per_frame
+    def bytes_for(self, frames: int) -> tuple[int, int]:
+        """Bytes on the device, and in the host's memory, that the slabs will take for a film of so many frames."""
+        slabs = {id(slab): slab for slab in (self.hot, self.cold)}.values()
+        device = sum(slab.capacity * (slab.bytes_per_frame - slab.host_bytes_per_frame) for slab in slabs)
+        host = sum(slab.capacity * slab.host_bytes_per_frame for slab in slabs)
+        more = 0 if self.limit is not None else max(0, frames - self.cold.capacity)
+        return (
+            device + more * (self.cold.bytes_per_frame - self.cold.host_bytes_per_frame),
+            host + more * self.cold.host_bytes_per_frame,
+        )
 
     def rows(self, slots: Sequence[Slot]) -> Rows:
         where = [slot.slab is not self.hot for slot in slots]
@@ -95,16 +98,35 @@ class FrameStore:
             first, end = slots[0].index, slots[0].index + len(slots)
             if [slot.index for slot in slots] == list(range(first, end)):
                 run = slots[0].slab, first, end
-        return Rows(self.hot.rows(slots), cold, run)  # a slot's row is counted alike in every slab
+        return Rows(tuple(slots), self.hot.rows(slots), cold, run)  # a slot's row is counted alike in every slab
 
-    def read(self, layer: int, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, n, S, H, D]`, in the store's dtype."""
-        if rows.cold is None:
-            return self.hot.read(layer, rows.index)
-        k, v = self.cold.read(layer, rows.index.masked_fill(~rows.cold, 0))
-        hot_k, hot_v = self.hot.read(layer, rows.index.masked_fill(rows.cold, 0))
-        cold = rows.cold[..., None, None, None]
+    def read(self, layer: int, rows: Rows, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, n, S, H, D]`, in the store's dtype; `chosen`: of these rows only, `[B, k]` into n."""
+        index, cold = rows.index, rows.cold
+        if chosen is not None:
+            index, cold = index.gather(1, chosen), None if cold is None else cold.gather(1, chosen)
+        if cold is None:
+            return self.hot.read(layer, index)
+        if self.cold.host:
+            wanted = [range(len(rows.slots))] * self.batch if chosen is None else chosen.tolist()
+            return self.fetch(layer, [[rows.slots[i] for i in of] for of in wanted])
+        k, v = self.cold.read(layer, index.masked_fill(~cold, 0))
+        hot_k, hot_v = self.hot.read(layer, index.masked_fill(cold, 0))
+        cold = cold[..., None, None, None]
         return torch.where(cold, k, hot_k), torch.where(cold, v, hot_v)
+
+    def fetch(self, layer: int, slots: Sequence[Sequence[Slot]]) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, n, S, H, D]` of `n` slots for each branch, page by page from wherever they lie."""
+        shape = (self.batch, len(slots[0]), *self.frame_shape)
+        k, v = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+        for branch, row in enumerate(slots):
+            for place, slot in enumerate(row):
+                self.fetch_page(layer, branch, slot, k[branch, place], v[branch, place])
+        return k, v
+
+    def fetch_page(self, layer: int, branch: int, slot: Slot, k: Tensor, v: Tensor) -> None:
+        """One slot's page of one branch into `k` and `v` `[S, H, D]`."""
+        slot.slab.copy_out(layer, slot.index * self.batch + branch, k, v)
 
     def descriptors(self, layer: int, rows: Rows) -> Tensor:
         """Frame descriptors `[B, n, H, D]`, float32; of a run, where they lie."""
@@ -134,26 +156,26 @@ def share_out(
     full, small: bytes of a frame in the hot tier and in 8 bits. near: most frames that a chunk always sees, its own
     included; chunk: frames of a chunk. None: as it comes.
     """
-    eight_bit, spare = settings.storage == "8bit", 2 * chunk  # the newest chunk, and what the last state still holds
+    apart, spare = settings.storage != "full", 2 * chunk  # the newest chunk, and what the last state still holds
     if settings.budget is None:
-        return (near + spare if eight_bit and near else None), None, None
-    hot, one = near + spare, small if eight_bit else full
+        return (near + spare if apart and near else None), None, None
+    hot, one = near + spare, small if settings.eight_bit else full
     cold = int((settings.budget * GIB - hot * full) // one)
-    pending = chunk if eight_bit else 0  # cooled already while what they replace is still held
+    pending = chunk if apart else 0  # cooled already while what they replace is still held
     if cold < (settings.top_k or 0) + pending:
         need = least_budget(settings, full, small, near, chunk) / GIB
         raise InputError(
             f"memory.budget is {settings.budget:g} GiB: this size, window and top_k need at least {need:.3g} GiB; raise it, or "
             f"lower window ({settings.window}) or top_k ({settings.top_k})"
         )
-    return (hot, cold, cold - pending) if eight_bit else (hot + cold, None, cold)
+    return (hot, cold, cold - pending) if apart else (hot + cold, None, cold)
 
 
 def least_budget(settings: MemorySettings, full: int, small: int, near: int, chunk: int) -> int:
     """Bytes of the smallest budget that `share_out` takes, told the same."""
     recalled = settings.top_k or 0
-    rest = (recalled + chunk) * small if settings.storage == "8bit" else recalled * full
-    return (near + 2 * chunk) * full + rest
+    cold = recalled + (chunk if settings.storage != "full" else 0)
+    return (near + 2 * chunk) * full + cold * (small if settings.eight_bit else full)
 
 
 def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:

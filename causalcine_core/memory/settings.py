@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 
-STORAGES = ("full", "8bit")
+STORAGES = ("full", "8bit", "host", "host_8bit")
 ROUTINGS = ("every_step", "first_step")
 
 
@@ -16,7 +16,8 @@ class MemorySettings:
 
     routing: choose in every denoising pass, or in the first pass of a chunk and keep the choice. budget: GiB that keys and
     values may take, None = no limit; at the budget what routing used least is forgotten. storage: how frames beyond the
-    window are kept, in full precision or in 8 bits.
+    window are kept: on the device in full precision or in 8 bits, or either way in the host's memory, from where a chunk
+    fetches those that it recalls.
     """
 
     window: int | None = None
@@ -38,6 +39,14 @@ class MemorySettings:
             return
         if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < float("inf"):
             raise InputError(f"memory.budget is {budget!r}: it must be a number of GiB above 0")
+
+    @property
+    def eight_bit(self) -> bool:
+        return self.storage.endswith("8bit")
+
+    @property
+    def on_host(self) -> bool:
+        return self.storage.startswith("host")
 
     def resolve(self, window: int, top_k: int) -> MemorySettings:
         """Fill what was left open with the checkpoint's own numbers."""

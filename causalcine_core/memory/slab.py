@@ -1,15 +1,16 @@
-"""Slots for the keys and values of latent frames, in full precision or in 8 bits."""
+"""Slots for the keys and values of latent frames: in full precision or in 8 bits, on the device or on the host."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from .routing import describe
 
+_PAGES = ("keys", "values")  # what a slot is made of, but for what is small
 MOST_MORE, MOST_AHEAD = 1024, 4096  # frames that a slab grows by when it is full, and when it is told of a film
 
 
@@ -28,7 +29,8 @@ class Slab:
 
     A slot holds one latent frame of all `batch` branches: keys and values `[S, H, D]` and a descriptor `[H, D]` (float32)
     per layer and branch. Row `slot * batch + b` is branch `b` of that slot. With `eight_bit` keys and values are int8 with
-    one scale a frame and head.
+    one scale a frame and head. With `host` they lie in the host's memory, pinned where the device is a GPU; descriptors and
+    scales, which are small, stay on the device.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Slab:
         device: torch.device,
         *,
         eight_bit: bool = False,
+        host: bool = False,
         capacity: int | None = None,
     ):
         """capacity: slots to allocate at once, where the final number is known; else it begins small and doubles."""
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
-        self.dtype, self.device, self.eight_bit = dtype, device, eight_bit
+        self.dtype, self.device, self.eight_bit, self.host = dtype, device, eight_bit, host
+        self._home = torch.device("cpu") if host and device.type != "meta" else device  # of keys and values
         self.capacity = 0
         self._free: list[int] = []
         tokens, heads, dim = self.frame_shape
@@ -64,10 +68,16 @@ class Slab:
 
     @property
     def bytes_per_frame(self) -> int:
-        return sum(
-            self.layers * self.batch * torch.Size(shape).numel() * dtype.itemsize
-            for shape, dtype in self._shapes.values()
-        )
+        return self._bytes(self._shapes)
+
+    @property
+    def host_bytes_per_frame(self) -> int:
+        """What of it lies in the host's memory."""
+        return self._bytes(_PAGES) if self.host else 0
+
+    def _bytes(self, names: Iterable[str]) -> int:
+        kept = [self._shapes[name] for name in names]
+        return sum(self.layers * self.batch * torch.Size(shape).numel() * dtype.itemsize for shape, dtype in kept)
 
     def allocate(self, frames: int) -> tuple[Slot, ...]:
         if len(self._free) < frames:  # of a final number only where several films share the store
@@ -107,6 +117,16 @@ class Slab:
             v = (v.float() * self._take("value_scales", layer, rows)).to(self.dtype)
         return k, v
 
+    def copy_out(self, layer: int, row: int, k: Tensor, v: Tensor) -> None:
+        """Keys and values of one row into `k` and `v` `[S, H, D]`, which lie on the device; the device may still be at it."""
+        for name, target in (("key", k), ("value", v)):
+            page = self._tensors[f"{name}s"][layer][row]
+            if self.eight_bit:
+                scale = self._tensors[f"{name}_scales"][layer][row]
+                target.copy_(page.to(target.device, non_blocking=True).float() * scale)
+            else:
+                target.copy_(page, non_blocking=True)
+
     def descriptors(self, layer: int, rows: Tensor) -> Tensor:
         """Frame descriptors `[B, n, H, D]`, float32, as they were in full precision."""
         return self._take("descriptors", layer, rows)
@@ -118,6 +138,7 @@ class Slab:
 
     def tensors(self, rows: Tensor) -> dict[str, Tensor]:
         """Everything in these rows, `name.layer` to `[B, n, ...]`, as it is kept: for a file."""
+        self._settle()
         return {
             f"{name}.{layer}": self._take(name, layer, rows) for name in self._tensors for layer in range(self.layers)
         }
@@ -130,18 +151,33 @@ class Slab:
 
     def _put(self, name: str, layer: int, rows: Tensor, values: Tensor) -> None:
         target = self._tensors[name][layer]
-        target.index_copy_(0, rows.flatten(), values.to(target.dtype))
+        rows, values = rows.flatten().to(target.device), values.to(target.dtype)
+        if self.host and name in _PAGES:
+            for row, value in zip(rows.tolist(), values, strict=True):
+                target[row].copy_(value, non_blocking=True)
+        else:
+            target.index_copy_(0, rows, values)
 
     def _take(self, name: str, layer: int, rows: Tensor) -> Tensor:
-        return self._tensors[name][layer].index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        lying = self._tensors[name][layer]
+        return lying.index_select(0, rows.flatten().to(lying.device)).unflatten(0, rows.shape)
+
+    def _settle(self) -> None:
+        """Wait for copies to the host, before the host itself reads them."""
+        if self.host and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _grow(self, capacity: int) -> None:
         kept = self.capacity * self.batch
+        self._settle()
         with torch.inference_mode(False), torch.no_grad():  # written to in any mode later on
             for name, (shape, dtype) in self._shapes.items():
                 layers = self._tensors[name]
                 for layer in range(self.layers):
-                    grown = torch.empty(capacity * self.batch, *shape, dtype=dtype, device=self.device)
+                    place = self._home if name in _PAGES else self.device
+                    grown = torch.empty(capacity * self.batch, *shape, dtype=dtype, device=place)
+                    if self.host and name in _PAGES and self.device.type == "cuda":
+                        _pin(grown)
                     if kept:
                         grown[:kept] = layers[layer]
                         layers[layer] = grown
@@ -149,6 +185,14 @@ class Slab:
                         layers.append(grown)
         self._free.extend(range(capacity - 1, self.capacity - 1, -1))
         self.capacity = capacity
+
+
+def _pin(tensor: Tensor) -> None:
+    """Lock host memory in place, so that a GPU copies from it at full speed and meanwhile computes on. PyTorch's own pinned
+    memory comes in powers of two; this takes what is asked. Where the driver declines, copies are slower and no less right."""
+    driver = torch.cuda.cudart()
+    if int(driver.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)) == 0:
+        weakref.finalize(tensor, driver.cudaHostUnregister, tensor.data_ptr()).atexit = False
 
 
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..cut import Cut
 from ..model.attention import attend, chunk_attention
 from ..model.rope import Rope, rotate
+from .ahead import Ahead
 from .cache import KVMemory
 from .routing import describe, describe_query, route
 from .settings import MemorySettings
@@ -54,6 +55,7 @@ class RolloutView:
         self._descriptors = (
             [store.descriptors(layer, self._far_rows) for layer in range(store.layers)] if self._k else []
         )
+        self._ahead = Ahead(store, self._far_rows) if self._k and store.cold.host else None
         self._chosen: list[Tensor | None] = [None] * store.layers
         self._own: list[tuple[Tensor, Tensor] | None] = [None] * store.layers
         self._span = Span(rope, store.layers, self._k, len(near), frames, seen.gap)
@@ -72,7 +74,9 @@ class RolloutView:
     def _recalled(self, layer: int) -> tuple[Tensor, Tensor]:
         chosen = self._chosen[layer]
         assert chosen is not None
-        return self.memory.store.read(layer, self._far_rows.pick(chosen))
+        if self._ahead is not None:
+            return self._ahead.read(layer, chosen)
+        return self.memory.store.read(layer, self._far_rows, chosen)
 
     def commit(self) -> KVMemory:
         """The memory with this chunk in it, as the last pass wrote it."""

@@ -324,5 +324,8 @@ def test_a_film_that_cannot_be_remembered_is_named_before_it_is_begun(server: Se
     graph[find(graph, "CausalCineShotList")]["inputs"]["seconds"] = 3600.0
     graph[sampler]["inputs"] |= {"width": 1280, "height": 720}
     run = server.run(graph)
-    assert "set a budget or 8bit storage in CausalCine Memory, or lower width, height or seconds" in run.error
+    assert (
+        "set a budget or another storage (host, 8bit) in CausalCine Memory, or lower width, height or seconds"
+        in run.error
+    )
     assert not run.previews

@@ -334,7 +334,7 @@ def test_a_reader_that_goes_away_is_no_error(folder, checkpoint):
     [
         (["--memory-budget", "0"], "memory.budget is 0"),
         (["--memory-budget", "0.000001"], "need at least"),
-        (["--memory-storage", "4bit"], "memory.storage is '4bit': allowed are full, 8bit"),
+        (["--memory-storage", "4bit"], "memory.storage is '4bit': allowed are full, 8bit, host, host_8bit"),
         (["--routing", "never"], "memory.routing is 'never': allowed are every_step, first_step"),
         (["--cut", "fade"], "cut is 'fade': allowed are native"),
     ],

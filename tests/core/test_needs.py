@@ -10,7 +10,7 @@ import torch
 
 from causalcine_core import cli
 from causalcine_core.errors import InputError
-from causalcine_core.memory import MemorySettings
+from causalcine_core.memory import STORAGES, MemorySettings
 from causalcine_core.memory.cache import GIB
 from causalcine_core.needs import film_needs
 from causalcine_core.pipeline import BUILT_IN, Pipeline
@@ -22,7 +22,7 @@ def pipe() -> Pipeline:
     return Pipeline.random()
 
 
-@pytest.mark.parametrize("storage", ["full", "8bit"])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("frames", [None, 30, 45])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_store_takes_what_was_foretold(pipe: Pipeline, storage, frames, guidance):
@@ -55,7 +55,7 @@ def test_the_store_takes_what_was_foretold(pipe: Pipeline, storage, frames, guid
     assert told.weights == sum(p.numel() * p.element_size() for p in pipe.network.net.parameters())
 
 
-@pytest.mark.parametrize("storage", ["full", "8bit"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_the_least_budget_is_the_least_that_is_taken(pipe: Pipeline, storage):
     story = Story([Shot("a cat", seconds=3)])
     given = {"width": 32, "height": 32, "seconds": 3, "dtype": torch.float32}

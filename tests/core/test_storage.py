@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from causalcine_core.errors import InputError
-from causalcine_core.memory import FrameStore, KVMemory, MemorySettings
+from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, MemorySettings
+from causalcine_core.memory.ahead import Ahead
 from causalcine_core.memory.cache import GIB, frame_bytes
 from causalcine_core.memory.slab import quantize
 from causalcine_core.sampling import State, begin, rollout
@@ -43,7 +44,7 @@ def test_bytes_are_counted_as_they_are_kept():
         assert (store.cold if eight_bit else store.hot).bytes_per_frame == expected
 
 
-@pytest.mark.parametrize("storage", ["full", "8bit"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_a_long_film_stays_within_its_budget(storage):
     """The slabs themselves, not only the frames in them, at every length; and what is kept is as much as fits."""
     budget = gib(40)
@@ -92,7 +93,7 @@ def test_a_film_under_a_budget_is_the_same_film_when_it_is_made_again():
     assert torch.equal(one.film(), two.film())
 
 
-@pytest.mark.parametrize("storage", ["full", "8bit"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_a_saved_film_goes_on_bit_for_bit(storage, tmp_path):
     state = run(start(MemorySettings(1, 2, budget=gib(20), storage=storage)), 10)
     state.save(tmp_path / "state.safetensors")
@@ -112,6 +113,38 @@ def test_eight_bits_change_little_and_only_what_is_recalled():
     assert kept.dtype == torch.int8
     assert (kept * scale - x).abs().max() <= scale.max() / 2 * 1.001
     assert (kept * scale - x).norm() / x.norm() < 0.01
+
+
+@pytest.mark.parametrize(("storage", "host"), [("full", "host"), ("8bit", "host_8bit")])
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_where_frames_are_kept_changes_nothing(storage, host, routing):
+    """In the host's memory as on the device; and most of what is recalled was on its way before."""
+    films = [run(start(MemorySettings(1, 2, storage=one, routing=routing), steps=6), 9) for one in (storage, host)]
+    assert torch.equal(*(state.film() for state in films))
+    there, here = (state.memory.store for state in films)
+    assert there.recalled == there.bytes_for(0)[1] == 0
+    device, kept = here.bytes_for(0)
+    assert kept == here.cold.capacity * here.cold.host_bytes_per_frame > 0.9 * here.nbytes - device
+    assert here.recalled > 0
+    assert (here.foretold > 0.5 * here.recalled) == (routing == "every_step")
+
+
+def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
+    """Pages that were foretold, foretold in another place, and not foretold at all are all read right."""
+    store = FrameStore(2, 2, (4, 2, 3), torch.float32, "cpu", settings=MemorySettings(1, 2, storage="host"))
+    slots = store.cold.allocate(6)
+    for layer in range(2):
+        store.cold.write(layer, store.cold.rows(slots), *torch.randn(2, 2, 6, 4, 2, 3))
+    far = store.rows(slots)
+    ahead = Ahead(store, far)
+    for choice in ([[0, 1], [2, 3]], [[0, 1], [2, 3]], [[1, 4], [3, 2]], [[5, 0], [5, 0]]):
+        for layer in range(2):
+            chosen = torch.tensor(choice)
+            for ours, theirs in zip(
+                ahead.read(layer, chosen), store.cold.read(layer, far.index.gather(1, chosen)), strict=True
+            ):
+                assert torch.equal(ours, theirs)
+    assert store.foretold == 8 + 6  # of the second pass all, of the third three in each layer
 
 
 def test_routing_of_the_first_step_is_kept_for_the_chunk():
