@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 
 import torch
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.model import CausalWanTransformer, WanConfig
-from causalcine_core.pipeline import describe_network
+from causalcine_core.pipeline import describe_network, pick_dtype
 from causalcine_core.sampling import Recipe, begin, rollout, sampling_levels
 from causalcine_core.story import Shot, Story, Timeline, plan
 
@@ -26,31 +27,57 @@ SHAPES = {
     ),
 }
 WINDOW, TOP_K, CHUNK = 3, 5, 3
+_RECIPE = Recipe(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
 
 
 def against_reference(chunks: int = 16, warm: int = 8) -> dict[str, dict[str, float]]:
-    """Median seconds of a chunk once all that is to be seen is there: four steps and the writing pass, unguided."""
+    """Median seconds of a chunk once all that is to be seen is there: four steps and the writing pass, unguided.
+
+    Both in float32 and, where the engine would choose another dtype here, in that one too. `as_run` compares what each
+    does on its own: the engine in the dtype that it chooses, the plain rollout in float32.
+    """
     return {name: _compare(config, side, chunks, warm) for name, (config, side) in SHAPES.items()}
 
 
 def _compare(config: WanConfig, side: int, chunks: int, warm: int) -> dict[str, float]:
-    torch.manual_seed(0)
-    net = CausalWanTransformer(config).initialize().eval().requires_grad_(False)
-    text = torch.randn(1, config.text_len, config.text_dim)
-    recipe = Recipe(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
-    network = describe_network(net, "random")
-    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks))]))
-    state = begin(network, recipe, MemorySettings(), size=(side, side), seed=0)
-    ours = rollout(network, film.chunks, lambda shot: text, state, size=(side, side))
-    levels = sampling_levels(recipe).tolist()[:-1]
-    span = TOP_K + (WINDOW + 1) * CHUNK
-    theirs = Reference(net, span).roll(text, [CHUNK] * chunks, [levels] * chunks, (side, side), 0)
-    seconds: dict[str, list[float]] = {"engine": [], "reference": []}
+    chosen = pick_dtype(torch.device("cpu"))
+    streams: dict[str, Iterator[object]] = {}
+    for dtype in dict.fromkeys((torch.float32, chosen)):
+        name = str(dtype).removeprefix("torch.")
+        streams[f"engine_{name}"] = _engine(config, side, chunks, dtype)
+        streams[f"plain_{name}"] = _plain(config, side, chunks, dtype)
+    seconds: dict[str, list[float]] = {name: [] for name in streams}
     for n in range(chunks):
-        for name, stream in (("engine", ours), ("reference", theirs)):
+        for name, stream in streams.items():
             began = time.perf_counter()
             next(stream)
             if n >= warm:
                 seconds[name].append(time.perf_counter() - began)
-    medians = {name: round(statistics.median(values), 4) for name, values in seconds.items()}
-    return medians | {"times_as_fast": round(medians["reference"] / medians["engine"], 2)}
+    out = {name: round(statistics.median(values), 4) for name, values in seconds.items()}
+    dtypes = [name.removeprefix("engine_") for name in streams if name.startswith("engine_")]
+    ratios = {f"times_as_fast_{name}": round(out[f"plain_{name}"] / out[f"engine_{name}"], 2) for name in dtypes}
+    return out | ratios | {"times_as_fast_as_run": round(out["plain_float32"] / out[f"engine_{dtypes[-1]}"], 2)}
+
+
+def _net(config: WanConfig, dtype: torch.dtype) -> CausalWanTransformer:
+    torch.manual_seed(0)
+    net = CausalWanTransformer(config, dtype=dtype).initialize().eval()
+    return net.requires_grad_(False)
+
+
+def _text(config: WanConfig) -> torch.Tensor:
+    return torch.randn(1, config.text_len, config.text_dim, generator=torch.Generator().manual_seed(0))
+
+
+def _engine(config: WanConfig, side: int, chunks: int, dtype: torch.dtype) -> Iterator[object]:
+    text = _text(config)
+    network = describe_network(_net(config, dtype), "random")
+    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks))]))
+    state = begin(network, _RECIPE, MemorySettings(), size=(side, side), seed=0)
+    return rollout(network, film.chunks, lambda shot: text, state, size=(side, side))
+
+
+def _plain(config: WanConfig, side: int, chunks: int, dtype: torch.dtype) -> Iterator[object]:
+    levels = sampling_levels(_RECIPE).tolist()[:-1]
+    reference = Reference(_net(config, dtype).to(dtype), TOP_K + (WINDOW + 1) * CHUNK)
+    return reference.roll(_text(config), [CHUNK] * chunks, [levels] * chunks, (side, side), 0)

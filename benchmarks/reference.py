@@ -30,7 +30,7 @@ class Cache:
 
 @dataclass
 class Reference:
-    """net: a Wan text-to-video network. window: latent frames in view, the chunk's own included."""
+    """net: a Wan text-to-video network, all of one dtype. window: latent frames in view, the chunk's own included."""
 
     net: Any
     window: int
@@ -59,11 +59,11 @@ class Reference:
 
     @torch.no_grad()
     def forward(self, x: Tensor, level: float, text: Tensor, start: int, write: bool = False) -> Tensor:
-        net, frames = self.net, x.shape[2]
-        patches = net.patch_embedding(x)
+        net, frames, dtype = self.net, x.shape[2], self.net.head.head.weight.dtype
+        patches, text = net.patch_embedding(x.to(dtype)), text.to(dtype)
         height, width = patches.shape[-2:]
         h = patches.flatten(2).transpose(1, 2)  # 1 L dim
-        time = net.time_embedding(_sinusoid(1000 * level, net.config.freq_dim)[None])
+        time = net.time_embedding(_sinusoid(1000 * level, net.config.freq_dim)[None].to(dtype))
         modulation = net.time_projection(time).view(1, 6, -1)
         angles = _angles(net.config.head_dim, start, frames, height, width)
         for block, cache in zip(net.blocks, self.caches, strict=True):
@@ -74,7 +74,7 @@ class Reference:
         h = net.head.head(net.head.norm(h) * (1 + scale[:, None]) + shift[:, None])
         _, ph, pw = net.config.patch_size
         h = h.view(1, frames, height, width, ph, pw, -1).permute(0, 6, 1, 2, 4, 3, 5)
-        return h.reshape(1, -1, frames, height * ph, width * pw)
+        return h.reshape(1, -1, frames, height * ph, width * pw).float()
 
     def _kept(self, frames: int, height: int, width: int) -> int:
         """Tokens of history that stay in view beside a chunk of `frames`."""
@@ -138,7 +138,8 @@ def _angles(head_dim: int, start: int, frames: int, height: int, width: int) -> 
 
 
 def _rotated(x: Tensor, angles: Tensor) -> Tensor:
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * angles).flatten(-2)
+    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous()) * angles
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def _sinusoid(timestep: float, dim: int) -> Tensor:
