@@ -1,10 +1,14 @@
 """Trains the built-in video VAE on the procedural world, on a CPU.
 
-    causalcine train vae training/recipes/vae.yaml [--work DIR]
+    causalcine train vae training/recipes/vae.yaml --work DIR
+    causalcine train vae training/recipes/vae_decoder.yaml --init VAE --work DIR
 
 Most steps see small crops, the last ones whole pictures; each is a batch of stills or of clips, some with a cut
 inside. At the end the latents are brought to Wan2.1's mean and deviation per channel, folded into the two 1x1
 convolutions next to them, so that the file fits wherever Wan2.1's latents do.
+
+A finished VAE's decoder can be trained on alone: its latents stay what they are, and so does every transformer that was
+trained on them.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, save_vae
+from causalcine_core.errors import InputError
+from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
 
 from .data.world import make_film, make_still
 from .vae_start import start_linear
@@ -42,7 +47,10 @@ class VAERecipe:
     stills, films, clips_per_film, clip_frames: what is rendered to train on. held_out: as many stills, and as many
     films, to measure on. batch: samples of a step by kind, for crops. crop: edge of a crop in pixels. whole_share:
     last part of the run, on whole pictures. still_share: part of the steps on stills. levels: scales of the edge
-    loss, halving. precision: 'bf16' or 'fp32' of the forward and backward pass; weights are always float32.
+    loss, halving. decoder_only: train the decoder of a finished VAE. latent_noise: most deviation of noise that is
+    added to latents, in units of model space, drawn for each sample: what a transformer makes is never quite a latent
+    of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or 'fp32' of the forward and
+    backward pass; weights are always float32.
     """
 
     model: str = "nano"
@@ -66,6 +74,8 @@ class VAERecipe:
     edge_weight: float = 1.0
     levels: int = 2
     kl_weight: float = 3e-4
+    decoder_only: bool = False
+    latent_noise: float = 0.0
     precision: str = "bf16"
     save_every: float = 100
     log_every: int = 200
@@ -135,17 +145,23 @@ def to_video(frames: Tensor) -> Tensor:
 
 
 class RoundTrip(nn.Module):
-    """Encode, sample, decode: what one training step runs."""
+    """Encode, sample, decode: what one training step runs. decoder_only, latent_noise: as in `VAERecipe`."""
 
-    def __init__(self, vae: WanVAE):
+    def __init__(self, vae: WanVAE, decoder_only: bool = False, latent_noise: float = 0.0):
         super().__init__()
-        self.vae = vae
+        self.vae, self.latent_noise = vae, latent_noise
+        for part in (vae.encoder, vae.conv1) if decoder_only else ():
+            part.requires_grad_(False)
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, mean and log variance."""
         mean, logvar, _ = self.vae.encode_moments(video)
         logvar = logvar.clamp(-30, 20)
         sample = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
+        if self.latent_noise:
+            unit = torch.tensor(WAN21_STD, dtype=mean.dtype).view(1, -1, 1, 1, 1)
+            amount = self.latent_noise * torch.rand(len(mean), 1, 1, 1, 1, dtype=mean.dtype)
+            sample = sample + amount * unit * torch.randn_like(mean)
         reconstruction, _ = self.vae.decode(sample, clamp=False)
         return reconstruction.float(), mean.float(), logvar.float()
 
@@ -213,7 +229,10 @@ def fold_statistics(vae: WanVAE, mean: Tensor, std: Tensor) -> None:
 
 
 class Trainer:
-    def __init__(self, recipe: VAERecipe, work: Path):
+    def __init__(self, recipe: VAERecipe, work: Path, init: Path | None = None):
+        """init: a finished VAE to begin with; without one the beginning is linear."""
+        if recipe.decoder_only and init is None:
+            raise InputError("decoder_only trains the decoder of a finished VAE: name it with --init")
         self.recipe, self.work = recipe, work
         work.mkdir(parents=True, exist_ok=True)
         frames, few = recipe.clip_frames, recipe.held_out
@@ -221,13 +240,19 @@ class Trainer:
         held_out = Footage.cached(work, few, few, 2, frames, HELD_OUT_SEED)
         self.held_out = [still[None] for still in held_out.stills] + list(held_out.clips)
         torch.manual_seed(recipe.seed)
-        vae = WanVAE(VAEConfig.preset(recipe.model))
-        start_linear(vae, to_video(self.footage.clips[:160]))
-        self.model = RoundTrip(vae)
+        if init is not None:
+            vae = load_vae(init)
+        else:
+            vae = WanVAE(VAEConfig.preset(recipe.model))
+            start_linear(vae, to_video(self.footage.clips[:160]))
+        self.model = RoundTrip(vae.requires_grad_(True), recipe.decoder_only, recipe.latent_noise)
         self.ema = WanVAE(VAEConfig.preset(recipe.model)).eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.vae.state_dict())
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
         )
         self.step, self.seconds, self.frames = 0, 0.0, 0.0
         self.path = work / "state.pt"
@@ -304,7 +329,8 @@ class Trainer:
     def finish(self, command: str) -> Path:
         """Measures the averaged weights, brings their latents to Wan2.1's statistics and writes the file."""
         mean, std = latent_statistics(self.ema, self.held_out)
-        fold_statistics(self.ema, mean, std)
+        if not self.recipe.decoder_only:  # whose latents have them already
+            fold_statistics(self.ema, mean, std)
         stills = [film for film in self.held_out if len(film) == 1]
         clips = [film for film in self.held_out if len(film) > 1]
         report = {
@@ -312,7 +338,7 @@ class Trainer:
             "psnr_clips": round(psnr(self.ema, clips), 2),
             "psnr_clips_latent_noise_0.1": round(psnr(self.ema, clips, 0.1), 2),
             "psnr_clips_latent_noise_0.3": round(psnr(self.ema, clips, 0.3), 2),
-            "latent_std_before_folding": [round(value, 4) for value in std.tolist()],
+            "latent_std": [round(value, 4) for value in std.tolist()],
             "steps": self.step,
             "seconds": round(self.seconds),
         }
@@ -353,12 +379,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="where the run keeps its state, log and result")
+    parser.add_argument("--init", type=Path, help="a finished VAE to begin with")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    trainer = Trainer(VAERecipe.load(args.recipe), args.work)
+    trainer = Trainer(VAERecipe.load(args.recipe), args.work, args.init)
     trainer.run()
-    print(trainer.finish(f"causalcine train vae {args.recipe}"), flush=True)
+    init = f" --init {args.init}" if args.init else ""
+    print(trainer.finish(f"causalcine train vae {args.recipe}{init}"), flush=True)
 
 
 if __name__ == "__main__":
