@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causalcine_core.vae import VAEConfig, WanVAE, normalize
+from causalcine_core.errors import InputError
+from causalcine_core.vae import VAEConfig, WanVAE, load_vae, normalize, save_vae
 from training import vae as training
 from training import vae_start as start
 
@@ -87,3 +88,23 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, footage):
     for one, other in zip(whole.ema.parameters(), again.ema.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
     assert again.finish("test").exists()
+
+
+def test_a_decoder_is_trained_on_alone_and_the_latents_stay(tmp_path, monkeypatch, footage, vae):
+    """Every film has the latents that it had, also in the file that comes out; only what is made of them changes."""
+    monkeypatch.setattr(
+        training.Footage, "render", classmethod(lambda cls, *numbers: cls(footage[:, 0].contiguous(), footage))
+    )
+    save_vae(vae, tmp_path / "begun.safetensors", {})
+    recipe = training.VAERecipe(
+        steps=3, crop=16, batch_clip=1, batch_still=1, precision="fp32", decoder_only=True, latent_noise=0.3
+    )
+    with pytest.raises(InputError, match="name it with --init"):
+        training.Trainer(recipe, tmp_path / "run")
+    trainer = training.Trainer(recipe, tmp_path / "run", tmp_path / "begun.safetensors")
+    trainer.run()
+    made = load_vae(trainer.finish("test"))
+    video = training.to_video(footage[:1])
+    latent, _ = vae.encode(video)
+    torch.testing.assert_close(made.encode(video)[0], latent, atol=1e-6, rtol=0)
+    assert (made.decode(latent)[0] - vae.decode(latent)[0]).abs().max() > 1e-4
