@@ -18,7 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from causalcine_core import Pipeline, Story
 from causalcine_core.errors import InputError
-from causalcine_core.memory import MemorySettings
+from causalcine_core.memory import STORAGES, MemorySettings
 from causalcine_core.sampling import State
 from training.data.world import Film, make_film
 
@@ -50,10 +50,12 @@ Result = dict[str, Any]
 # --- one film
 
 
-def generate(pipe: Pipeline, film: Film, seed: int) -> tuple[Frames, State, State | None]:
+def generate(
+    pipe: Pipeline, film: Film, seed: int, memory: MemorySettings | None = None
+) -> tuple[Frames, State, State | None]:
     """A film from its story's text: frames, the last state, and the state at which routing begins to matter (None: never)."""
     frames, fork, state = [], None, None
-    for chunk in pipe.stream(Story.from_dict(film.story()), seed=seed):
+    for chunk in pipe.stream(Story.from_dict(film.story()), seed=seed, memory=memory):
         frames.append(chunk.frames)
         state = chunk.state
         if chunk.index == state.settings.window and state.planned:
@@ -104,7 +106,7 @@ def is_recalled(film: Film, window: int) -> list[int]:
 class Run:
     """A checkpoint under test, its readers, and the folder of what is known so far: a JSON file for every film.
 
-    compare: make films that recall somebody once more without memory.
+    compare: make films that recall somebody once more without memory. memory: as in `Pipeline.stream`.
     """
 
     pipe: Pipeline
@@ -113,6 +115,7 @@ class Run:
     out: Path
     ceilings: Path
     compare: bool = True
+    memory: MemorySettings | None = None
 
     @property
     def window(self) -> int:
@@ -131,7 +134,7 @@ class Run:
             return json.loads(path.read_text())
         film = self.film(seed, seconds)
         began = time.perf_counter()
-        frames, state, fork = generate(self.pipe, film, seed)
+        frames, state, fork = generate(self.pipe, film, seed, self.memory)
         made = time.perf_counter() - began
         ranges = [shot.frames for shot in state.shots]
         began = time.perf_counter()
@@ -308,19 +311,28 @@ def readers_print(pipe: Pipeline, probe_file: Path) -> str:
     return digest.hexdigest()[:10]
 
 
-def open_run(pipe: Pipeline, probe_file: Path, out: Path, ceilings: Path | None, settings: dict[str, Any]) -> Run:
+def open_run(
+    pipe: Pipeline,
+    probe_file: Path,
+    out: Path,
+    ceilings: Path | None,
+    settings: dict[str, Any],
+    memory: MemorySettings | None = None,
+) -> Run:
     """A run in its folder. InputError if the folder holds the results of another model or other settings."""
     probe = load_probe(probe_file)
     pipe.recipe = replace(pipe.recipe, **settings)
     readers = readers_print(pipe, probe_file)
     what = {"model": pipe.network.fingerprint, "recipe": pipe.recipe.to_dict(), "readers": readers}
+    if memory is not None:
+        what["memory"] = asdict(memory)
     path = out / "run.json"
     if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(what)):
         raise InputError(
             f"{out} holds results of another model or other settings; choose another folder for --out, or delete it"
         )
     _write(path, what)
-    return Run(pipe, probe, probe_file, out, (ceilings or out / "ceilings") / readers)
+    return Run(pipe, probe, probe_file, out, (ceilings or out / "ceilings") / readers, memory=memory)
 
 
 def seeds(first: int, count: int, part: tuple[int, int]) -> Iterator[int]:
@@ -337,6 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="8 stories, no long film")
     parser.add_argument("--steps", type=int, help="otherwise as the checkpoint says")
     parser.add_argument("--guidance", type=float, help="otherwise as the checkpoint says")
+    parser.add_argument("--storage", choices=STORAGES, help="how memory is kept; otherwise in full")
     parser.add_argument("--ceilings", type=Path, help="folder of readings of the truth, to share between runs")
     parser.add_argument("--probe", type=Path, default=PROBE, help="the reader of places and looks")
     parser.add_argument(
@@ -365,7 +378,8 @@ def _main(args: argparse.Namespace) -> None:
         raise InputError("stories must be at least 1, long at least 0, and part I/N with I below N")
     settings = {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name) is not None}
     pipe = Pipeline.from_pretrained(args.model, device="cpu")
-    run = open_run(pipe, args.probe, args.out, args.ceilings, settings)
+    memory = MemorySettings(storage=args.storage) if args.storage else None
+    run = open_run(pipe, args.probe, args.out, args.ceilings, settings, memory)
     kinds = [(FIRST_STORY, count, 15.0, False), (FIRST_LONG, long_count, args.seconds_long, True)]
     results: list[list[Result]] = []
     for first, films, seconds, long in kinds:
