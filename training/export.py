@@ -30,7 +30,8 @@ def card(state: dict[str, Any], vae_metadata: dict[str, str], quality: dict[str,
     """What made the weights, in plain words and numbers."""
     recipe = state["recipe"]
     return {
-        "command": "causalcine train vae training/recipes/vae.yaml; causalcine train teacher_forcing training/recipes/nano.yaml",
+        "command": "causalcine train vae training/recipes/vae.yaml; causalcine train vae training/recipes/vae_decoder.yaml --init "
+        "VAE; causalcine train teacher_forcing training/recipes/nano.yaml",
         "data": "training.data.world: procedural films rendered by this repository, no downloads",
         "seed": recipe["seed"],
         "hardware": "; ".join(f"{name}: {seconds / 3600:.2f} h" for name, seconds in state["hardware"].items()),

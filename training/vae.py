@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from causalcine_core.errors import InputError
 from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
+from causalcine_core.vae.checkpoint import read_metadata
 
 from .data.world import make_film, make_still
 from .vae_start import start_linear
@@ -233,7 +234,7 @@ class Trainer:
         """init: a finished VAE to begin with; without one the beginning is linear."""
         if recipe.decoder_only and init is None:
             raise InputError("decoder_only trains the decoder of a finished VAE: name it with --init")
-        self.recipe, self.work = recipe, work
+        self.recipe, self.work, self.init = recipe, work, init
         work.mkdir(parents=True, exist_ok=True)
         frames, few = recipe.clip_frames, recipe.held_out
         self.footage = Footage.cached(work, recipe.stills, recipe.films, recipe.clips_per_film, frames, 0)
@@ -344,6 +345,8 @@ class Trainer:
         }
         print(json.dumps(report), flush=True)
         metadata = {"config": asdict(self.ema.config), "recipe": asdict(self.recipe), "command": command, **report}
+        if self.init is not None:
+            metadata["begun_with"] = read_metadata(self.init)
         path = self.work / "vae.safetensors"
         replace_by(path, lambda partial: save_vae(self.ema, partial, metadata))
         return path
