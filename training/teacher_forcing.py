@@ -31,12 +31,10 @@ from causalcine_core.model.transformer import View
 from causalcine_core.sampling import add_noise, shifted
 from causalcine_core.text import NanoTextEncoder, TextConfig
 
-from . import dataset
+from . import HOME, dataset
 from .data.world import CAPTION_VOCABULARY
 from .dataset import Reunions, Sample, Shards
 from .pointing import Pointing
-
-HOME = Path.home() / "causalcine-train"  # outside the tree: shards and run states are large
 
 
 @dataclass(frozen=True)
@@ -388,13 +386,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, default=HOME / "data", help="folder of shards made by training.dataset")
-    parser.add_argument("--work", type=Path, default=HOME / "nano", help="where the run keeps its state and log")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="where the run keeps its state and log; otherwise by the recipe's name in " + str(HOME),
+    )
     parser.add_argument("--init", type=Path, help="checkpoint to start from where the run has no state yet")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
-    Trainer(TrainRecipe.load(args.recipe), args.data, args.work, args.init).run()
+    work = args.work or HOME / args.recipe.stem
+    work.mkdir(parents=True, exist_ok=True)
+    Trainer(TrainRecipe.load(args.recipe), args.data, work, args.init).run()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains the built-in video VAE on the procedural world, on a CPU.
 
-    causalcine train vae training/recipes/vae.yaml --work DIR
-    causalcine train vae training/recipes/vae_decoder.yaml --init VAE --work DIR
+    causalcine train vae training/recipes/vae.yaml
+    causalcine train vae training/recipes/vae_decoder.yaml --init VAE
 
 Most steps see small crops, the last ones whole pictures; each is a batch of stills or of clips, some with a cut
 inside. At the end the latents are brought to Wan2.1's mean and deviation per channel, folded into the two 1x1
@@ -34,6 +34,7 @@ from causalcine_core.errors import InputError
 from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
 from causalcine_core.vae.checkpoint import read_metadata
 
+from . import HOME
 from .data.world import make_film, make_still
 from .vae_start import start_linear
 
@@ -381,12 +382,14 @@ def replace_by(path: Path, write) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--work", type=Path, required=True, help="where the run keeps its state, log and result")
+    parser.add_argument(
+        "--work", type=Path, help="where the run keeps its state, log and result; otherwise by the recipe's name"
+    )
     parser.add_argument("--init", type=Path, help="a finished VAE to begin with")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    trainer = Trainer(VAERecipe.load(args.recipe), args.work, args.init)
+    trainer = Trainer(VAERecipe.load(args.recipe), args.work or HOME / args.recipe.stem, args.init)
     trainer.run()
     init = f" --init {args.init}" if args.init else ""
     print(trainer.finish(f"causalcine train vae {args.recipe}{init}"), flush=True)
