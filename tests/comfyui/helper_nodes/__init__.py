@@ -79,7 +79,7 @@ class TestLatent(io.ComfyNode):
                 io.Int.Input("frames", default=3, min=1, max=100000),
                 io.Int.Input("size", default=12, min=1),
                 io.Int.Input("batch", default=1, min=1),
-                io.Int.Input("channels", default=16, min=1),
+                io.Int.Input("channels", default=16, min=1, optional=True),
             ],
             outputs=[io.Latent.Output()],
         )
