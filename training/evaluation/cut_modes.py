@@ -25,16 +25,7 @@ from .intervals import Estimate
 from .probe import ASSET as PROBE
 from .quality import FIRST_STORY, figures, open_run, seeds
 
-MODES = (
-    "native",
-    "flush",
-    "rope_jump",
-    "pinned",
-    "phrase",
-    "flush+rope_jump",
-    "flush+pinned",
-    "flush+rope_jump+pinned",
-)
+MODES = ("native", "flush", "rope_jump", "pinned", "phrase", "flush+rope_jump")
 
 
 def measure(model: str, modes: Sequence[str], stories: int, out: Path, probe: Path) -> dict[str, dict[str, Estimate]]:
