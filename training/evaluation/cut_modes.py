@@ -25,15 +25,17 @@ from .intervals import Estimate
 from .probe import ASSET as PROBE
 from .quality import FIRST_STORY, figures, open_run, seeds
 
-MODES = ("native", "flush", "rope_jump", "pinned", "phrase", "flush+rope_jump")
+MODES = ("native", "flush", "flush@0", "rope_jump", "pinned", "phrase", "flush+rope_jump", "flush+rope_jump@0")
 
 
 def measure(model: str, modes: Sequence[str], stories: int, out: Path, probe: Path) -> dict[str, dict[str, Estimate]]:
-    """The figures of each mode."""
+    """The figures of each mode. A number behind @ is how many frames a flush keeps, otherwise as the model says."""
     table = {}
     for mode in modes:
+        name, _, keep = mode.partition("@")
+        settings = {"cut": name} | ({"cut_keep": int(keep)} if keep else {})
         pipe = Pipeline.from_pretrained(model, device="cpu")
-        run = open_run(pipe, probe, out / Path(model).stem / mode, out / "ceilings", {"cut": mode})
+        run = open_run(pipe, probe, out / Path(model).stem / mode, out / "ceilings", settings)
         run.compare = False
         made = [run.story(seed, 15.0, long=False) for seed in seeds(FIRST_STORY, stories, (0, 1))]
         table[mode] = figures(made)
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model", action="append", required=True, help="nano, or an all-in-one checkpoint; may be repeated"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; a run that was stopped goes on")
-    parser.add_argument("--modes", default=",".join(MODES), help="cut modes, joined by commas")
+    parser.add_argument("--modes", default=",".join(MODES), help="cut modes, joined by commas; flush@0: keep no frames")
     parser.add_argument("--stories", type=int, default=8, help="films of 15 s for each mode")
     parser.add_argument("--probe", type=Path, default=PROBE, help="the reader of places and looks")
     parser.add_argument("--publish", action="store_true", help="fill docs/cuts.md")
@@ -58,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     modes = args.modes.split(",")
     try:
         for mode in modes:
-            Cut.parse(mode, name="modes")
+            name, _, keep = mode.partition("@")
+            Cut.parse(name, name="modes")
+            if keep and not keep.isdecimal():
+                raise InputError(f"modes is {mode!r}: behind @ stands how many frames a flush keeps")
         if args.stories < 1:
             raise InputError(f"stories must be at least 1, got {args.stories}")
         models = [(Path(m).stem, measure(m, modes, args.stories, args.out, args.probe)) for m in args.model]

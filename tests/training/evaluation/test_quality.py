@@ -203,7 +203,9 @@ def test_each_cut_mode_makes_the_same_stories(tmp_path, readers, monkeypatch, ca
     monkeypatch.setattr(quality, "generate", None)
     assert cut_modes.main([*arguments, "--modes", "native"]) == 0
     assert cut_modes.main([*arguments, "--modes", "wipe"]) == 2
-    assert "modes is 'wipe': allowed are native, flush" in capsys.readouterr().err
+    assert cut_modes.main([*arguments, "--modes", "flush@some"]) == 2
+    said = capsys.readouterr().err
+    assert "modes is 'wipe': allowed are native, flush" in said and "behind @ stands how many frames" in said
 
 
 def test_no_figure_is_written_for_nothing():
