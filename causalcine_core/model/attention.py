@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .rope import Rope, rotate
 
-CACHED_SCORES = 2**21  # of one head, at a time: more would leave the processor's cache
+CACHED_SCORES = 2**21  # more at a time would leave the processor's cache
 
 
 def chunk_attention(
@@ -61,23 +61,24 @@ def text_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention `[N, L, H, D]`. On a CPU in float32, whose kernel is the faster one there, backward many times; but
-    without gradients two bfloat16 products and a softmax, head by head, are faster still."""
+    without gradients two bfloat16 products and a softmax are faster still, as long as the scores stay in the cache."""
     dtype = q.dtype
     if q.device.type == "cpu" and dtype != torch.float32:
         if mask is None and not torch.is_grad_enabled():
-            return _attend_by_head(q, keys, values)
+            return _attend_in_cache(q, keys, values)
         q, keys, values = q.float(), keys.float(), values.float()
     with torch.autocast(q.device.type, enabled=False):
         out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
     return out.transpose(1, 2).to(dtype)
 
 
-def _attend_by_head(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The same with the scores of some queries of one head in memory at once."""
+def _attend_in_cache(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The same for as many heads at a time, or queries of one head, as have their scores in the cache together."""
     batch, length, heads, dim = q.shape
     q, keys, values = (t.transpose(1, 2).reshape(batch * heads, -1, dim) for t in (q * dim**-0.5, keys, values))
     out, rows = torch.empty_like(q), max(1, CACHED_SCORES // keys.shape[1])
-    for of_head, k, v, y in zip(q, keys, values, out, strict=True):
-        for some, into in zip(of_head.split(rows), y.split(rows), strict=True):
-            torch.mm((some @ k.T).softmax(-1), v, out=into)
+    together = max(1, rows // length)
+    for of_heads, k, v, y in zip(*(t.split(together) for t in (q, keys, values, out)), strict=True):
+        for some, into in zip(of_heads.split(rows, 1), y.split(rows, 1), strict=True):
+            torch.bmm(torch.bmm(some, k.mT).softmax(-1), v, out=into)
     return out.view(batch, heads, length, dim).transpose(1, 2)
