@@ -250,8 +250,8 @@ class KVMemory:
         if self.store.limit is None or len(far) <= self.store.limit:
             return
         excess = len(far) - self.store.limit
-        score = (uses + 0.25) / (turns + 4)
-        for frame in sorted(far, key=lambda f: (float(score[f]), f))[:excess]:
+        score = ((uses + 0.25) / (turns + 4)).tolist()
+        for frame in sorted(far, key=lambda f: (score[f], f))[:excess]:
             table[frame] = None
 
     def _cool(self, table: list[Slot | None], far: Sequence[int]) -> None:
