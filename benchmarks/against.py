@@ -41,9 +41,9 @@ def against_reference(chunks: int = 16, warm: int = 8) -> dict[str, dict[str, fl
 
 def _compare(config: WanConfig, side: int, chunks: int, warm: int) -> dict[str, float]:
     chosen = pick_dtype(torch.device("cpu"))
+    dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, chosen)}
     streams: dict[str, Iterator[object]] = {}
-    for dtype in dict.fromkeys((torch.float32, chosen)):
-        name = str(dtype).removeprefix("torch.")
+    for name, dtype in dtypes.items():
         streams[f"engine_{name}"] = _engine(config, side, chunks, dtype)
         streams[f"plain_{name}"] = _plain(config, side, chunks, dtype)
     seconds: dict[str, list[float]] = {name: [] for name in streams}
@@ -54,9 +54,8 @@ def _compare(config: WanConfig, side: int, chunks: int, warm: int) -> dict[str, 
             if n >= warm:
                 seconds[name].append(time.perf_counter() - began)
     out = {name: round(statistics.median(values), 4) for name, values in seconds.items()}
-    dtypes = [name.removeprefix("engine_") for name in streams if name.startswith("engine_")]
     ratios = {f"times_as_fast_{name}": round(out[f"plain_{name}"] / out[f"engine_{name}"], 2) for name in dtypes}
-    return out | ratios | {"times_as_fast_as_run": round(out["plain_float32"] / out[f"engine_{dtypes[-1]}"], 2)}
+    return out | ratios | {"times_as_fast_as_run": round(out["plain_float32"] / out[f"engine_{list(dtypes)[-1]}"], 2)}
 
 
 def _net(config: WanConfig, dtype: torch.dtype) -> CausalWanTransformer:

@@ -112,9 +112,8 @@ def shares(pipe: Pipeline, story: Story) -> dict[str, float]:
     out = {"decode": (whole - done.seconds) / whole} | dict.fromkeys(GROUPS, 0.0)
     engine, total = done.seconds / whole, sum(event.self_cpu_time_total for event in trace.events())
     for event in trace.events():
-        group = next((name for name, names in GROUPS.items() if event.name in names), None)
-        if _within_attention(event):
-            group = "attention"
+        named = next((name for name, names in GROUPS.items() if event.name in names), None)
+        group = "attention" if _within_attention(event) else named
         if group is not None:
             out[group] += engine * event.self_cpu_time_total / total
     out["other"] = 1 - sum(out.values())

@@ -93,9 +93,9 @@ class Slab:
         self._free.append(index)
 
     def rows(self, slots: Sequence[Slot]) -> Tensor:
-        """Rows `[B, n]` of slots."""
-        index = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self.device)
-        return index * self.batch + torch.arange(self.batch, device=self.device)[:, None]
+        """Rows `[B, n]` of slots, where keys and values lie: of host slabs asking the device for them would be a sync."""
+        index = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self._home)
+        return index * self.batch + torch.arange(self.batch, device=self._home)[:, None]
 
     def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Put keys and values `[B, n, S, H, D]` into rows `[B, n]`, with their descriptors."""

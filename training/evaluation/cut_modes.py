@@ -28,14 +28,21 @@ from .quality import FIRST_STORY, figures, open_run, seeds
 MODES = ("native", "flush", "flush@0", "rope_jump", "pinned", "phrase", "flush+rope_jump", "flush+rope_jump@0")
 
 
+def settings_of(mode: str) -> dict[str, str | int]:
+    """What a mode sets in the recipe. A number behind @ is how many frames a flush keeps, otherwise as the model says."""
+    name, _, keep = mode.partition("@")
+    Cut.parse(name, name="modes")
+    if keep and not keep.isdecimal():
+        raise InputError(f"modes is {mode!r}: behind @ stands how many frames a flush keeps")
+    return {"cut": name} | ({"cut_keep": int(keep)} if keep else {})
+
+
 def measure(model: str, modes: Sequence[str], stories: int, out: Path, probe: Path) -> dict[str, dict[str, Estimate]]:
-    """The figures of each mode. A number behind @ is how many frames a flush keeps, otherwise as the model says."""
+    """The figures of each mode."""
     table = {}
     for mode in modes:
-        name, _, keep = mode.partition("@")
-        settings = {"cut": name} | ({"cut_keep": int(keep)} if keep else {})
         pipe = Pipeline.from_pretrained(model, device="cpu")
-        run = open_run(pipe, probe, out / Path(model).stem / mode, out / "ceilings", settings)
+        run = open_run(pipe, probe, out / Path(model).stem / mode, out / "ceilings", settings_of(mode))
         run.compare = False
         made = [run.story(seed, 15.0, long=False) for seed in seeds(FIRST_STORY, stories, (0, 1))]
         table[mode] = figures(made)
@@ -59,11 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     modes = args.modes.split(",")
     try:
-        for mode in modes:
-            name, _, keep = mode.partition("@")
-            Cut.parse(name, name="modes")
-            if keep and not keep.isdecimal():
-                raise InputError(f"modes is {mode!r}: behind @ stands how many frames a flush keeps")
+        for mode in modes:  # before anything is made
+            settings_of(mode)
         if args.stories < 1:
             raise InputError(f"stories must be at least 1, got {args.stories}")
         models = [(Path(m).stem, measure(m, modes, args.stories, args.out, args.probe)) for m in args.model]
