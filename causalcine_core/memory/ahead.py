@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .cache import FrameStore, Rows
-from .slab import Slot
+from .cache import FrameStore, Page, Rows
 
 
 class Ahead:
@@ -21,7 +20,7 @@ class Ahead:
     """
 
     def __init__(self, store: FrameStore, far: Rows):
-        self._store, self._far = store, far
+        self._store, self._far = store, store.pages(far)
         self._choices: dict[int, list[list[int]]] = {}  # of each layer, in its last pass
         self._pages: dict[int, tuple[list[list[int]], Tensor, Tensor]] = {}
         on_gpu = store.device.type == "cuda"
@@ -36,10 +35,10 @@ class Ahead:
         return k, v
 
     def _taken(self, layer: int, wanted: list[list[int]]) -> tuple[Tensor, Tensor]:
-        slots = self._slots(wanted)
-        self._store.recalled += sum(slot.slab.host for row in slots for slot in row)
+        pages = self._of(wanted)
+        self._store.recalled += sum(slab.host for row in pages for slab, _ in row)
         if layer not in self._pages:
-            return self._store.fetch(layer, slots)
+            return self._store.fetch(layer, pages)
         had, k, v = self._pages.pop(layer)
         if self._stream is not None:
             here = torch.cuda.current_stream(self._store.device)
@@ -47,7 +46,7 @@ class Ahead:
             k.record_stream(here)
             v.record_stream(here)
         self._store.foretold += sum(
-            slots[branch][place].slab.host and frame in had[branch]
+            pages[branch][place][0].host and frame in had[branch]
             for branch, row in enumerate(wanted)
             for place, frame in enumerate(row)
         )
@@ -62,7 +61,7 @@ class Ahead:
                     to[0].copy_(k[branch, lies])
                     to[1].copy_(v[branch, lies])
                 else:
-                    self._store.fetch_page(layer, branch, slots[branch][place], *to)
+                    self._store.fetch_page(layer, branch, pages[branch][place], *to)
         return right_k, right_v
 
     def _foretell(self, layer: int) -> None:
@@ -73,7 +72,7 @@ class Ahead:
             if self._stream is not None:
                 self._stream.wait_stream(torch.cuda.current_stream(self._store.device))
                 aside.enter_context(torch.cuda.stream(self._stream))
-            self._pages[layer] = (guess, *self._store.fetch(layer, self._slots(guess)))
+            self._pages[layer] = (guess, *self._store.fetch(layer, self._of(guess)))
 
-    def _slots(self, frames: Sequence[Sequence[int]]) -> list[list[Slot]]:
-        return [[self._far.slots[f] for f in row] for row in frames]
+    def _of(self, frames: Sequence[Sequence[int]]) -> list[list[Page]]:
+        return [[self._far[f] for f in row] for row in frames]

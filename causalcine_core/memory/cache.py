@@ -8,27 +8,33 @@ table that holds it is gone. Under a budget a table keeps as many frames as fit:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from .settings import MemorySettings
-from .slab import Slab, Slot
+from .slab import Slab, Slot, numbers
 
 GIB = 2**30
+Page = tuple[Slab, int]  # a slab, and which of its slots
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where frames lie: their slots; row `[B, n]` in their slab; cold: bool `[B, n]`, which lie in the cold one (None: none
-    does). run: the slots `[first, end)`, where they are all of one slab and lie there one after another."""
+    """Where frames lie. place: their slots `[n]`; cold: bool `[n]`, which of these are in the cold tier; both on the CPU.
 
-    slots: tuple[Slot, ...]
+    On the device: at, the slots once more; index, rows `[B, n]`, counted alike in every slab; in_cold: `cold`, None where
+    none is. ends: first slots after them in the hot and the cold slab.
+    """
+
+    place: Tensor
+    cold: Tensor
+    at: Tensor
     index: Tensor
-    cold: Tensor | None = None
-    run: tuple[Slab, int, int] | None = None
+    in_cold: Tensor | None
+    ends: tuple[int, int]
 
 
 class FrameStore:
@@ -90,59 +96,70 @@ class FrameStore:
             host + more * self.cold.host_bytes_per_frame,
         )
 
-    def rows(self, slots: Sequence[Slot]) -> Rows:
-        where = [slot.slab is not self.hot for slot in slots]
-        cold = torch.tensor(where, device=self.device).expand(self.batch, -1) if any(where) else None
-        run = None
-        if slots and all(where) == any(where):
-            first, end = slots[0].index, slots[0].index + len(slots)
-            if [slot.index for slot in slots] == list(range(first, end)):
-                run = slots[0].slab, first, end
-        return Rows(tuple(slots), self.hot.rows(slots), cold, run)  # a slot's row is counted alike in every slab
+    def rows(self, place: Tensor, cold: Tensor) -> Rows:
+        """Frames in these slots `[n]` of the hot tier, or where `cold [n]` says so of the cold one."""
+        at = place.to(self.device)
+        ends = [int(part.max()) + 1 if len(part) else 0 for part in (place[~cold], place[cold])]
+        in_cold = cold.to(self.device) if ends[1] else None
+        return Rows(place, cold, at, self.hot.rows(at), in_cold, (ends[0], ends[1]))
 
     def read(self, layer: int, rows: Rows, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, n, S, H, D]`, in the store's dtype; `chosen`: of these rows only, `[B, k]` into n."""
-        index, cold = rows.index, rows.cold
+        """Keys and values `[B, n, S, H, D]`, in the store's dtype; `chosen`: of these rows only, `[B, k]` into n.
+
+        Chosen rows of a store on the host are `Ahead`'s to read.
+        """
+        index, cold = rows.index, rows.in_cold
+        if cold is not None and self.cold.host:
+            return self.fetch(layer, [self.pages(rows)] * self.batch)
+        cold = None if cold is None else cold.expand(self.batch, -1)
         if chosen is not None:
             index, cold = index.gather(1, chosen), None if cold is None else cold.gather(1, chosen)
         if cold is None:
             return self.hot.read(layer, index)
-        if self.cold.host:
-            wanted = [range(len(rows.slots))] * self.batch if chosen is None else chosen.tolist()
-            return self.fetch(layer, [[rows.slots[i] for i in of] for of in wanted])
         k, v = self.cold.read(layer, index.masked_fill(~cold, 0))
         hot_k, hot_v = self.hot.read(layer, index.masked_fill(cold, 0))
         cold = cold[..., None, None, None]
         return torch.where(cold, k, hot_k), torch.where(cold, v, hot_v)
 
-    def fetch(self, layer: int, slots: Sequence[Sequence[Slot]]) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, n, S, H, D]` of `n` slots for each branch, page by page from wherever they lie."""
-        shape = (self.batch, len(slots[0]), *self.frame_shape)
+    def pages(self, rows: Rows) -> list[Page]:
+        """Slab and slot of each frame."""
+        return [
+            (self.cold if cold else self.hot, slot)
+            for slot, cold in zip(rows.place.tolist(), rows.cold.tolist(), strict=True)
+        ]
+
+    def fetch(self, layer: int, pages: Sequence[Sequence[Page]]) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, n, S, H, D]` of `n` pages for each branch, one by one from wherever they lie."""
+        shape = (self.batch, len(pages[0]), *self.frame_shape)
         k, v = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
-        for branch, row in enumerate(slots):
-            for place, slot in enumerate(row):
-                self.fetch_page(layer, branch, slot, k[branch, place], v[branch, place])
+        for branch, row in enumerate(pages):
+            for place, page in enumerate(row):
+                self.fetch_page(layer, branch, page, k[branch, place], v[branch, place])
         return k, v
 
-    def fetch_page(self, layer: int, branch: int, slot: Slot, k: Tensor, v: Tensor) -> None:
-        """One slot's page of one branch into `k` and `v` `[S, H, D]`."""
-        slot.slab.copy_out(layer, slot.index * self.batch + branch, k, v)
+    def fetch_page(self, layer: int, branch: int, page: Page, k: Tensor, v: Tensor) -> None:
+        """One branch of a page into `k` and `v` `[S, H, D]`."""
+        slab, slot = page
+        slab.copy_out(layer, slot * self.batch + branch, k, v)
 
-    def descriptors(self, layer: int, rows: Rows) -> Tensor:
-        """Frame descriptors `[B, n, H, D]`, float32; of a run, where they lie."""
-        if rows.run is not None:
-            slab, first, end = rows.run
-            return slab.descriptors_in_place(layer, first, end)
-        if rows.cold is None:
-            return self.hot.descriptors(layer, rows.index)
-        cold = self.cold.descriptors(layer, rows.index.masked_fill(~rows.cold, 0))
-        hot = self.hot.descriptors(layer, rows.index.masked_fill(rows.cold, 0))
-        return torch.where(rows.cold[..., None, None], cold, hot)
+    def match(self, layer: int, query: Tensor, rows: Rows) -> Tensor:
+        """Scores `[B, 1, n]` of frames against a chunk's descriptor `[B, 1, H, D]`.
 
-    def cool(self, slots: Sequence[Slot]) -> tuple[Slot, ...]:
-        """Copies of hot slots in the cold tier."""
-        moved = self.cold.allocate(len(slots))
-        source, target = self.hot.rows(slots), self.cold.rows(moved)
+        Descriptors are read where they lie, those between the wanted ones too: copying them costs more.
+        """
+        hot_end, cold_end = rows.ends
+        if rows.in_cold is None:
+            return self.hot.match(layer, query, hot_end).index_select(-1, rows.at)
+        cold = self.cold.match(layer, query, cold_end).index_select(-1, rows.at.masked_fill(~rows.in_cold, 0))
+        if not hot_end:
+            return cold
+        hot = self.hot.match(layer, query, hot_end).index_select(-1, rows.at.masked_fill(rows.in_cold, 0))
+        return torch.where(rows.in_cold, cold, hot)
+
+    def cool(self, place: Tensor) -> tuple[Slot, ...]:
+        """Copies in the cold tier of the hot slots `[n]`."""
+        moved = self.cold.allocate(len(place))
+        source, target = self.hot.rows(place), self.cold.rows(numbers(moved))
         for layer in range(self.layers):
             self.cold.write(layer, target, *self.hot.read(layer, source))
         return moved
@@ -189,13 +206,17 @@ def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torc
 class KVMemory:
     """An immutable table of the frames a rollout has written.
 
-    lengths: latent frames of every chunk. slots: of every frame, None where it was evicted. uses: how often routing took
-    a frame, in layers; turns: how many chunks could have taken it; both `[frames]`.
+    lengths: latent frames of every chunk. slots: of every frame, None where it was evicted; who holds a slot keeps it.
+
+    The rest says of each frame, `[frames]` on the CPU: place, its slot's number, -1 where it was evicted; cold, whether
+    that is in the cold tier; uses, how often routing took it, in layers; turns, how many chunks could have taken it.
     """
 
     store: FrameStore
     lengths: tuple[int, ...] = ()
     slots: tuple[Slot | None, ...] = ()
+    place: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    cold: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     uses: Tensor = field(default_factory=lambda: torch.zeros(0))
     turns: Tensor = field(default_factory=lambda: torch.zeros(0))
 
@@ -206,73 +227,69 @@ class KVMemory:
 
     @property
     def evicted(self) -> int:
-        return sum(slot is None for slot in self.slots)
+        return int((self.place < 0).sum())
 
-    def rows(self, frames: Sequence[int]) -> Rows:
-        """Where these frames lie; none may be evicted."""
-        return self.store.rows([slot for slot in (self.slots[f] for f in frames) if slot is not None])
+    def kept(self, frames: Sequence[int]) -> Tensor:
+        """Those of the frames that were not evicted, int64 `[n]`."""
+        wanted = torch.arange(frames.start, frames.stop) if isinstance(frames, range) else torch.tensor(frames).long()
+        return wanted[self.place[wanted] >= 0]
 
-    def kept(self, frames: Sequence[int]) -> list[int]:
-        """Those of the frames that were not evicted."""
-        return [f for f in frames if self.slots[f] is not None]
+    def rows(self, frames: Tensor) -> Rows:
+        """Where these frames `[n]` lie; none may be evicted."""
+        return self.store.rows(self.place[frames], self.cold[frames])
 
     def without(self, chunks: int) -> KVMemory:
         """This memory before its last `chunks` chunks were written."""
         lengths = self.lengths[: len(self.lengths) - chunks]
         n = sum(lengths)
-        return KVMemory(self.store, lengths, self.slots[:n], self.uses[:n], self.turns[:n])
+        return KVMemory(
+            self.store, lengths, self.slots[:n], self.place[:n], self.cold[:n], self.uses[:n], self.turns[:n]
+        )
 
-    def append(self, slots: Sequence[Slot], *, far: Sequence[int] = (), recalled: Tensor | None = None) -> KVMemory:
+    def append(self, slots: Sequence[Slot], *, far: Tensor, recalled: Tensor | None = None) -> KVMemory:
         """The memory with one more chunk.
 
-        far: frames that the chunk could recall and did not see anyway: they go to the cold tier, and are what a budget may
-        evict. recalled: int64 frame numbers that it did recall, one entry a layer and branch, -1 for none.
+        far: frames `[n]` that the chunk could recall and did not see anyway: they go to the cold tier, and are what a budget
+        may evict. recalled: int64 frame numbers that it did recall, one entry a layer and branch, -1 for none.
         """
         uses, turns = self.uses.clone(), self.turns.clone()
         if recalled is not None and recalled.numel():
             taken = recalled[recalled >= 0]
             uses += torch.bincount(taken, minlength=self.frames) / (self.store.layers * self.store.batch)
-        turns[list(far)] += 1
-        table = list(self.slots)
-        self._evict(table, far, uses, turns)
-        self._cool(table, far)
+        turns[far] += 1
+        table, place, cold = list(self.slots), self.place.clone(), self.cold.clone()
+        for frame in self._least_used(far, uses, turns).tolist():
+            table[frame], place[frame] = None, -1
+        if self.store.cold is not self.store.hot:
+            warm = far[(place[far] >= 0) & ~cold[far]]
+            moved = self.store.cool(place[warm]) if len(warm) else ()
+            for frame, slot in zip(warm.tolist(), moved, strict=True):
+                table[frame], place[frame], cold[frame] = slot, slot.index, True
         new = torch.zeros(len(slots))
         return KVMemory(
             self.store,
             (*self.lengths, len(slots)),
             (*table, *slots),
+            torch.cat([place, numbers(slots)]),
+            torch.cat([cold, new.bool()]),
             torch.cat([uses, new]),
             torch.cat([turns, new]),
         )
 
-    def _evict(self, table: list[Slot | None], far: Sequence[int], uses: Tensor, turns: Tensor) -> None:
-        """Let go of what routing used least, for as many chunks as it could have; new frames get some credit."""
-        if self.store.limit is None or len(far) <= self.store.limit:
-            return
-        excess = len(far) - self.store.limit
-        score = ((uses + 0.25) / (turns + 4)).tolist()
-        for frame in sorted(far, key=lambda f: (score[f], f))[:excess]:
-            table[frame] = None
-
-    def _cool(self, table: list[Slot | None], far: Sequence[int]) -> None:
-        store = self.store
-        if store.cold is store.hot:
-            return
-        warm = [f for f in far if (slot := table[f]) is not None and slot.slab is store.hot]
-        if warm:
-            for frame, slot in zip(
-                warm, store.cool([s for s in (table[f] for f in warm) if s is not None]), strict=True
-            ):
-                table[frame] = slot
+    def _least_used(self, far: Tensor, uses: Tensor, turns: Tensor) -> Tensor:
+        """Frames to let go of: what routing used least, for as many chunks as it could have; new frames get some credit."""
+        excess = 0 if self.store.limit is None else max(0, len(far) - self.store.limit)
+        score = (uses[far] + 0.25) / (turns[far] + 4)
+        return far[score.sort(stable=True).indices[:excess]] if excess else far[:0]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything needed to rebuild this memory, as flat tensors for a file."""
         out = {"lengths": torch.tensor(self.lengths, dtype=torch.int64), "uses": self.uses, "turns": self.turns}
         for name, slab in self._tiers().items():
-            frames = [f for f, slot in enumerate(self.slots) if slot is not None and slot.slab is slab]
-            out[f"{name}.frames"] = torch.tensor(frames, dtype=torch.int64)
-            rows = slab.rows([slot for slot in (self.slots[f] for f in frames) if slot is not None])
-            out |= {f"{name}.{key}": t.cpu() for key, t in slab.tensors(rows).items()}
+            frames = ((self.place >= 0) & (self.cold == (name == "cold"))).nonzero()[:, 0]
+            out[f"{name}.frames"] = frames
+            parts = slab.tensors(slab.rows(self.place[frames]))
+            out |= {f"{name}.{key}": t.cpu() for key, t in parts.items()}
         return out
 
     def _tiers(self) -> dict[str, Slab]:
@@ -283,12 +300,14 @@ class KVMemory:
         """`tensors` into a fresh store of the same shape and storage."""
         lengths = tuple(tensors["lengths"].tolist())
         slots: list[Slot | None] = [None] * sum(lengths)
-        memory = cls(store, lengths, (), tensors["uses"], tensors["turns"])
+        place, cold = torch.full((len(slots),), -1), torch.zeros(len(slots), dtype=torch.bool)
+        memory = cls(store, lengths, tuple(slots), place, cold, tensors["uses"], tensors["turns"])
         for name, slab in memory._tiers().items():
-            frames = tensors[f"{name}.frames"].tolist()
+            frames = tensors[f"{name}.frames"]
             taken = slab.allocate(len(frames))
             parts = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
-            slab.fill(slab.rows(taken), parts)
-            for frame, slot in zip(frames, taken, strict=True):
+            place[frames], cold[frames] = numbers(taken), name == "cold"
+            slab.fill(slab.rows(place[frames]), parts)
+            for frame, slot in zip(frames.tolist(), taken, strict=True):
                 slots[frame] = slot
-        return cls(store, lengths, tuple(slots), tensors["uses"], tensors["turns"])
+        return replace(memory, slots=tuple(slots))

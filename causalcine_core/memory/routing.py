@@ -5,8 +5,6 @@ Parameter-free, and the same function in training and in inference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -21,34 +19,38 @@ def describe_query(queries: Tensor) -> Tensor:
     return queries.mean((-4, -3))
 
 
-def route(
-    query: Tensor,
-    descriptors: Tensor,
-    k: int,
-    eligible: Tensor | None = None,
-    total: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Choose the `k` frames whose keys match the query best.
+def match(query: Tensor, descriptors: Tensor) -> Tensor:
+    """How well frames match chunks: the sum over heads of the dot products of their descriptors.
+
+    query: `[B, R, H, D]` of R chunks. descriptors: `[B, T, H, D]` of T frames. Returns: float32 `[B, R, T]`.
+    """
+    query, descriptors = query.flatten(2).float(), descriptors.flatten(2).float()
+    if query.shape[1] == 1:  # a rollout's: on a CPU a matrix product of one row reads with one core
+        return torch.linalg.vecdot(descriptors, query)[:, None]
+    return query @ descriptors.mT
+
+
+def choose(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
+    """The `k` frames of the highest scores.
 
     Args:
-        query: chunk descriptors `[B, R, H, D]`, R chunks that decide each for itself.
-        descriptors: frame descriptors `[B, T, H, D]`.
+        scores: `[B, R, T]`, of T frames for R chunks that choose each for itself.
         k: how many frames to take.
         eligible: bool `[R, T]`, which frames may compete for which chunk; None = all.
-        total: sums scores `[B, R, T]` over those who have the other heads; None = all heads are here.
 
     Returns: int64 `[B, R, k]`: frame numbers in temporal order, then -1 where fewer than `k` may compete.
     """
-    batch, chunks = query.shape[:2]
-    frames = descriptors.shape[1]
-    taken = min(k, frames)
-    scores = query.flatten(2).float() @ descriptors.flatten(2).float().mT  # the sum over heads of their dot products
-    if total is not None:
-        scores = total(scores)
+    frames = scores.shape[-1]
+    if eligible is None and k <= frames:
+        return scores.topk(k, -1).indices.sort(-1).values
     if eligible is not None:
         scores = scores.masked_fill(~eligible, float("-inf"))
-    best = scores.topk(taken, -1)
-    chosen = best.indices.masked_fill(best.values == float("-inf"), frames)
-    chosen = chosen.sort(-1).values
+    best = scores.topk(min(k, frames), -1)
+    chosen = best.indices.masked_fill(best.values == float("-inf"), frames).sort(-1).values
     chosen = chosen.masked_fill(chosen == frames, -1)
-    return torch.cat([chosen, chosen.new_full((batch, chunks, k - taken), -1)], -1)
+    return torch.cat([chosen, chosen.new_full((*chosen.shape[:2], k - chosen.shape[2]), -1)], -1)
+
+
+def route(query: Tensor, descriptors: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
+    """Choose the `k` frames whose keys match the query best: `match`, then `choose`."""
+    return choose(match(query, descriptors), k, eligible)

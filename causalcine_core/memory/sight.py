@@ -18,7 +18,7 @@ class Sight:
     all that is seen and the chunk itself."""
 
     near: tuple[int, ...]
-    far: tuple[int, ...]
+    far: Sequence[int]
     gap: int = 0
 
 
@@ -40,9 +40,12 @@ def sight(history: Sequence[int], shot_start: int, *, window: int, sink: int = 0
     first = starts[max(0, len(history) - window)]
     if cut.flush and shot_start:
         first = max(first, min(end, shot - cut.keep))
-    kept = set(range(min(sink, first)))
+    sunk = min(sink, first)
+    kept = set(range(sunk))
     if cut.pinned and shot_start < len(history):
         kept |= set(range(shot, min(starts[shot_start + 1], first)))
     near = (*sorted(kept), *range(first, end))
-    far = tuple(frame for frame in range(first) if frame not in kept)
+    far: Sequence[int] = range(sunk, first)
+    if len(kept) > sunk:
+        far = [frame for frame in far if frame not in kept]
     return Sight(near, far, cut.jump if cut.rope_jump and 0 < shot_start == len(history) else 0)

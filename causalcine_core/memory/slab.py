@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .routing import describe
+from .routing import describe, match
 
 _PAGES = ("keys", "values")  # what a slot is made of, but for what is small
 MOST_MORE, MOST_AHEAD = 1024, 4096  # frames that a slab grows by when it is full, and when it is told of a film
@@ -22,6 +22,11 @@ class Slot:
     def __init__(self, slab: Slab, index: int):
         self.slab, self.index = slab, index
         weakref.finalize(self, slab.release, index).atexit = False
+
+
+def numbers(slots: Sequence[Slot]) -> Tensor:
+    """Of slots, int64 `[n]` on the CPU."""
+    return torch.tensor([slot.index for slot in slots], dtype=torch.int64)
 
 
 class Slab:
@@ -92,10 +97,9 @@ class Slab:
     def release(self, index: int) -> None:
         self._free.append(index)
 
-    def rows(self, slots: Sequence[Slot]) -> Tensor:
-        """Rows `[B, n]` of slots, where keys and values lie: of host slabs asking the device for them would be a sync."""
-        index = torch.tensor([slot.index for slot in slots], dtype=torch.int64, device=self._home)
-        return index * self.batch + torch.arange(self.batch, device=self._home)[:, None]
+    def rows(self, slots: Tensor) -> Tensor:
+        """Rows `[B, n]` of slots `[n]`, on the device that these are on."""
+        return slots * self.batch + torch.arange(self.batch, device=slots.device)[:, None]
 
     def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Put keys and values `[B, n, S, H, D]` into rows `[B, n]`, with their descriptors."""
@@ -127,14 +131,10 @@ class Slab:
             else:
                 target.copy_(page, non_blocking=True)
 
-    def descriptors(self, layer: int, rows: Tensor) -> Tensor:
-        """Frame descriptors `[B, n, H, D]`, float32, as they were in full precision."""
-        return self._take("descriptors", layer, rows)
-
-    def descriptors_in_place(self, layer: int, first: int, end: int) -> Tensor:
-        """The same of slots `[first, end)`, not copied."""
-        lying = self._tensors["descriptors"][layer][first * self.batch : end * self.batch]
-        return lying.unflatten(0, (-1, self.batch)).transpose(0, 1)
+    def match(self, layer: int, query: Tensor, end: int) -> Tensor:
+        """Scores `[B, R, end]` of the frames in slots `[0, end)`, those of free slots of no meaning, as `routing.match`."""
+        lying = self._tensors["descriptors"][layer][: end * self.batch]
+        return match(query, lying.unflatten(0, (-1, self.batch)).transpose(0, 1))
 
     def tensors(self, rows: Tensor) -> dict[str, Tensor]:
         """Everything in these rows, `name.layer` to `[B, n, ...]`, as it is kept: for a file."""

@@ -17,9 +17,10 @@ from ..model.attention import attend, chunk_attention
 from ..model.rope import Rope, rotate
 from .ahead import Ahead
 from .cache import KVMemory
-from .routing import describe, describe_query, route
+from .routing import choose, describe, describe_query, route
 from .settings import MemorySettings
 from .sight import Sight, sight
+from .slab import numbers
 
 
 class RolloutView:
@@ -42,19 +43,15 @@ class RolloutView:
         total: Callable[[Tensor], Tensor] | None = None,
     ):
         """shot_start: chunks of `memory` that lie before this chunk's shot; None: its shot is all there is. cut, sink: as in
-        `sight`. total: as in `route`."""
+        `sight`. total: sums scores over those who have the other heads; None: all heads are here."""
         store = memory.store
         seen = sight(memory.lengths, shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
         self.memory, self.frames, self._total = memory, frames, total
         self._keep_choice = settings.routing == "first_step"
         self._asked_k = settings.top_k or 0
         self._far, near = memory.kept(seen.far), memory.kept(seen.near)
-        self._far_frames = torch.tensor(self._far, dtype=torch.int64, device=store.device)
         self._far_rows, self._near_rows = memory.rows(self._far), memory.rows(near)
         self._k = min(self._asked_k, len(self._far))
-        self._descriptors = (
-            [store.descriptors(layer, self._far_rows) for layer in range(store.layers)] if self._k else []
-        )
         self._ahead = Ahead(store, self._far_rows) if self._k and store.cold.host else None
         self._chosen: list[Tensor | None] = [None] * store.layers
         self._own: list[tuple[Tensor, Tensor] | None] = [None] * store.layers
@@ -64,8 +61,8 @@ class RolloutView:
         self._own[layer] = (k, v)
         kept = self._chosen[layer]
         if self._k and not (self._keep_choice and kept is not None):
-            kept = route(describe_query(q)[:, None], self._descriptors[layer], self._k, total=self._total)[:, 0]
-            self._chosen[layer] = kept
+            scores = self.memory.store.match(layer, describe_query(q)[:, None], self._far_rows)
+            self._chosen[layer] = choose(self._total(scores) if self._total else scores, self._k)[:, 0]
         return self._span.attend(layer, q, k, v, self._near, self._recalled, fresh=not self._keep_choice)
 
     def _near(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +79,7 @@ class RolloutView:
         """The memory with this chunk in it, as the last pass wrote it."""
         store = self.memory.store
         slots = store.hot.allocate(self.frames)
-        rows = store.hot.rows(slots)
+        rows = store.hot.rows(numbers(slots).to(store.device))
         for layer, own in enumerate(self._own):
             if own is None:
                 raise RuntimeError("a chunk is committed before a pass has run")
@@ -95,7 +92,7 @@ class RolloutView:
         out = torch.full((store.layers, store.batch, self._asked_k), -1, dtype=torch.int64)
         for layer, chosen in enumerate(self._chosen):
             if chosen is not None:
-                out[layer, :, : chosen.shape[1]] = self._far_frames[chosen].cpu()
+                out[layer, :, : chosen.shape[1]] = self._far[chosen.cpu()]
         return out
 
 

@@ -11,7 +11,7 @@ from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, MemorySettings
 from causalcine_core.memory.ahead import Ahead
 from causalcine_core.memory.cache import GIB, frame_bytes
-from causalcine_core.memory.slab import quantize
+from causalcine_core.memory.slab import numbers, quantize
 from causalcine_core.sampling import State, begin, rollout
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
@@ -132,16 +132,17 @@ def test_where_frames_are_kept_changes_nothing(storage, host, routing):
 def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
     """Pages that were foretold, foretold in another place, and not foretold at all are all read right."""
     store = FrameStore(2, 2, (4, 2, 3), torch.float32, "cpu", settings=MemorySettings(1, 2, storage="host"))
-    slots = store.cold.allocate(6)
+    place = numbers(store.cold.allocate(6))
+    rows = store.cold.rows(place)
     for layer in range(2):
-        store.cold.write(layer, store.cold.rows(slots), *torch.randn(2, 2, 6, 4, 2, 3))
-    far = store.rows(slots)
+        store.cold.write(layer, rows, *torch.randn(2, 2, 6, 4, 2, 3))
+    far = store.rows(place, torch.ones(6, dtype=torch.bool))
     ahead = Ahead(store, far)
     for choice in ([[0, 1], [2, 3]], [[0, 1], [2, 3]], [[1, 4], [3, 2]], [[5, 0], [5, 0]]):
         for layer in range(2):
             chosen = torch.tensor(choice)
             for ours, theirs in zip(
-                ahead.read(layer, chosen), store.cold.read(layer, far.index.gather(1, chosen)), strict=True
+                ahead.read(layer, chosen), store.cold.read(layer, rows.gather(1, chosen)), strict=True
             ):
                 assert torch.equal(ours, theirs)
     assert store.foretold == 8 + 6  # of the second pass all, of the third three in each layer
@@ -152,17 +153,17 @@ def test_routing_of_the_first_step_is_kept_for_the_chunk():
     from causalcine_core.memory import views
 
     calls = []
-    original = views.route
+    original = views.choose
 
     def counted(*args, **kw):
         calls.append(args)
         return original(*args, **kw)
 
-    views.route = counted
+    views.choose = counted
     try:
         state = run(start(MemorySettings(1, 2, routing="first_step")), 4)
     finally:
-        views.route = original
+        views.choose = original
     assert len(calls) == 2 * TINY.num_layers  # chunks 2 and 3 have something to recall
     assert not torch.equal(state.film(), run(start(MemorySettings(1, 2)), 4).film())
 
@@ -207,17 +208,16 @@ def test_a_memory_that_was_left_out_is_written_anew(tmp_path, changes):
     torch.testing.assert_close(run(state, 2).film(), run(before, 2).film(), atol=1e-4, rtol=1e-4)
 
 
-def test_descriptors_of_a_run_are_read_where_they_lie():
-    """The same as copied ones, and no copy; of frames that lie apart, a copy."""
-    state = run(start(MemorySettings()), 6)
-    store = state.memory.store
-    rows = state.memory.rows(range(4, 12))
-    assert rows.run is not None
-    lying = store.descriptors(1, rows)
-    assert torch.equal(lying, store.hot.descriptors(1, rows.index))
-    assert (
-        lying.untyped_storage().data_ptr() == store.descriptors(1, state.memory.rows([0])).untyped_storage().data_ptr()
-    )
-    apart = state.memory.rows([1, 2, 5])
-    assert apart.run is None
-    assert torch.equal(store.descriptors(1, apart), store.hot.descriptors(1, apart.index))
+@pytest.mark.parametrize("storage", ["full", "8bit"])
+def test_frames_are_matched_wherever_they_lie(storage):
+    """Scores of frames in one tier or both, in any slots, are those of their descriptors."""
+    state = run(start(MemorySettings(1, 2, storage=storage)), 6)
+    memory = state.memory
+    query = torch.randn(memory.store.batch, 1, *memory.store.frame_shape[1:])
+    tiers = {False: memory.store.hot, True: memory.store.cold}
+    for frames in (torch.arange(18), torch.tensor([1, 2, 16, 17]), torch.tensor([15, 17]), torch.tensor([4])):
+        scores = memory.store.match(1, query, memory.rows(frames))
+        for n, frame in enumerate(frames.tolist()):
+            tier = tiers[bool(memory.cold[frame])]
+            kept = tier.tensors(tier.rows(memory.place[frame : frame + 1]))["descriptors.1"][:, 0]
+            torch.testing.assert_close(scores[:, 0, n], (kept * query[:, 0]).sum((1, 2)))
