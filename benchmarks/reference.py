@@ -1,8 +1,9 @@
 """A plain rollout in the manner of Self-Forcing and its family, to measure the engine against and to check it with.
 
-Keys are rotated at their absolute position when they are written, into a buffer that holds the last `window` latent frames;
-every pass attends to that buffer. One prompt, no routing, re-noising, then a clean pass that writes the cache. It shares no
-code with the engine but the weights and the random numbers of a chunk.
+As their code does it: keys are rotated at their absolute position, in float64, and written in every pass into a buffer that
+holds the last `window` latent frames and is moved along by copying; each frame has a modulation of its own; the text is
+embedded in every pass, its keys and values are kept. One prompt, no routing, re-noising, then a clean pass that leaves the
+chunk in the buffer. It shares no code with the engine but the weights and the random numbers of a chunk.
 """
 
 from __future__ import annotations
@@ -21,11 +22,25 @@ from causalcine_core.sampling import chunk_generator
 
 @dataclass
 class Cache:
-    """Of one layer: rotated keys and values of the frames in view, and the text's keys and values."""
+    """Of one layer: rotated keys and values of the frames in view `[1, L, H, D]`, of which the first `filled` tokens are
+    history, and the text's keys and values."""
 
-    keys: Tensor | None = None
-    values: Tensor | None = None
+    keys: Tensor
+    values: Tensor
+    filled: int = 0
     text: tuple[Tensor, Tensor] | None = None
+
+    def write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put a chunk's keys and values behind the history; gives all that is in view."""
+        new = k.shape[1]
+        gone = max(0, self.filled + new - self.keys.shape[1])
+        if gone:
+            for buffer in (self.keys, self.values):
+                buffer[:, : self.filled - gone] = buffer[:, gone : self.filled].clone()
+            self.filled -= gone
+        end = self.filled + new
+        self.keys[:, self.filled : end], self.values[:, self.filled : end] = k, v
+        return self.keys[:, :end], self.values[:, :end]
 
 
 @dataclass
@@ -36,80 +51,72 @@ class Reference:
     window: int
     caches: list[Cache] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.caches = [Cache() for _ in self.net.blocks]
-
     def roll(
         self, text: Tensor, chunks: Sequence[int], levels: Sequence[Sequence[float]], size: tuple[int, int], seed: int
     ) -> Iterator[Tensor]:
         """Model-space latents `[1, C, c, h, w]` of chunks of these lengths; levels: noise levels of each, from 1 down."""
+        config, patch = self.net.config, self.net.config.patch_size
+        tokens = self.window * (size[0] // patch[1]) * (size[1] // patch[2])
+        like = self.net.head.head.weight
+        room = [like.new_zeros(2, 1, tokens, config.num_heads, config.head_dim) for _ in self.net.blocks]
+        self.caches = [Cache(keys, values) for keys, values in room]
         start = 0
         for index, (frames, passes) in enumerate(zip(chunks, levels, strict=True)):
             generator = chunk_generator(seed, index)
-            shape = (1, self.net.config.in_dim, frames, *size)
+            shape = (1, config.in_dim, frames, *size)
             x = torch.randn(shape, generator=generator)
             for i, level in enumerate(passes):
                 clean = x - level * self.forward(x, level, text, start)
                 last = i + 1 == len(passes)
                 noise = None if last else torch.randn(shape, generator=generator)
                 x = clean if noise is None else (1 - passes[i + 1]) * clean + passes[i + 1] * noise
-            self.forward(x, 0.0, text, start, write=True)
+            self.forward(x, 0.0, text, start)
+            for cache in self.caches:
+                cache.filled += frames * tokens // self.window
             yield x
             start += frames
 
     @torch.no_grad()
-    def forward(self, x: Tensor, level: float, text: Tensor, start: int, write: bool = False) -> Tensor:
+    def forward(self, x: Tensor, level: float, text: Tensor, start: int) -> Tensor:
         net, frames, dtype = self.net, x.shape[2], self.net.head.head.weight.dtype
-        patches, text = net.patch_embedding(x.to(dtype)), text.to(dtype)
+        patches = net.patch_embedding(x.to(dtype))
         height, width = patches.shape[-2:]
         h = patches.flatten(2).transpose(1, 2)  # 1 L dim
-        time = net.time_embedding(_sinusoid(1000 * level, net.config.freq_dim)[None].to(dtype))
-        modulation = net.time_projection(time).view(1, 6, -1)
+        times = torch.full((frames,), 1000 * level)
+        time = net.time_embedding(_sinusoid(times, net.config.freq_dim).to(dtype))[None]  # 1 F dim
+        modulation = net.time_projection(time).unflatten(2, (6, -1))
+        context = net.text_embedding(text.to(dtype))
         angles = _angles(net.config.head_dim, start, frames, height, width)
         for block, cache in zip(net.blocks, self.caches, strict=True):
-            h = _block(
-                block, cache, h, modulation, net.text_embedding, text, angles, self._kept(frames, height, width), write
-            )
-        shift, scale = (net.head.modulation + time[:, None]).unbind(1)
-        h = net.head.head(net.head.norm(h) * (1 + scale[:, None]) + shift[:, None])
+            h = _block(block, cache, h, modulation, context, angles)
+        shift, scale = (net.head.modulation.unsqueeze(1) + time.unsqueeze(2)).chunk(2, 2)
+        h = net.head.head(_modulated(net.head.norm(h), shift, scale))
         _, ph, pw = net.config.patch_size
         h = h.view(1, frames, height, width, ph, pw, -1).permute(0, 6, 1, 2, 4, 3, 5)
         return h.reshape(1, -1, frames, height * ph, width * pw).float()
 
-    def _kept(self, frames: int, height: int, width: int) -> int:
-        """Tokens of history that stay in view beside a chunk of `frames`."""
-        return max(0, self.window - frames) * height * width
 
-
-def _block(
-    block: Any,
-    cache: Cache,
-    h: Tensor,
-    modulation: Tensor,
-    text_embedding: Any,
-    text: Tensor,
-    angles: Tensor,
-    kept: int,
-    write: bool,
-) -> Tensor:
-    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (block.modulation + modulation).split(1, 1)
+def _block(block: Any, cache: Cache, h: Tensor, modulation: Tensor, context: Tensor, angles: Tensor) -> Tensor:
+    """modulation: `[1, F, 6, dim]`; context: embedded text."""
+    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (block.modulation.unsqueeze(1) + modulation).chunk(6, 2)
     a = block.self_attn
-    y = block.norm1(h) * (1 + scale_a) + shift_a
+    y = _modulated(block.norm1(h), shift_a, scale_a)
     q, k = _rotated(_heads(a, a.norm_q(a.q(y))), angles), _rotated(_heads(a, a.norm_k(a.k(y))), angles)
-    v = _heads(a, a.v(y))
-    if cache.keys is not None and cache.values is not None and kept:
-        keys, values = torch.cat([cache.keys[:, -kept:], k], 1), torch.cat([cache.values[:, -kept:], v], 1)
-    else:
-        keys, values = k, v
-    if write:
-        cache.keys, cache.values = keys, values
-    h = h + a.o(_attention(q, keys, values)) * gate_a
+    h = h + _gated(a.o(_attention(q, *cache.write(k, _heads(a, a.v(y))))), gate_a)
     c = block.cross_attn
     if cache.text is None:
-        embedded = text_embedding(text)
-        cache.text = _heads(c, c.norm_k(c.k(embedded))), _heads(c, c.v(embedded))
+        cache.text = _heads(c, c.norm_k(c.k(context))), _heads(c, c.v(context))
     h = h + c.o(_attention(_heads(c, c.norm_q(c.q(block.norm3(h)))), *cache.text))
-    return h + block.ffn(block.norm2(h) * (1 + scale_f) + shift_f) * gate_f
+    return h + _gated(block.ffn(_modulated(block.norm2(h), shift_f, scale_f)), gate_f)
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens `[1, L, dim]` under their frame's shift and scale `[1, F, 1, dim]`."""
+    return (x.unflatten(1, (shift.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
+
+
+def _gated(x: Tensor, gate: Tensor) -> Tensor:
+    return (x.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
 
 
 def _heads(attention: Any, x: Tensor) -> Tensor:
@@ -134,15 +141,16 @@ def _angles(head_dim: int, start: int, frames: int, height: int, width: int) -> 
         angle = positions.double()[:, None] * frequencies
         axes.append(angle.view(*shape, dim // 2).expand(frames, height, width, -1))
     angle = torch.cat(axes, -1).flatten(0, 2)
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
+    return torch.polar(torch.ones_like(angle), angle)[:, None]
 
 
 def _rotated(x: Tensor, angles: Tensor) -> Tensor:
-    turned = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous()) * angles
+    turned = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous()) * angles
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
-def _sinusoid(timestep: float, dim: int) -> Tensor:
+def _sinusoid(timesteps: Tensor, dim: int) -> Tensor:
     half = dim // 2
-    angles = timestep * torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
-    return torch.cat([angles.cos(), angles.sin()])
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
+    angles = timesteps[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1)
