@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from causalcine_core.memory import PackedView
 from causalcine_core.memory.routing import describe, describe_query
+from causalcine_core.model.kernels import Kernel
 
 from .data.grammar import NAMES
 from .dataset import Box
@@ -60,7 +61,7 @@ class Pointing:
                 )
             start = end
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         if layer:
             clean = k[:, : self._view.clean]
             keys, theirs = describe(clean).float().flatten(2), _mean_over(clean, self._covered)
@@ -74,7 +75,7 @@ class Pointing:
                 self._add("binding", _own_keys(own, chunk.covered, theirs, self._covered, chunk.before))
                 scores = (keys[chunk.asks, : chunk.before] @ query[chunk.asks, :, None])[..., 0]
                 self._add("pointing", _divergence(scores / query.shape[1] ** 0.5, chunk.fits))
-        return self._view.attend(layer, q, k, v)
+        return self._view.attend(layer, q, k, v, kernel)
 
     def _add(self, name: str, values: Tensor) -> None:
         if len(values):

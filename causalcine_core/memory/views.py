@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..cut import Cut
 from ..model.attention import attend, chunk_attention
+from ..model.kernels import Kernel
 from ..model.rope import Rope, rotate
 from .ahead import Ahead
 from .cache import KVMemory
@@ -57,13 +58,13 @@ class RolloutView:
         self._own: list[tuple[Tensor, Tensor] | None] = [None] * store.layers
         self._span = Span(rope, store.layers, self._k, len(near), frames, seen.gap)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         self._own[layer] = (k, v)
         kept = self._chosen[layer]
         if self._k and not (self._keep_choice and kept is not None):
             scores = self.memory.store.match(layer, describe_query(q)[:, None], self._far_rows)
             self._chosen[layer] = choose(self._total(scores) if self._total else scores, self._k)[:, 0]
-        return self._span.attend(layer, q, k, v, self._near, self._recalled, fresh=not self._keep_choice)
+        return self._span.attend(layer, q, k, v, self._near, self._recalled, kernel, fresh=not self._keep_choice)
 
     def _near(self, layer: int) -> tuple[Tensor, Tensor]:
         return self.memory.store.read(layer, self._near_rows)
@@ -119,6 +120,7 @@ class Span:
         v: Tensor,
         near: Callable[[int], tuple[Tensor, Tensor]],
         recalled: Callable[[int], tuple[Tensor, Tensor]],
+        kernel: Kernel,
         *,
         fresh: bool,
     ) -> Tensor:
@@ -146,7 +148,7 @@ class Span:
             keys[:, : self.recalled] = rotate(far_k.to(k.dtype), table[: self.recalled])
             values[:, : self.recalled] = far_v
         keys[:, self.history :], values[:, self.history :] = rotate(k, place), v
-        return attend(rotate(q, place), keys, values)
+        return attend(rotate(q, place), keys, values, kernel=kernel)
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ class PackedView:
         """`[B, C, F, h, w]` twice to the packed sequence `[B, C, frames, h, w]`."""
         return torch.cat([clean[:, :, : self.clean], noisy[:, :, self.history :]], 2)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         batch, frames = q.shape[:2]
         offset = torch.arange(batch, device=q.device)[:, None, None] * frames
         descriptors = describe(k[:, : self.clean]) if any(group.k for group in self._groups) else k.new_empty(0)
@@ -229,6 +231,7 @@ class PackedView:
                 self.rope,
                 None if group.full and not group.k else valid,
                 group.gaps * batch if any(group.gaps) else (0,),
+                kernel,
             )
             out = out.index_copy(1, own.flatten(), y.unflatten(0, (batch, -1)).flatten(1, 2))
         return out

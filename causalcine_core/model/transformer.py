@@ -7,20 +7,22 @@ offloading live inside those calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import text_attention
 from .config import WanConfig
+from .kernels import Kernel, sdpa
 
 
 class View(Protocol):
     """Where the frames come from that a chunk may see: a rollout's memory or the packed training pass."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         """Self-attention of unrotated `q, k, v [B, F, S, H, D]` under the one rule; gives `[B, F, S, H, D]`."""
 
 
@@ -29,12 +31,13 @@ class TextKV:
     """Cross-attention keys and values of M texts, computed once per text.
 
     layers: one pair per block, each `[M, T, H, D]`. rows: which text each frame reads, `[B, F]` into M; frames of
-    one text must be runs of equal length (`run` frames each), so that a run is one attention call.
+    one text must be runs of equal length (`run` frames each), so that a run is one attention call. Without `rows` all
+    frames of batch element b read text b.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    rows: Tensor
-    run: int
+    rows: Tensor | None = None
+    run: int = 0
 
 
 class SelfAttention(nn.Module):
@@ -122,27 +125,34 @@ class CausalWanTransformer(nn.Module):
         return self
 
 
-def forward(net: Any, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
+def forward(
+    net: Any, latents: Tensor, timesteps: Tensor, text: TextKV, view: View, compute: Compute | None = None
+) -> Tensor:
     """Velocity of noisy latents, frame by frame at each frame's own noise level.
 
     Args:
         net: any module tree with Wan2.1's names.
         latents: model space `[B, C, F, h, w]`, h and w multiples of the patch.
-        timesteps: `[B, F]` in 0..1000, 0 = clean.
+        timesteps: in 0..1000, 0 = clean: `[B, F]`, or with an axis of 1 where they are the same along it.
         text: cross-attention keys and values; each frame reads its own text.
         view: what self-attention sees.
+        compute: how, by default plainly.
 
     Returns: `[B, C, F, h, w]`, float32.
     """
-    batch, _, frames, height, width = latents.shape
+    compute = compute or Compute()
+    height, width = latents.shape[-2:]
     x = _run(net.patch_embedding, latents, latents.dtype)
     grid, dtype = x.shape[-2:], x.dtype if latents.dtype == torch.float32 else latents.dtype
     x = x.flatten(3).permute(0, 2, 3, 1).float()  # B F S dim; the residual stream stays in float32
     embedded = _run(net.time_embedding, sinusoid(timesteps.flatten(), _freq_dim(net)), dtype, net.time_embedding[0])
-    embedded = embedded.unflatten(0, (batch, frames))
+    embedded = embedded.unflatten(0, timesteps.shape)
     modulation = _run(net.time_projection, embedded, dtype, net.time_projection[1]).float().unflatten(-1, (6, -1))
     for layer, block in enumerate(net.blocks):
-        x = _block(block, layer, x, modulation, text, view, dtype)
+        q, k, v, terms = compute.enter(block, x, modulation, dtype)
+        y = view.attend(layer, q, k, v, compute.kernel)
+        x, q = compute.cross(block, x, y, terms, dtype)
+        x = compute.leave(block, x, _read_text(q, layer, text, compute.kernel), terms, dtype)
     return _head(net.head, x, embedded.float(), grid, dtype, (height // grid[0], width // grid[1]))
 
 
@@ -159,39 +169,70 @@ def _run(module: Any, x: Tensor, dtype: torch.dtype, first: Any = None) -> Tenso
     return module(x.to(torch.float32 if fine else dtype))
 
 
-def _block(
-    block: Any, layer: int, x: Tensor, modulation: Tensor, text: TextKV, view: View, dtype: torch.dtype
-) -> Tensor:
-    """One block. `dtype` is what the linears compute in; norms, modulation and residual are float32."""
-    terms = (_parameter(block.modulation, modulation) + modulation).unsqueeze(3).unbind(2)
-    shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = terms  # each B F 1 dim
+def _enter(block: Any, x: Tensor, modulation: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Any]:
+    """Queries, keys and values `[B, F, S, H, D]` of self-attention, and the block's modulation, each part `[B, F, 1, dim]`.
 
+    `dtype` is what the linears compute in; norms, modulation and residual `x [B, F, S, dim]` are float32.
+    """
+    terms = (_parameter(block.modulation, modulation) + modulation).unsqueeze(3).unbind(2)
     attention = block.self_attn
     heads = attention.num_heads
-    h = (block.norm1(x) * (1 + scale_a) + shift_a).to(dtype)
+    h = _modulated(block.norm1, x, terms[0], terms[1]).to(dtype)
     q = _run(attention.norm_q, attention.q(h), dtype).to(dtype).unflatten(-1, (heads, -1))
     k = _run(attention.norm_k, attention.k(h), dtype).to(dtype).unflatten(-1, (heads, -1))
-    v = attention.v(h).unflatten(-1, (heads, -1))
-    y = attention.o(view.attend(layer, q, k, v).flatten(-2))
-    x = x + y * gate_a
+    return q, k, attention.v(h).unflatten(-1, (heads, -1)), terms
 
+
+def _cross(block: Any, x: Tensor, y: Tensor, terms: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The residual with self-attention's `y [B, F, S, H, D]`, and queries of cross-attention."""
+    x = x + block.self_attn.o(y.flatten(-2)) * terms[2]
     cross = block.cross_attn
     q = cross.q(_run(block.norm3, x, dtype).to(dtype))
-    q = _run(cross.norm_q, q, dtype).to(dtype).unflatten(-1, (heads, -1))
-    x = x + cross.o(_read_text(q, layer, text).flatten(-2))
-
-    h = (block.norm2(x) * (1 + scale_f) + shift_f).to(dtype)
-    return x + block.ffn(h) * gate_f
+    return x, _run(cross.norm_q, q, dtype).to(dtype).unflatten(-1, (cross.num_heads, -1))
 
 
-def _read_text(q: Tensor, layer: int, text: TextKV) -> Tensor:
+def _leave(block: Any, x: Tensor, y: Tensor, terms: Any, dtype: torch.dtype) -> Tensor:
+    """The residual with cross-attention's `y [B, F, S, H, D]` and the feed-forward."""
+    x = x + block.cross_attn.o(y.flatten(-2))
+    return x + block.ffn(_modulated(block.norm2, x, terms[3], terms[4]).to(dtype)) * terms[5]
+
+
+def _modulated(norm: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """A norm without weights, then shift and scale; of all tokens alike, these are the norm's own weight and bias."""
+    if shift.numel() == shift.shape[-1] and not torch.is_grad_enabled():
+        return F.layer_norm(x, shift.shape[-1:], (1 + scale).flatten(), shift.flatten(), norm.eps)
+    return norm(x) * (1 + scale) + shift
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How passes are computed. kernel: of attention. enter, cross, leave: a block's three runs between attentions."""
+
+    kernel: Kernel = sdpa
+    enter: Callable[..., Any] = _enter
+    cross: Callable[..., Any] = _cross
+    leave: Callable[..., Any] = _leave
+
+    def compiled(self, **options: Any) -> Compute:
+        """The same with the three runs compiled, once for all blocks: what lies between matrix products becomes one kernel.
+
+        options: of `torch.compile`. The first pass over a shape takes a minute.
+        """
+        options = {"dynamic": False} | options
+        runs = (torch.compile(run, **options) for run in (_enter, _cross, _leave))
+        return Compute(self.kernel, *runs)
+
+
+def _read_text(q: Tensor, layer: int, text: TextKV, kernel: Kernel) -> Tensor:
     """Each run of frames reads the one text it belongs to: q `[B, F, S, H, D]`."""
-    batch, frames, tokens = q.shape[:3]
+    shape = q.shape[:3]
     keys, values = text.layers[layer]
-    rows = text.rows[:, :: text.run].flatten()
-    q = q.reshape(len(rows), text.run * tokens, *q.shape[3:])
-    out = text_attention(q, keys[rows], values[rows])
-    return out.reshape(batch, frames, tokens, *out.shape[2:])
+    if text.rows is not None:
+        rows = text.rows[:, :: text.run].flatten()
+        q, keys, values = q.reshape(len(rows), text.run * shape[2], *q.shape[3:]), keys[rows], values[rows]
+    else:
+        q = q.flatten(1, 2)
+    return kernel(q, keys, values, None).reshape(*shape, *q.shape[2:])
 
 
 def _head(head: Any, x: Tensor, embedded: Tensor, grid: Any, dtype: torch.dtype, patch: tuple[int, int]) -> Tensor:

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import InputError, WorkerLostError
-from ..model.transformer import TextKV, View, forward
+from ..model.kernels import Kernel
+from ..model.transformer import Compute, TextKV, View, forward
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,14 @@ class Team:
         return heads // self.size
 
     def forward(
-        self, net: Any, patch: tuple[int, int], latents: Tensor, timesteps: Tensor, text: TextKV, view: View
+        self,
+        net: Any,
+        patch: tuple[int, int],
+        latents: Tensor,
+        timesteps: Tensor,
+        text: TextKV,
+        view: View,
+        compute: Compute | None = None,
     ) -> Tensor:
         """As `model.transformer.forward`, with the rows of the picture shared out; every worker gets the whole."""
         height, width = latents.shape[-2:]
@@ -78,7 +86,7 @@ class Team:
         shares = [last - first for first, last in pairwise(bounds)]
         own = latents[..., bounds[self.rank] : bounds[self.rank + 1], :].contiguous()
         tokens = [share // patch[0] * (width // patch[1]) for share in shares]
-        out = forward(net, own, timesteps, text, _Traded(self, view, tokens))
+        out = forward(net, own, timesteps, text, _Traded(self, view, tokens), compute)
         return torch.cat(self.trade([out] * self.size, [(*out.shape[:3], share, width) for share in shares]), 3)
 
     def total(self, scores: Tensor) -> Tensor:
@@ -113,10 +121,11 @@ class _Traded:
     view: View
     tokens: Sequence[int]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         size = self.team.size
         given = torch.stack((q, k, v)).chunk(size, 4)  # 3 B F s H/n D
         shapes = [(*given[0].shape[:3], share, *given[0].shape[4:]) for share in self.tokens]
-        y = self.view.attend(layer, *torch.cat(self.team.trade(given, shapes), 3).unbind())
+        q, k, v = torch.cat(self.team.trade(given, shapes), 3).unbind()
+        y = self.view.attend(layer, q, k, v, kernel)
         parts = y.split(list(self.tokens), 2)
         return torch.cat(self.team.trade(parts, [parts[self.team.rank].shape] * size), 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..cut import Cut
 from ..errors import InputError
 from ..memory import KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
-from ..model.transformer import TextKV, View, forward, project_text
+from ..model.transformer import Compute, TextKV, View, forward, project_text
 from ..parallel import Team
 from ..story import PlannedChunk
 from ..vae import denormalize, normalize
@@ -64,6 +64,7 @@ class Network:
     patch: tuple[int, int] = (2, 2)
     fingerprint: str = ""
     team: Team | None = None  # the workers that share it
+    compute: Compute = field(default_factory=Compute)
 
     @property
     def own_heads(self) -> int:
@@ -73,8 +74,8 @@ class Network:
     def velocity(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
         """One pass, on all workers: as `model.transformer.forward`."""
         if self.team is None:
-            return forward(self.net, latents, timesteps, text, view)
-        return self.team.forward(self.net, self.patch, latents, timesteps, text, view)
+            return forward(self.net, latents, timesteps, text, view, self.compute)
+        return self.team.forward(self.net, self.patch, latents, timesteps, text, view, self.compute)
 
 
 def begin(
@@ -189,11 +190,10 @@ class _Scene:
 
     def velocity(self, x: Tensor, level: float, text: TextLayers, view: RolloutView) -> Tensor:
         """A pass of all branches over `x [B, C, c, h, w]`, the same for each of them: `[branches, C, c, h, w]`."""
-        branches, frames = view.memory.store.batch, x.shape[2]
-        timesteps = torch.full((branches, frames), 1000 * level, device=x.device)
-        rows = torch.arange(branches, device=x.device)[:, None].expand(-1, frames)
+        branches = view.memory.store.batch
+        timesteps = torch.full((1, 1), 1000 * level, device=x.device)
         wide = x.to(self.network.dtype).repeat(branches // x.shape[0], 1, 1, 1, 1)
-        return self.network.velocity(wide, timesteps, TextKV(text, rows, frames), view)
+        return self.network.velocity(wide, timesteps, TextKV(text), view)
 
     def write(self, clean: Tensor, chunk: PlannedChunk, text: TextLayers, state: State, view: RolloutView) -> KVMemory:
         """The memory with this chunk in it: its keys and values are those of a pass over what was made of it."""

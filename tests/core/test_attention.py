@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from causalcine_core.model import attention
+from causalcine_core.model import kernels
 
 
 @pytest.mark.parametrize("scores", [2**21, 40])
 def test_bfloat16_on_a_cpu_is_attention_too(scores, monkeypatch):
     """Head by head, and some queries at a time, it is what float32 gives, to bfloat16's rounding."""
-    monkeypatch.setattr(attention, "CACHED_SCORES", scores)
+    monkeypatch.setattr(kernels, "CACHED_SCORES", scores)
     q, k, v = (torch.randn(2, n, 3, 8) for n in (7, 11, 11))
     with torch.no_grad():
-        ours = attention.text_attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+        ours = kernels.sdpa(q.bfloat16(), k.bfloat16(), v.bfloat16())
     assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.float(), attention.text_attention(q, k, v), atol=0.03, rtol=0.03)
+    torch.testing.assert_close(ours.float(), kernels.sdpa(q, k, v), atol=0.03, rtol=0.03)
