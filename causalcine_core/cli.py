@@ -225,6 +225,13 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add("--guidance", type=_value, metavar="G", help="1 is none; default: as the model wants")
     add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the transformer; default: by device")
+    add(
+        "--attention",
+        default="auto",
+        metavar="KERNEL",
+        help="a kernel by name; default: on a GPU the fastest, measured once",
+    )
+    add("--compile", action="store_true", help="compile the network with torch.compile: slow to begin, then faster")
     add("--save-state", metavar="FILE", help="also keep the film's state, for causalcine continue")
     add(
         "--small-state",
@@ -273,7 +280,8 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
     team = Team.join(args.device)
     if team is not None:  # a launcher asks its workers to stop when one of them is gone
         signal.signal(signal.SIGTERM, lambda *_: team.stop())
-    pipe = Pipeline.from_pretrained(args.model, device=args.device, dtype=dtype, team=team)
+    how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
+    pipe = Pipeline.from_pretrained(args.model, team=team, **how)
     if not _is_first():
         for _ in pipe.stream(story, decode=False, **asked):
             pass

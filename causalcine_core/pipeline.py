@@ -17,6 +17,8 @@ from .errors import InputError, WorkerLostError
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.checkpoint import Checkpoint, assign
+from .model.kernels import AUTO, find_kernel
+from .model.transformer import Compute
 from .parallel import Team
 from .sampling import Chunk, Network, Recipe, State, StepInfo, begin, rollout
 from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
@@ -52,16 +54,20 @@ class Pipeline:
         *,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        attention: str = AUTO,
+        compile: bool = False,
         team: Team | None = None,
     ) -> Pipeline:
         """Load an all-in-one checkpoint: `nano` (built in) or a file.
 
         device: a torch device, CUDA where there is one by default. dtype: of the transformer; by default as `pick_dtype`.
-        team: the workers that make films together, each of whom calls this.
+        attention: a name in `model.KERNELS`. compile: the transformer's blocks, with `torch.compile`; each new size of picture
+        then takes a while first. team: the workers that make films together, each of whom calls this.
         """
+        compute = Compute(find_kernel(attention, pick_device(device)))
         path = BUILT_IN.get(str(source), Path(source))
         pipe = cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype)
-        pipe.network = replace(pipe.network, team=team)
+        pipe.network = replace(pipe.network, team=team, compute=compute.compiled() if compile else compute)
         return pipe
 
     @classmethod

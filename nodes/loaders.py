@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.model import WanConfig, load_checkpoint, read_network
 from ..causalcine_core.model.checkpoint import assign
+from ..causalcine_core.model.kernels import AUTO, KERNELS, find_kernel
 from ..causalcine_core.pipeline import BUILT_IN
 from ..causalcine_core.sampling import FAMILIES, Recipe, choose_family
 from ..causalcine_core.text import NanoTextEncoder, TextConfig
@@ -27,8 +28,6 @@ DTYPES = {
     "fp16": torch.float16,
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
-ATTENTION = ["auto", "flash", "efficient", "cudnn", "math"]
-AUTO = "auto"
 
 
 class CausalCineCheckpointLoader(io.ComfyNode):
@@ -90,9 +89,10 @@ class CausalCineModelLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "attention",
-                    options=ATTENTION,
+                    options=list(KERNELS),
                     default="auto",
-                    tooltip="Which of PyTorch's attention kernels to use. auto: the fastest that fits.",
+                    tooltip="What computes attention. auto: as an attention node or ComfyUI's options ask, else on a GPU whatever "
+                    "measures fastest. flash-attn and sage need their packages; sage rounds.",
                 ),
                 io.Combo.Input(
                     "family",
@@ -114,9 +114,9 @@ class CausalCineModelLoader(io.ComfyNode):
     def execute(
         cls, model_name: str, dtype: str = "default", attention: str = "auto", family: str = AUTO
     ) -> io.NodeOutput:
-        for name, value, allowed in (("dtype", dtype, list(DTYPES)), ("attention", attention, ATTENTION)):
-            if value not in allowed:
-                raise InputError(f"{name} is {value!r}: allowed are {', '.join(allowed)}")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
+        find_kernel(attention)
         loaded = load_network(find("diffusion_models", model_name), DTYPES[dtype], family)
         return io.NodeOutput(model.with_attachment(loaded, model.ATTENTION, attention))
 

@@ -10,7 +10,6 @@ from typing import Any
 import comfy.model_management as mm
 from comfy_api.latest import io
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad
 
 from ..causalcine_core.errors import InputError
@@ -28,7 +27,6 @@ from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
 
 STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of Wan 2.1 models; of Wan 2.2 5B it is 32
-KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION", "math": "MATH"}
 
 
 class CausalCineSampler(io.ComfyNode):
@@ -184,16 +182,9 @@ class ComfyPipeline(Pipeline):
             )
         self.model.pre_run()
         try:
-            with attention(self.model.get_attachment(models.ATTENTION)):
-                yield
+            yield
         finally:
             self.model.cleanup()
-
-
-def attention(name: str | None) -> contextlib.AbstractContextManager[None]:
-    """Prefer one of PyTorch's attention kernels; where it cannot run, its plain one does."""
-    kernel = getattr(SDPBackend, KERNELS.get(name or "auto", ""), None)
-    return contextlib.nullcontext() if kernel is None else sdpa_kernel([kernel, SDPBackend.MATH])
 
 
 def _recipe(model: Any) -> Recipe:

@@ -2,13 +2,16 @@
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import PRESETS, WanConfig
+from .kernels import KERNELS
 from .network import NetworkFile, load_transformer, read_network
-from .transformer import CausalWanTransformer, TextKV, forward, project_text
+from .transformer import CausalWanTransformer, Compute, TextKV, forward, project_text
 
 __all__ = [
+    "KERNELS",
     "PRESETS",
     "CausalWanTransformer",
     "Checkpoint",
+    "Compute",
     "NetworkFile",
     "TextKV",
     "WanConfig",

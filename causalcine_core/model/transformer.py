@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .config import WanConfig
 from .kernels import Kernel, sdpa
 
@@ -214,13 +215,30 @@ class Compute:
     leave: Callable[..., Any] = _leave
 
     def compiled(self, **options: Any) -> Compute:
-        """The same with the three runs compiled, once for all blocks: what lies between matrix products becomes one kernel.
+        """The same with the three runs compiled, once for all blocks: what lies between two products becomes one kernel.
 
-        options: of `torch.compile`. The first pass over a shape takes a minute.
+        options: of `torch.compile`. Where it cannot compile, the first pass raises InputError.
         """
         options = {"dynamic": False} | options
-        runs = (torch.compile(run, **options) for run in (_enter, _cross, _leave))
-        return Compute(self.kernel, *runs)
+        enter, cross, leave = (_told(torch.compile(run, **options)) for run in (_enter, _cross, _leave))
+        return Compute(self.kernel, enter, cross, leave)
+
+
+def _told(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled function whose failure to compile is one sentence."""
+
+    def told(*given: Any) -> Any:
+        try:
+            return run(*given)
+        except RuntimeError as error:
+            from torch._dynamo.exc import TorchDynamoException  # slow to import
+
+            if not isinstance(error, TorchDynamoException):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"torch.compile does not work here ({reason}): do without it") from error
+
+    return told
 
 
 def _read_text(q: Tensor, layer: int, text: TextKV, kernel: Kernel) -> Tensor:

@@ -15,21 +15,28 @@ import comfy.model_patcher
 import comfy.supported_models
 import comfy.utils
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...causalcine_core.errors import InputError
 from ...causalcine_core.model import CausalWanTransformer, WanConfig
 from ...causalcine_core.model.checkpoint import check_weights
+from ...causalcine_core.model.kernels import AUTO, Kernel, find_kernel
+from ...causalcine_core.model.transformer import Compute
 from ...causalcine_core.needs import pass_bytes
 from ...causalcine_core.pipeline import fingerprint
 from ...causalcine_core.sampling import Network, Recipe
 from ...causalcine_core.vae import SCALES
+from .progress import tell
 
 # What travels with a MODEL, as attachments: every clone of a patcher shares them, none is ever changed in place.
 RECIPE = "causalcine_recipe"
 FINGERPRINT = "causalcine_fingerprint"
 PREVIEW_VAE = "causalcine_preview_vae"
 ATTENTION = "causalcine_attention"
+
+# Modes of torch.compile that use CUDA graphs, and those that are the same without.
+CUDA_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
 
 class Transformer(CausalWanTransformer):
@@ -149,7 +156,41 @@ def network_of(model: Any) -> Network:
         dtype=base.manual_cast_dtype or base.get_dtype(),
         patch=config.patch_size[1:],
         fingerprint=model.get_attachment(FINGERPRINT) or f"wan-{config.dim}x{config.num_layers}",
+        compute=_compute_of(model),
     )
+
+
+def _compute_of(model: Any) -> Compute:
+    """How this MODEL asks to be computed: attention by its loader, an attention node or ComfyUI's options, and compile nodes."""
+    compute = Compute(_kernel_of(model))
+    options = {k: v for k, v in model.model_options.get("torch_compile_kwargs", {}).items() if v is not None}
+    if not options:
+        return compute
+    graphs = "CUDA graphs cannot be used for blocks that share their code: compiled without"
+    if options.get("backend") == "cudagraphs":
+        tell(graphs)
+        options["backend"] = "inductor"
+    if options.get("mode") in CUDA_GRAPHS:
+        tell(graphs)
+        options["mode"] = CUDA_GRAPHS[options["mode"]]
+    tell("the blocks are compiled: the first passes of a new size take a while")
+    return compute.compiled(**options)
+
+
+def _kernel_of(model: Any) -> Kernel:
+    name = model.get_attachment(ATTENTION) or AUTO
+    options = model.model_options.get("transformer_options", {})
+    asked = mm.sage_attention_enabled() or mm.flash_attention_enabled() or mm.xformers_enabled()
+    if name != AUTO or not (asked or "optimized_attention_override" in options):
+        return find_kernel(name, model.load_device)
+
+    def comfyuis(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        heads = q.shape[2]
+        q, keys, values = (t.flatten(2) for t in (q, keys, values))
+        out = optimized_attention(q, keys, values, heads=heads, mask=mask, transformer_options=options)
+        return out.unflatten(-1, (heads, -1))
+
+    return comfyuis
 
 
 def memory_needed(config: WanConfig, branches: int, tokens: int, span: int, chunk: int) -> int:

@@ -232,6 +232,38 @@ def test_a_lora_on_the_model_changes_the_film(server: Server, weights) -> None:
     assert "lora key not loaded" not in server.log_text()
 
 
+def changed(server: Server, *between: tuple[str, dict]) -> float:
+    """How much a film changes, in 0..1 at most a pixel, when each of these nodes stands between loader and sampler."""
+    graph = film(story="a red robot walks", seed=6)
+    del graph["4"], graph["5"]
+    last = "1"
+    for i, (kind, inputs) in enumerate(between):
+        last = str(20 + i)
+        graph[last] = node(kind, model=["1" if i == 0 else str(19 + i), 0], **inputs)
+    graph["10"] = graph["3"] | {"inputs": graph["3"]["inputs"] | {"model": [last, 0]}}
+    for decode, sampler in (("11", "3"), ("12", "10")):
+        graph[decode] = node("CausalCineStreamingDecode", samples=[sampler, 0], vae=["1", 2])
+    graph["13"] = node("TestCompareImages", a=["11", 0], b=["12", 0])
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    return float(run.history["outputs"]["13"]["text"][0])
+
+
+def test_an_attention_node_acts(server: Server) -> None:
+    """Of whatever pack: it puts a function of its own in the place of ComfyUI's attention."""
+    assert changed(server, ("TestAttentionOverride", {"factor": 1.0})) < 0.02
+    assert changed(server, ("TestAttentionOverride", {"factor": 0.0})) > 0.05
+
+
+@pytest.mark.parametrize("backend", ["inductor", "cudagraphs"])
+def test_a_compile_node_acts_and_changes_nothing(server: Server, backend: str) -> None:
+    before = len(server.log_text())
+    assert changed(server, ("TorchCompileModel", {"backend": backend})) < 0.02
+    said = server.log_text()[before:]
+    assert "the blocks are compiled" in said
+    assert ("CUDA graphs cannot be used" in said) == (backend == "cudagraphs")
+
+
 def test_a_stock_sampler_says_which_node_to_use(server: Server) -> None:
     graph = {
         "1": node("CausalCineCheckpointLoader", checkpoint="random.safetensors"),

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 
-from causalcine_core.model import kernels
+from causalcine_core import Pipeline
+from causalcine_core.errors import InputError
+from causalcine_core.model import KERNELS, Compute, kernels
+from causalcine_core.model.kernels import Fastest, find_kernel, sdpa
+from causalcine_core.story import Shot, Story
 
 
 @pytest.mark.parametrize("scores", [2**21, 40])
@@ -17,3 +24,83 @@ def test_bfloat16_on_a_cpu_is_attention_too(scores, monkeypatch):
         ours = kernels.sdpa(q.bfloat16(), k.bfloat16(), v.bfloat16())
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours.float(), kernels.sdpa(q, k, v), atol=0.03, rtol=0.03)
+
+
+def qkv(length: int = 7, seen: int = 11) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, n, 3, 8, generator=generator) for n in (length, seen, seen)]
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name not in ("flex", "flash-attn", "sage")])
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_kernel_gives_the_same_attention(name, masked):
+    mask = torch.ones(2, 1, 1, 11, dtype=torch.bool).triu(0) if masked else None
+    if masked:
+        mask[..., :4] = False
+    torch.testing.assert_close(find_kernel(name)(*qkv(), mask), sdpa(*qkv(), mask), atol=1e-5, rtol=1e-4)
+
+
+def test_an_unknown_kernel_and_one_that_is_not_installed_are_refused_by_name(monkeypatch):
+    with pytest.raises(InputError, match="attention is 'xformers': allowed are auto, sdpa, flash"):
+        find_kernel("xformers")
+    monkeypatch.setitem(kernels.PACKAGES, "sage", "a_package_that_is_not_there")
+    with pytest.raises(InputError, match="attention is 'sage', but a_package_that_is_not_there is not installed"):
+        find_kernel("sage")
+
+
+def slowed(seconds: float, value: float):
+    def kernel(q, keys, values, mask=None):
+        time.sleep(seconds)
+        return torch.full_like(q, value)
+
+    return kernel
+
+
+def refusing(*_):
+    raise RuntimeError("No available kernel. Aborting execution.")
+
+
+def test_the_fastest_is_measured_once_a_machine_and_shape(tmp_path):
+    """And what was measured holds in the next process too: a film that is made again has the same bits."""
+    file = tmp_path / "cache" / "attention.json"
+    first = Fastest({"refusing": refusing, "slow": slowed(0.02, 1), "quick": slowed(0, 2)}, "this GPU", file)
+    assert first(*qkv()).unique().item() == 2
+    again = Fastest({"slow": slowed(0, 1), "quick": slowed(0.02, 2)}, "this GPU", file)
+    assert again(*qkv()).unique().item() == 2
+    assert again(*qkv(seen=12)).unique().item() == 1  # a shape it had not met
+    assert Fastest({"slow": slowed(0, 1), "quick": slowed(0.02, 2)}, "another GPU", file)(*qkv()).unique().item() == 1
+    mask = torch.ones(2, 1, 7, 11, dtype=torch.bool)
+    assert torch.equal(again(*qkv(), mask), sdpa(*qkv(), mask))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 1'])
+def test_a_broken_or_unwritable_table_of_choices_only_costs_time(tmp_path, content):
+    (tmp_path / "broken.json").write_text(content)
+    for file in (tmp_path / "broken.json", tmp_path / "broken.json" / "below a file", None):
+        assert Fastest({"quick": slowed(0, 2)}, "this GPU", file)(*qkv()).unique().item() == 2
+
+
+def test_where_no_kernel_takes_a_shape_it_is_said():
+    with pytest.raises(RuntimeError, match="no attention kernel of refusing takes"):
+        Fastest({"refusing": refusing}, "this GPU")(*qkv())
+
+
+def test_a_compiled_network_makes_the_same_film():
+    """The three runs of a block through dynamo; what inductor makes of them is its own business."""
+    plain, compiled = Pipeline.random(), Pipeline.random()
+    compiled.network = replace(compiled.network, compute=Compute().compiled(backend="eager", fullgraph=True))
+    films = [
+        torch.cat([chunk.latent for chunk in pipe.stream(Story([Shot("a cat", seconds=4)]), decode=False)], 2)
+        for pipe in (plain, compiled)
+    ]
+    torch.testing.assert_close(*films)
+
+
+def test_where_compiling_fails_one_sentence_says_so():
+    def broken(graph, inputs):
+        raise OSError("no compiler here")
+
+    pipe = Pipeline.random()
+    pipe.network = replace(pipe.network, compute=Compute().compiled(backend=broken))
+    with pytest.raises(InputError, match=r"torch.compile does not work here .*do without it"):
+        next(pipe.stream(Story([Shot("a cat")]), decode=False))

@@ -90,6 +90,26 @@ class TestLatent(io.ComfyNode):
         return io.NodeOutput({"samples": noise})
 
 
+class TestAttentionOverride(io.ComfyNode):
+    """What attention nodes do: another function in the place of ComfyUI's attention. Here it times the result by a factor."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestAttentionOverride",
+            category="test",
+            inputs=[io.Model.Input("model"), io.Float.Input("factor", default=1.0)],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, factor):
+        model = model.clone()
+        options = model.model_options["transformer_options"] = model.model_options["transformer_options"].copy()
+        options["optimized_attention_override"] = lambda attention, *given, **named: factor * attention(*given, **named)
+        return io.NodeOutput(model)
+
+
 class TestCompareImages(io.ComfyNode):
     """Largest and mean difference of two pictures, as text."""
 
@@ -114,7 +134,7 @@ class TestCompareImages(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self):
-        return [TestTextEncoder, TestWan22VAE, TestLatent, TestCompareImages]
+        return [TestTextEncoder, TestWan22VAE, TestLatent, TestAttentionOverride, TestCompareImages]
 
 
 async def comfy_entrypoint():

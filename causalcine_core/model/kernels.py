@@ -1,0 +1,188 @@
+"""Attention kernels: softmax attention `[N, L, H, D]`, by name, or whichever is the fastest on this machine.
+
+A kernel takes queries `[N, L, H, D]`, keys and values `[N, T, H, D]` and a mask that broadcasts to `[N, H, L, T]` or None, and
+gives `[N, L, H, D]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..errors import InputError
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+AUTO = "auto"
+BACKENDS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION", "math": "MATH"}
+PACKAGES = {"flash-attn": "flash_attn", "sage": "sageattention"}  # not among our requirements
+KERNELS = (AUTO, "sdpa", *BACKENDS, "flex", *PACKAGES)
+EXACT = ("flash", "cudnn", "efficient", "flash-attn")  # what `auto` chooses from on a GPU; sage rounds to 8 bits
+CACHED_SCORES = 2**21  # more at a time would leave the processor's cache
+
+
+def sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """PyTorch's own. On a CPU in float32, whose kernel is the faster one there, backward many times; but without gradients two
+    bfloat16 products and a softmax are faster still, as long as the scores stay in the cache."""
+    dtype = q.dtype
+    if q.device.type == "cpu" and dtype != torch.float32:
+        if mask is None and not torch.is_grad_enabled():
+            return _in_cache(q, keys, values)
+        q, keys, values = q.float(), keys.float(), values.float()
+    with torch.autocast(q.device.type, enabled=False):
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
+    return out.transpose(1, 2).to(dtype)
+
+
+def find_kernel(name: str, device: torch.device | str = "cpu") -> Kernel:
+    """The kernel of a name in KERNELS. Raises InputError for another one, or where its package is not installed."""
+    if name not in KERNELS:
+        raise InputError(f"attention is {name!r}: allowed are {', '.join(KERNELS)}")
+    if name == AUTO:
+        return _fastest(str(torch.device(device))) if torch.device(device).type == "cuda" else sdpa
+    if name == "sdpa":
+        return sdpa
+    if name in BACKENDS:
+        return _of_backend(name, otherwise=[SDPBackend.MATH])
+    return _flex() if name == "flex" else _of_package(name)
+
+
+class Fastest:
+    """For every shape the kernel that was the fastest when the shape was first met on this machine.
+
+    What was measured is kept in a file, since kernels differ in their last bits: a film that is made again is the same.
+    """
+
+    def __init__(self, kernels: Mapping[str, Kernel], machine: str, file: Path | None = None):
+        """machine: what its times belong to. file: where they are kept; None: nowhere."""
+        self.kernels, self.machine, self.file = kernels, machine, file
+        self.choices: dict[str, str] = _read(file)
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            return sdpa(q, keys, values, mask)
+        shape = f"{self.machine} {q.dtype} {list(q.shape)} {keys.shape[1]}"
+        if self.choices.get(shape) not in self.kernels:
+            self.choices[shape] = self._measured(q, keys, values)
+            _write(self.file, self.choices)
+        return self.kernels[self.choices[shape]](q, keys, values, None)
+
+    def _measured(self, q: Tensor, keys: Tensor, values: Tensor) -> str:
+        seconds = {}
+        for name, kernel in self.kernels.items():
+            try:
+                seconds[name] = min(_seconds(kernel, q, keys, values) for _ in range(4))
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError):  # not for this shape, dtype or device
+                continue
+        if not seconds:
+            raise RuntimeError(f"no attention kernel of {', '.join(self.kernels)} takes {list(q.shape)}")
+        return min(seconds, key=lambda name: seconds[name])
+
+
+def _seconds(kernel: Kernel, q: Tensor, keys: Tensor, values: Tensor) -> float:
+    wait = torch.cuda.synchronize if q.device.type == "cuda" else lambda device: None
+    wait(q.device)
+    began = time.perf_counter()
+    kernel(q, keys, values, None)
+    wait(q.device)
+    return time.perf_counter() - began
+
+
+@cache
+def _fastest(device: str) -> Fastest:
+    there = [name for name in EXACT if name in BACKENDS or importlib.util.find_spec(PACKAGES[name])]
+    machine = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    kernels = {name: _of_backend(name) if name in BACKENDS else _of_package(name) for name in there}
+    return Fastest(kernels, machine, home / "causalcine" / "attention.json")
+
+
+def _read(file: Path | None) -> dict[str, str]:
+    try:
+        choices = json.loads(file.read_text()) if file else {}
+    except (OSError, ValueError):
+        return {}
+    return choices if isinstance(choices, dict) else {}
+
+
+def _write(file: Path | None, choices: dict[str, str]) -> None:
+    """Where the file cannot be written, the next process measures again."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:
+            json.dump(_read(file) | choices, part, indent=1)
+        os.replace(part.name, file)
+    except OSError:
+        pass
+
+
+def _of_backend(name: str, otherwise: Sequence[SDPBackend] = ()) -> Kernel:
+    """One of PyTorch's; it raises RuntimeError for what it cannot take, where nothing is to be run otherwise."""
+    allowed = [getattr(SDPBackend, BACKENDS[name]), *otherwise]
+
+    def kernel(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        with sdpa_kernel(allowed):
+            out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
+        return out.transpose(1, 2)
+
+    return kernel
+
+
+def _of_package(name: str) -> Kernel:
+    try:
+        package = importlib.import_module(PACKAGES[name])
+    except ImportError as error:
+        raise InputError(
+            f"attention is {name!r}, but {PACKAGES[name]} is not installed here ({error}): install it, or use {AUTO}"
+        ) from None
+
+    def kernel(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            return sdpa(q, keys, values, mask)
+        if name == "sage":
+            return package.sageattn(q, keys, values, tensor_layout="NHD")
+        return package.flash_attn_func(q, keys, values)
+
+    return kernel
+
+
+@cache
+def _flex() -> Kernel:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def kernel(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None:
+            return sdpa(q, keys, values, mask)
+        return compiled(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)).transpose(1, 2)
+
+    return kernel
+
+
+def _in_cache(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of as many heads at a time, or queries of one head, as have their scores in the cache together."""
+    batch, length, heads, dim = q.shape
+    q, keys, values = (t.transpose(1, 2).reshape(batch * heads, -1, dim) for t in (q * dim**-0.5, keys, values))
+    out, rows = torch.empty_like(q), max(1, CACHED_SCORES // keys.shape[1])
+    together = max(1, rows // length)
+    for of_heads, k, v, y in zip(*(t.split(together) for t in (q, keys, values, out)), strict=True):
+        for some, into in zip(of_heads.split(rows, 1), y.split(rows, 1), strict=True):
+            torch.bmm(torch.bmm(some, k.mT).softmax(-1), v, out=into)
+    return out.view(batch, heads, length, dim).transpose(1, 2)
