@@ -55,26 +55,47 @@ class Reference:
         self, text: Tensor, chunks: Sequence[int], levels: Sequence[Sequence[float]], size: tuple[int, int], seed: int
     ) -> Iterator[Tensor]:
         """Model-space latents `[1, C, c, h, w]` of chunks of these lengths; levels: noise levels of each, from 1 down."""
+        start = 0
+        self.clear(size)
+        for index, (frames, passes) in enumerate(zip(chunks, levels, strict=True)):
+            x = self.denoise(frames, passes, text, start, size, chunk_generator(seed, index))
+            self.keep(x, text, start)
+            yield x
+            start += frames
+
+    def clear(self, size: tuple[int, int]) -> None:
+        """Begin with empty buffers."""
         config, patch = self.net.config, self.net.config.patch_size
         tokens = self.window * (size[0] // patch[1]) * (size[1] // patch[2])
         like = self.net.head.head.weight
         room = [like.new_zeros(2, 1, tokens, config.num_heads, config.head_dim) for _ in self.net.blocks]
         self.caches = [Cache(keys, values) for keys, values in room]
-        start = 0
-        for index, (frames, passes) in enumerate(zip(chunks, levels, strict=True)):
-            generator = chunk_generator(seed, index)
-            shape = (1, config.in_dim, frames, *size)
-            x = torch.randn(shape, generator=generator)
-            for i, level in enumerate(passes):
-                clean = x - level * self.forward(x, level, text, start)
-                last = i + 1 == len(passes)
-                noise = None if last else torch.randn(shape, generator=generator)
-                x = clean if noise is None else (1 - passes[i + 1]) * clean + passes[i + 1] * noise
-            self.forward(x, 0.0, text, start)
-            for cache in self.caches:
-                cache.filled += frames * tokens // self.window
-            yield x
-            start += frames
+
+    def denoise(
+        self,
+        frames: int,
+        passes: Sequence[float],
+        text: Tensor,
+        start: int,
+        size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """A chunk that begins at frame `start`, seeing what was kept."""
+        shape = (1, self.net.config.in_dim, frames, *size)
+        x = torch.randn(shape, generator=generator)
+        for i, level in enumerate(passes):
+            clean = x - level * self.forward(x, level, text, start)
+            last = i + 1 == len(passes)
+            noise = None if last else torch.randn(shape, generator=generator)
+            x = clean if noise is None else (1 - passes[i + 1]) * clean + passes[i + 1] * noise
+        return x
+
+    def keep(self, x: Tensor, text: Tensor, start: int) -> None:
+        """The clean pass, which leaves a chunk in the buffers."""
+        self.forward(x, 0.0, text, start)
+        _, ph, pw = self.net.config.patch_size
+        for cache in self.caches:
+            cache.filled += x.shape[2] * (x.shape[3] // ph) * (x.shape[4] // pw)
 
     @torch.no_grad()
     def forward(self, x: Tensor, level: float, text: Tensor, start: int) -> Tensor:

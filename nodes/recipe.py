@@ -12,6 +12,7 @@ from ..causalcine_core.sampling import FAMILIES, SAMPLERS, Recipe, find_family, 
 from .adapt import model as models
 from .story import AS_MODEL, CUTS
 
+RECOMPUTE: dict[str, str | bool] = {AS_MODEL: AS_MODEL, "yes": True, "no": False}
 LABELS = [family.label for family in FAMILIES]
 
 
@@ -116,6 +117,14 @@ class CausalCineRecipe(io.ComfyNode):
                     optional=True,
                     tooltip="How shots follow one another where the shot list leaves it to the model.",
                 ),
+                io.Combo.Input(
+                    "recompute",
+                    options=list(RECOMPUTE),
+                    default=AS_MODEL,
+                    optional=True,
+                    tooltip="Before each chunk, write its window to memory anew: under the words now in force, seeing nothing "
+                    "older. Krea was trained so.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The same model with this recipe.")],
         )
@@ -143,6 +152,7 @@ def override(
     sink: int = -1,
     context_noise: float = -1.0,
     cut: str = AS_MODEL,
+    recompute: str = AS_MODEL,
 ) -> Recipe:
     """A recipe with every value that was really given. Explicit levels move with the shift, and give way to steps."""
     given: dict[str, Any] = {}
@@ -159,7 +169,8 @@ def override(
     given |= {name: value for name, value in named.items() if value}
     counts = {"guidance": guidance, "window": window, "top_k": top_k, "sink": sink, "context_noise": context_noise}
     given |= {name: value for name, value in counts.items() if value >= 0}
-    given |= {name: value for name, value in (("sampler", sampler), ("cut", cut)) if value != AS_MODEL}
+    choices = {"sampler": sampler, "cut": cut, "recompute": RECOMPUTE.get(recompute, recompute)}
+    given |= {name: value for name, value in choices.items() if value != AS_MODEL}
     return replace(recipe, **given)
 
 

@@ -119,8 +119,8 @@ FAMILIES: tuple[Family, ...] = (
         "krea",
         "Krea realtime",
         "14B",
-        _distilled((1000, 937, 833, 625), warp=False, window=1, top_k=0),
-        "it recomputes its cache for every chunk, we keep what was written",
+        _distilled((1000, 937, 833, 625), warp=False, window=1, top_k=0, recompute=True),
+        "the first frame in its view is the latent as it was made; its authors decode and encode it again",
     ),
     Family("causvid", "CausVid", "1.3B", _distilled((1000, 757, 522), warp=False, shift=8.0)),
     Family(

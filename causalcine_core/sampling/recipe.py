@@ -24,7 +24,8 @@ class Recipe:
     unguided branch with its own memory under the `negative` prompt. window (chunks) and top_k (frames): memory as trained.
     context_noise: level in [0, 1) at which a finished chunk is written to memory. seconds: default length of a shot.
     sink: first latent frames of the film that are always seen. cut: how shots follow one another (`cut.Cut`), with its
-    numbers cut_keep (latent frames) and cut_jump (positions) and its words cut_phrase.
+    numbers cut_keep (latent frames) and cut_jump (positions) and its words cut_phrase. recompute: before each chunk its window
+    is written anew, under the words in force and seeing nothing older.
     """
 
     chunk: int = 3
@@ -48,6 +49,7 @@ class Recipe:
     cut_keep: int = 2
     cut_jump: int = 24
     cut_phrase: str = "The scene transitions."
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for name in ("levels", "first_levels"):
@@ -81,6 +83,8 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InputError(f"{name} is {value!r}: it must be a number from {low:g} to {high:g}")
+        if not isinstance(self.recompute, bool):
+            raise InputError(f"recompute is {self.recompute!r}: it must be true or false")
         Cut.parse(self.cut)
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler is {self.sampler!r}: allowed are {', '.join(SAMPLERS)}")

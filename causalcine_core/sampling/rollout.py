@@ -130,8 +130,7 @@ def rollout(
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")
         began = time.perf_counter()
         text = texts.of(chunk)
-        if chunk.rewrite:
-            memory = _rewritten(scene, text, state, memory)
+        memory = _prepared(scene, chunk, text, state, memory)
         latent, memory, routing = _make_chunk(scene, chunk, text, state, memory, on_step)
         record = ChunkRecord(chunk, time.perf_counter() - began, routing)
         state = replace(state.extended(memory, latent, record), planned=tuple(chunks[i + 1 :]))
@@ -241,17 +240,23 @@ def _make_chunk(
         x = clean if following == 0 else solver.step(x, clean, level, following, noise)
         if on_step is not None:
             on_step(StepInfo(chunk, step + 1, len(levels) - 1, clean))
-    memory = scene.write(x, chunk, text, state, view)
+    anew = recipe.recompute and state.settings.window  # then it will be written before anyone reads it
+    memory = view.commit() if anew else scene.write(x, chunk, text, state, view)
     return denormalize(x).float().cpu(), memory, view.routing()[:, 0]
 
 
 @torch.no_grad()
-def _rewritten(scene: _Scene, text: TextLayers, state: State, memory: KVMemory) -> KVMemory:
-    """The memory with its window written once more, under the text that is now in force."""
-    chunks = len(memory.lengths)
-    first = max(0, chunks - (state.settings.window or 0))
+def _prepared(scene: _Scene, chunk: PlannedChunk, text: TextLayers, state: State, memory: KVMemory) -> KVMemory:
+    """The memory as `chunk` is to see it: with its window written once more, where chunk or recipe ask for that, under the text
+    that is now in force."""
+    recipe, settings, chunks = state.recipe, state.settings, len(memory.lengths)
+    if not (chunk.rewrite or recipe.recompute):
+        return memory
+    first = max(0, chunks - (settings.window or 0))
     memory = memory.without(chunks - first)
-    for record, latent in zip(state.records[first:chunks], state.latents[first:chunks], strict=True):
+    for i, (record, latent) in enumerate(zip(state.records[first:chunks], state.latents[first:chunks], strict=True)):
+        if recipe.recompute:  # it sees the window alone
+            state = replace(state, recipe=replace(recipe, sink=0), settings=replace(settings, window=i, top_k=0))
         memory = _rewrite(scene, record.plan, latent, text, state, memory)
     return memory
 
@@ -263,8 +268,7 @@ def _remembered(scene: _Scene, state: State, texts: _Texts) -> KVMemory:
     memory.store.reserve(sum(latent.shape[2] for latent in state.latents))
     for record, latent in zip(state.records, state.latents, strict=True):
         text = texts.of(record.plan)
-        if record.plan.rewrite:
-            memory = _rewritten(scene, text, state, memory)
+        memory = _prepared(scene, record.plan, text, state, memory)
         memory = _rewrite(scene, record.plan, latent, text, state, memory)
     return memory
 

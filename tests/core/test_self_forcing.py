@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.reference import Reference
+from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
-from causalcine_core.sampling import begin, rollout
+from causalcine_core.sampling import State, begin, rollout
 from causalcine_core.sampling.families import find_family
+from causalcine_core.sampling.schedule import chunk_generator
 from causalcine_core.vae import normalize
 
 from ..helpers import network, planned, text, tiny_net, tiny_recipe
@@ -51,6 +55,44 @@ def test_a_window_is_the_reference_s_ring_buffer():
     torch.testing.assert_close(ours(recipe, 7), theirs, atol=1e-4, rtol=0)
     wider = torch.cat(list(Reference(tiny_net(), 21).roll(text(0), [3] * 7, [WARPED] * 7, SIZE, 5)), 2)
     assert (wider - theirs).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_recomputed_window_is_kreas_procedure(window):
+    """Before every chunk the buffers are emptied, and the chunks in view written again under the words of the new one."""
+    recipe = tiny_recipe(
+        levels=tuple(1000 * level for level in WARPED), sampler="renoise", window=window, top_k=0, recompute=True
+    )
+    state = begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=5)
+    shots = [0, 0, 1, 1, 2]
+    made = list(rollout(network(tiny_net()), planned(5, shots=shots), text, state, size=SIZE))
+    reference, theirs = Reference(tiny_net(), 3 * (window + 1)), []
+    for i, shot in enumerate(shots):
+        reference.clear(SIZE)
+        seen = theirs[max(0, i - window) : i]
+        for n, x in enumerate(seen):
+            reference.keep(x, text(shot), 3 * n)
+        theirs.append(reference.denoise(3, WARPED, text(shot), 3 * len(seen), SIZE, chunk_generator(5, i)))
+    ours = torch.cat([normalize(chunk.latent) for chunk in made], 2)
+    torch.testing.assert_close(ours, torch.cat(theirs, 2), atol=1e-4, rtol=0)
+    with pytest.raises(InputError, match="recompute is 1: it must be true or false"):
+        replace(recipe, recompute=1)
+
+
+@pytest.mark.parametrize("changes", [{"window": 2}, {"window": 1, "sink": 1, "top_k": 2}])
+def test_a_recomputed_film_goes_on_from_a_file_as_it_would_have(tmp_path, changes):
+    """With its memory bit for bit, without it to rounding."""
+    recipe = tiny_recipe(recompute=True, **changes)
+    start = begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=5)
+    chunks = planned(7)
+    *_, half = rollout(network(tiny_net()), chunks[:4], text, start, size=SIZE)
+    *_, whole = rollout(network(tiny_net()), chunks[4:], text, half.state, size=SIZE)
+    for memory, exact in ((True, True), (False, False)):
+        half.state.save(tmp_path / "state", memory=memory)
+        *_, again = rollout(network(tiny_net()), chunks[4:], text, State.load(tmp_path / "state"), size=SIZE)
+        if exact:
+            assert torch.equal(again.latent, whole.latent)
+        torch.testing.assert_close(again.latent, whole.latent, atol=1e-4, rtol=1e-4)
 
 
 def test_the_family_s_row_holds_these_levels():
