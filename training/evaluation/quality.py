@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from causalcine_core import Pipeline, Story
 from causalcine_core.errors import InputError
-from causalcine_core.memory import STORAGES, MemorySettings
+from causalcine_core.memory import ROUTINGS, STORAGES, MemorySettings
 from causalcine_core.sampling import State
 from training.data.world import Film, make_film
 
@@ -350,6 +350,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="otherwise as the checkpoint says")
     parser.add_argument("--guidance", type=float, help="otherwise as the checkpoint says")
     parser.add_argument("--storage", choices=STORAGES, help="how memory is kept; otherwise in full")
+    parser.add_argument(
+        "--routing", choices=ROUTINGS, help="how often a chunk chooses what it recalls; otherwise every step"
+    )
     parser.add_argument("--ceilings", type=Path, help="folder of readings of the truth, to share between runs")
     parser.add_argument("--probe", type=Path, default=PROBE, help="the reader of places and looks")
     parser.add_argument(
@@ -378,7 +381,8 @@ def _main(args: argparse.Namespace) -> None:
         raise InputError("stories must be at least 1, long at least 0, and part I/N with I below N")
     settings = {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name) is not None}
     pipe = Pipeline.from_pretrained(args.model, device="cpu")
-    memory = MemorySettings(storage=args.storage) if args.storage else None
+    asked = {name: getattr(args, name) for name in ("storage", "routing") if getattr(args, name) is not None}
+    memory = MemorySettings(**asked) if asked else None
     run = open_run(pipe, args.probe, args.out, args.ceilings, settings, memory)
     kinds = [(FIRST_STORY, count, 15.0, False), (FIRST_LONG, long_count, args.seconds_long, True)]
     results: list[list[Result]] = []
