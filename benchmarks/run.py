@@ -27,7 +27,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from causalcine_core import MemorySettings, Pipeline, State, Story
 from causalcine_core.errors import InputError
 from causalcine_core.memory import STORAGES
-from causalcine_core.model import PRESETS
+from causalcine_core.model import KERNELS, PRESETS
+from causalcine_core.model.kernels import AUTO
 from causalcine_core.sampling import Chunk
 from causalcine_core.story import parse_size
 
@@ -151,7 +152,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = parser.add_argument_group("real shapes", "only with --random-weights")
     shape.add_argument("--random-weights", action="store_true", help="--model is one of " + ", ".join(PRESETS))
     shape.add_argument("--device", metavar="DEVICE", help="default: a GPU where there is one")
-    shape.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by device")
+    shape.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16", "float8_e4m3fn"), help="default: by device"
+    )
+    shape.add_argument("--attention", choices=KERNELS, default=AUTO, help="default: on a GPU the fastest")
+    shape.add_argument("--compile", action="store_true", help="the blocks, with torch.compile")
     shape.add_argument("--size", default="832x480", metavar="WxH")
     shape.add_argument("--chunks", type=int, default=60, metavar="N")
     shape.add_argument("--layers", type=int, metavar="N", help="fewer blocks than the model has")
@@ -191,6 +196,8 @@ def _shape(args: argparse.Namespace) -> dict[str, Any]:
         args.model,
         device=args.device,
         dtype=getattr(torch, args.dtype) if args.dtype else None,
+        attention=args.attention,
+        compile=args.compile,
         size=parse_size(args.size),
         chunks=args.chunks,
         layers=args.layers,

@@ -20,7 +20,9 @@ import torch
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.memory.cache import GIB
-from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
+from causalcine_core.model import PRESETS, CausalWanTransformer, Compute, WanConfig
+from causalcine_core.model.float8 import FLOAT8, to_float8
+from causalcine_core.model.kernels import AUTO, Fastest, Kernel, find_kernel
 from causalcine_core.pipeline import describe_network, pick_device, pick_dtype
 from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout
 from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, check_size, plan
@@ -36,6 +38,8 @@ def measure_shape(
     *,
     device: str | None = None,
     dtype: torch.dtype | None = None,
+    attention: str = AUTO,
+    compile: bool = False,
     size: tuple[int, int] = (832, 480),
     chunks: int = 60,
     layers: int | None = None,
@@ -44,13 +48,16 @@ def measure_shape(
     """Roll `chunks` chunks out. layers: blocks, where fewer than the model's are wanted. Figures that do not apply are left out."""
     config = PRESETS[model] if layers is None else replace(PRESETS[model], num_layers=layers)
     place, shape = pick_device(device), published_vae(config.in_dim)
-    dtype = dtype or pick_dtype(place)
+    asked, dtype = dtype, pick_dtype(place) if dtype in (None, FLOAT8) else dtype
+    compute = Compute(find_kernel(attention, place))
     stride = shape.spatial_stride
     width, height = check_size(*size, stride * config.patch_size[1])
     grid = (height // stride, width // stride)
     torch.manual_seed(0)
     net = _random(CausalWanTransformer(config, device="meta", dtype=dtype), place)
-    network = describe_network(net, "random")
+    if asked == FLOAT8:
+        to_float8(net)
+    network = replace(describe_network(net, "random"), compute=compute.compiled() if compile else compute)
     recipe = Recipe(steps=STEPS, sampler="renoise", window=WINDOW, top_k=TOP_K)
     text = torch.randn(1, config.text_len, config.text_dim)
     film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks + 2))]))
@@ -76,7 +83,9 @@ def measure_shape(
     out: dict[str, Any] = {
         "model": f"{model}, random weights" + (f", {layers} blocks" if layers else ""),
         "device": name,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(asked or dtype).removeprefix("torch."),
+        "attention": _chosen(compute.kernel, attention),
+        "compiled": compile,
         "size": f"{width}x{height}",
         "chunks": chunks,
         "seconds_per_chunk": round(chunk_seconds, 4),
@@ -93,7 +102,7 @@ def measure_shape(
     if place.type == "cuda":
         out["peak_device_gib"] = round(torch.cuda.max_memory_allocated(place) / GIB, 2)
     limit = next((value for key, value in DENSE_BF16.items() if key in name), None)
-    if limit is not None and dtype == torch.bfloat16:
+    if limit is not None and dtype == torch.bfloat16:  # of bfloat16, also where the linears are in 8 bits
         out["share_of_limit"] = round(tflop / chunk_seconds / limit, 3)
     return out
 
@@ -108,6 +117,11 @@ def _in_turns(
         for state, seconds in zip(states, times, strict=True):
             seconds.append([c.seconds for c in make(film[state.chunks : state.chunks + 2], state=state)][1])
     return times
+
+
+def _chosen(kernel: Kernel, name: str) -> str:
+    """The kernel that was asked for, or those that were measured to be the fastest."""
+    return ", ".join(sorted(set(kernel.choices.values()))) if isinstance(kernel, Fastest) else name
 
 
 def chunk_tflop(config: WanConfig, grid: tuple[int, int]) -> float:

@@ -224,7 +224,11 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=_value, metavar="N", help="denoising passes a chunk; default: as the model wants")
     add("--guidance", type=_value, metavar="G", help="1 is none; default: as the model wants")
     add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the transformer; default: by device")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "float8_e4m3fn"),
+        help="of the transformer; default: by device; float8_e4m3fn needs torchao",
+    )
     add(
         "--attention",
         default="auto",

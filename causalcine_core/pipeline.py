@@ -17,6 +17,7 @@ from .errors import InputError, WorkerLostError
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.checkpoint import Checkpoint, assign
+from .model.float8 import FLOAT8, to_float8
 from .model.kernels import AUTO, find_kernel
 from .model.transformer import Compute
 from .parallel import Team
@@ -60,9 +61,10 @@ class Pipeline:
     ) -> Pipeline:
         """Load an all-in-one checkpoint: `nano` (built in) or a file.
 
-        device: a torch device, CUDA where there is one by default. dtype: of the transformer; by default as `pick_dtype`.
-        attention: a name in `model.KERNELS`. compile: the transformer's blocks, with `torch.compile`; each new size of picture
-        then takes a while first. team: the workers that make films together, each of whom calls this.
+        device: a torch device, CUDA where there is one by default. dtype: of the transformer; by default as `pick_dtype`;
+        float8_e4m3fn keeps its linears so (`model.float8`). attention: a name in `model.KERNELS`. compile: the transformer's
+        blocks, with `torch.compile`; each new size of picture then takes a while first. team: the workers that make films
+        together, each of whom calls this.
         """
         compute = Compute(find_kernel(attention, pick_device(device)))
         path = BUILT_IN.get(str(source), Path(source))
@@ -75,7 +77,7 @@ class Pipeline:
         cls, checkpoint: Checkpoint, *, name: str, device: str | None = None, dtype: torch.dtype | None = None
     ) -> Pipeline:
         place = pick_device(device)
-        dtype = dtype or pick_dtype(place)
+        asked, dtype = dtype, pick_dtype(place) if dtype in (None, FLOAT8) else dtype
         source = f"checkpoint {name}"
         net = CausalWanTransformer(WanConfig.from_dict(checkpoint.header["model"]), device="meta", dtype=dtype)
         assign(net, checkpoint.model, source)
@@ -86,7 +88,10 @@ class Pipeline:
         recipe = Recipe.from_dict(checkpoint.header["recipe"])
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
-        network = describe_network(net.to(place), fingerprint(checkpoint.header["model"], checkpoint.model))
+        net.to(place)
+        if asked == FLOAT8:
+            to_float8(net)
+        network = describe_network(net, fingerprint(checkpoint.header["model"], checkpoint.model))
         return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
 
     @classmethod

@@ -27,6 +27,15 @@ def test_a_shape_is_measured_within_its_budget():
     assert "share_of_limit" not in free  # nothing is said of a limit that is not known
 
 
+def test_a_shape_is_measured_in_every_way_a_gpu_would_be():
+    """8-bit floats, another attention, compiled blocks: what each needs is there, on a CPU too."""
+    small = {"device": "cpu", "size": (32, 32), "chunks": 20, "layers": 1}
+    plain = measure_shape("nano", **small)
+    eight = measure_shape("nano", **small, dtype=torch.float8_e4m3fn, attention="math")
+    assert (plain["attention"], plain["compiled"], eight["attention"]) == ("auto", False, "math")
+    assert eight["dtype"] == "float8_e4m3fn" != plain["dtype"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
