@@ -25,7 +25,7 @@ def match(query: Tensor, descriptors: Tensor) -> Tensor:
     query: `[B, R, H, D]` of R chunks. descriptors: `[B, T, H, D]` of T frames. Returns: float32 `[B, R, T]`.
     """
     query, descriptors = query.flatten(2).float(), descriptors.flatten(2).float()
-    if query.shape[1] == 1:  # a rollout's: on a CPU a matrix product of one row reads with one core
+    if query.shape[:2] == (1, 1):  # on a CPU a matrix product of one row reads with one core only
         return torch.linalg.vecdot(descriptors, query)[:, None]
     return query @ descriptors.mT
 
