@@ -33,7 +33,7 @@ from causalcine_core.sampling import Chunk
 from causalcine_core.story import parse_size
 
 from .against import against_reference
-from .shapes import measure_shape
+from .shapes import DECODERS, measure_shape
 
 MARKS = (10, 100, 400)
 STORY = Path(__file__).parents[1] / "stories" / "five_shots.json"
@@ -157,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     shape.add_argument("--attention", choices=KERNELS, default=AUTO, help="default: on a GPU the fastest")
     shape.add_argument("--compile", action="store_true", help="the blocks, with torch.compile")
+    shape.add_argument("--decoder", choices=DECODERS, default="vae", help="Wan's VAE, or the tiny decoder of previews")
     shape.add_argument("--size", default="832x480", metavar="WxH")
     shape.add_argument("--chunks", type=int, default=60, metavar="N")
     shape.add_argument("--layers", type=int, metavar="N", help="fewer blocks than the model has")
@@ -198,6 +199,7 @@ def _shape(args: argparse.Namespace) -> dict[str, Any]:
         dtype=getattr(torch, args.dtype) if args.dtype else None,
         attention=args.attention,
         compile=args.compile,
+        decoder=args.decoder,
         size=parse_size(args.size),
         chunks=args.chunks,
         layers=args.layers,

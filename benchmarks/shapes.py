@@ -26,10 +26,11 @@ from causalcine_core.model.kernels import AUTO, Fastest, Kernel, find_kernel
 from causalcine_core.pipeline import describe_network, pick_device, pick_dtype
 from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout
 from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, check_size, plan
-from causalcine_core.vae import WanVAE, published_vae
+from causalcine_core.vae import TinyDecoder, WanVAE, published_vae
 
 WINDOW, TOP_K, CHUNK, STEPS = 3, 5, 3, 4
 EARLY, TURNS = 50, 15
+DECODERS = ("vae", "tiny")
 DENSE_BF16 = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "4090": 165, "5090": 210}  # TFLOP/s, by device name
 
 
@@ -40,12 +41,14 @@ def measure_shape(
     dtype: torch.dtype | None = None,
     attention: str = AUTO,
     compile: bool = False,
+    decoder: str = "vae",
     size: tuple[int, int] = (832, 480),
     chunks: int = 60,
     layers: int | None = None,
     memory: MemorySettings | None = None,
 ) -> dict[str, Any]:
-    """Roll `chunks` chunks out. layers: blocks, where fewer than the model's are wanted. Figures that do not apply are left out."""
+    """Roll `chunks` chunks out. decoder: one of DECODERS. layers: blocks, where fewer than the model's are wanted. Figures that do
+    not apply are left out."""
     config = PRESETS[model] if layers is None else replace(PRESETS[model], num_layers=layers)
     place, shape = pick_device(device), published_vae(config.in_dim)
     asked, dtype = dtype, pick_dtype(place) if dtype in (None, FLOAT8) else dtype
@@ -76,7 +79,8 @@ def measure_shape(
         early = last.state
     early_seconds, chunk_seconds = (statistics.median(s) for s in _in_turns(make, film.chunks, (early, state)))
     tflop = chunk_tflop(config, grid)
-    vae = WanVAE(shape).to(torch.float32 if place.type == "cpu" else dtype)
+    vae = TinyDecoder(shape.z_dim, shape.patch_size) if decoder == "tiny" else WanVAE(shape)
+    vae.to(torch.float32 if place.type == "cpu" else dtype)
     decode_seconds = _decode_seconds(_random(vae, place), latent)
     frames = CHUNK * shape.temporal_stride
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
@@ -86,6 +90,7 @@ def measure_shape(
         "dtype": str(asked or dtype).removeprefix("torch."),
         "attention": _chosen(compute.kernel, attention),
         "compiled": compile,
+        "decoder": decoder,
         "size": f"{width}x{height}",
         "chunks": chunks,
         "seconds_per_chunk": round(chunk_seconds, 4),
@@ -142,10 +147,11 @@ def _random(module: Any, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def _decode_seconds(vae: WanVAE, latent: torch.Tensor) -> float:
+def _decode_seconds(vae: WanVAE | TinyDecoder, latent: torch.Tensor) -> float:
     """Median seconds of decoding one chunk after the first."""
     weight = next(vae.parameters())
-    latent, state, seconds = latent.to(weight.device, weight.dtype), None, []
+    latent, seconds = latent.to(weight.device, weight.dtype), []
+    state: Any = None
     for _ in range(4):
         began = time.perf_counter()
         video, state = vae.decode(latent, state)

@@ -71,7 +71,10 @@ class CausalCineSampler(io.ComfyNode):
                     "state", optional=True, tooltip="Of an earlier sampler: these shots follow on its film."
                 ),
                 io.Vae.Input(
-                    "vae", optional=True, tooltip="Sharper live preview. CausalCine checkpoints bring their own."
+                    "vae",
+                    optional=True,
+                    tooltip="Sharp live preview. CausalCine checkpoints bring their own; else a taew2_1 file in "
+                    "models/vae_approx gives a good one.",
                 ),
             ],
             outputs=[
@@ -105,7 +108,9 @@ class CausalCineSampler(io.ComfyNode):
         if vae is not None:
             vaes.check_kind(vae, pipeline.network.channels)
         preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
-        progress = Progress(preview, model.model.latent_format)
+        network = pipeline.network
+        tiny = vaes.TinyPreview.find(network.channels, network.device) if preview is None else None
+        progress = Progress(preview, tiny, model.model.latent_format)
         stream = pipeline.stream(
             shots.story,
             state=state,

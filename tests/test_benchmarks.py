@@ -31,9 +31,10 @@ def test_a_shape_is_measured_in_every_way_a_gpu_would_be():
     """8-bit floats, another attention, compiled blocks: what each needs is there, on a CPU too."""
     small = {"device": "cpu", "size": (32, 32), "chunks": 20, "layers": 1}
     plain = measure_shape("nano", **small)
-    eight = measure_shape("nano", **small, dtype=torch.float8_e4m3fn, attention="math")
+    eight = measure_shape("nano", **small, dtype=torch.float8_e4m3fn, attention="math", decoder="tiny")
     assert (plain["attention"], plain["compiled"], eight["attention"]) == ("auto", False, "math")
     assert eight["dtype"] == "float8_e4m3fn" != plain["dtype"]
+    assert (plain["decoder"], eight["decoder"]) == ("vae", "tiny")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from .checkpoint import load_vae, save_vae, vae_from_weights
 from .frames import frames_to_uint8, uint8_to_frames
 from .latent import SCALES, WAN21_MEAN, WAN21_STD, denormalize, normalize
 from .state import VAEState
+from .tiny import TinyDecoder
 from .wan import VAEConfig, WanVAE, published_vae
 
 __all__ = [
     "SCALES",
     "WAN21_MEAN",
     "WAN21_STD",
+    "TinyDecoder",
     "VAEConfig",
     "VAEState",
     "WanVAE",

@@ -26,8 +26,9 @@ PREVIEW_SIZE = 512  # pixels; the server enlarges and shrinks to it
 class Progress:
     """Called after every denoising pass: looks for a cancel first, then reports."""
 
-    def __init__(self, vae: Any, latent_format: Any):
-        self.vae, self.latent_format = vae, latent_format
+    def __init__(self, vae: Any, tiny: vaes.TinyPreview | None, latent_format: Any):
+        """What previews are made with: a VAE, else a tiny decoder, else the format's factors of red, green and blue."""
+        self.vae, self.tiny, self.latent_format = vae, tiny, latent_format
         self.chunks = self.chunk = self.steps = 0
         self.shown = 0.0
 
@@ -52,7 +53,10 @@ class Progress:
         """A frame of the chunk being made. It moves on from step to step, so that motion shows."""
         frame = (info.step - 1) * info.clean.shape[2] // info.steps
         latent = info.clean[:1, :, frame : frame + 1].float()
-        pixels = vaes.still(self.vae, denormalize(latent)) if self.vae is not None else self._rough(latent)
+        if self.vae is not None:
+            pixels = vaes.still(self.vae, denormalize(latent))
+        else:
+            pixels = self.tiny.still(latent) if self.tiny is not None else self._rough(latent)
         return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
 
     def _rough(self, latent: Tensor) -> Tensor:

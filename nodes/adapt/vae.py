@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import comfy.ldm.wan.vae
@@ -10,12 +12,18 @@ import comfy.ldm.wan.vae2_2
 import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sd
+import comfy.utils
+import folder_paths
 import torch
 from torch import Tensor, nn
 
 from ...causalcine_core.errors import InputError
-from ...causalcine_core.vae import SCALES, WanVAE
+from ...causalcine_core.vae import SCALES, TinyDecoder, WanVAE, denormalize
 
+TINY_NAMES = {
+    16: ("taew2_1", "lighttaew2_1"),
+    48: ("taew2_2", "lighttaew2_2"),
+}  # in models/vae_approx, by latent channels
 PIECE = 3  # latent frames of our own VAE decoded at once; its stream has no rule of its own
 
 
@@ -116,6 +124,37 @@ def still(vae: Any, latent: Tensor) -> Tensor:
     with torch.no_grad():
         video = vae.first_stage_model.decode(x)
     return vae.process_output(video.float())[0, :, 0].movedim(0, -1).cpu()
+
+
+class TinyPreview:
+    """Pictures by a tiny decoder. LightX2V's files (light...) read latents in VAE space, the others in the model's."""
+
+    def __init__(self, decoder: TinyDecoder, in_vae_space: bool):
+        self.decoder, self.in_vae_space = decoder, in_vae_space
+
+    @classmethod
+    def find(cls, channels: int, device: torch.device) -> TinyPreview | None:
+        """The file for films of so many latent channels, where there is one that can be read; a film needs none."""
+        names = TINY_NAMES.get(channels, ())
+        for name in sorted(folder_paths.get_filename_list("vae_approx")):
+            stem = Path(name).name.lower()
+            if not stem.startswith(names):
+                continue
+            try:
+                weights = comfy.utils.load_torch_file(folder_paths.get_full_path("vae_approx", name), safe_load=True)
+                decoder = TinyDecoder.from_weights(weights, name).to(device)
+            except Exception as error:  # whatever a broken file makes the loader say
+                logging.warning("CausalCine: no preview by %s: %s", name, error)
+                continue
+            logging.info("CausalCine: preview by %s", name)
+            return cls(decoder, stem.startswith("light"))
+        return None
+
+    def still(self, latent: Tensor) -> Tensor:
+        """One latent frame `[1 C 1 h w]`, in the model's space, as a picture `[H W 3]`."""
+        latent = denormalize(latent) if self.in_vae_space else latent
+        weight = next(self.decoder.parameters())
+        return self.decoder.decode(latent.to(weight.device, weight.dtype))[0][0, :, 0].movedim(0, -1)
 
 
 def _stream(vae: Any, latent: Tensor) -> Iterator[Tensor]:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from causalcine_core.vae import TinyDecoder
+
 from .graphs import node
 from .server import PACK, Server, python_of
 
@@ -40,6 +42,56 @@ def test_template_c_runs(server: Server, graph: dict[str, Any]) -> None:
     save = find(graph, "CausalCineSaveVideo")
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(server.path(run.files(save)[0])))
     assert frames == 21 and len(run.previews) >= 2
+
+
+def test_a_tiny_decoder_makes_the_preview_where_its_file_is(server: Server, graph: dict[str, Any], weights) -> None:
+    """And a broken one costs nothing but a line in the log."""
+    del graph[find(graph, "CausalCineSampler")]["inputs"]["vae"]
+    (weights / "vae_approx").mkdir(exist_ok=True)
+    (weights / "vae_approx/lighttaew2_1_broken.safetensors").write_bytes(b"no weights")
+    torch.manual_seed(0)
+    save_file(TinyDecoder().state_dict(), weights / "vae_approx/taew2_1.safetensors")
+    try:
+        before = len(server.log_text())
+        run = server.run(graph)
+        said = server.log_text()[before:]
+    finally:
+        for file in (weights / "vae_approx").iterdir():
+            file.unlink()
+    assert run.status == "success", run.error
+    assert len(run.previews) >= 2
+    assert "preview by taew2_1.safetensors" in said
+    assert "no preview by lighttaew2_1_broken.safetensors" in said
+
+
+def test_the_tiny_decoder_is_comfyuis(main: Path, tmp_path: Path) -> None:
+    """Same weights, same pictures, where this ComfyUI has one."""
+    if not (main.parent / "comfy/taesd/taehv.py").is_file():
+        pytest.skip("this ComfyUI has no tiny video decoder")
+    torch.manual_seed(0)
+    for channels, patch in ((16, 1), (48, 2)):
+        tiny, latent = TinyDecoder(channels, patch).eval(), torch.randn(1, channels, 4, 4, 6)
+        tensors = {f"w.{name}": t for name, t in tiny.state_dict().items()}
+        save_file(
+            tensors | {"latent": latent, "video": tiny.decode(latent)[0].contiguous()}, tmp_path / "tiny.safetensors"
+        )
+        code = f"""
+import sys
+sys.argv = [sys.argv[0], "--cpu"]
+import comfy.options; comfy.options.enable_args_parsing()
+import torch
+from comfy.taesd.taehv import TAEHV
+from safetensors.torch import load_file
+t = load_file({str(tmp_path / "tiny.safetensors")!r})
+stock = TAEHV(latent_channels={channels})
+stock.load_state_dict({{k[2:]: v for k, v in t.items() if k.startswith("w.")}}, strict=False)
+with torch.no_grad():
+    print("apart by", float((stock.decode(t["latent"]) - t["video"]).abs().max()))
+"""
+        done = subprocess.run(
+            [python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300
+        )
+        assert float(done.stdout.rpartition("apart by")[2]) < 1e-4, done.stderr[-3000:]
 
 
 def test_a_stock_wan_model_with_a_recipe_gives_the_same_film(server: Server, graph: dict[str, Any]) -> None:
