@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_memory(inspect)
     inspect.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=("float32", "bfloat16", "float16", "float8_e4m3fn"),
         help="default: bfloat16 where this machine is fast in it, else float32",
     )
     inspect.add_argument("--json", action="store_true", help="print it as the last line of JSON")

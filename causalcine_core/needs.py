@@ -11,6 +11,7 @@ from .memory import MemorySettings
 from .memory.cache import GIB, frame_bytes, least_budget
 from .memory.views import Span
 from .model import CausalWanTransformer, WanConfig
+from .model.float8 import FLOAT8
 from .sampling import Recipe
 from .sampling.state import most_near, open_store
 from .story import Shot, Story, check_size, plan
@@ -50,7 +51,11 @@ def film_needs(
     seconds: float,
     dtype: torch.dtype,
 ) -> Needs:
-    """What a film of one shot needs beside text encoder and VAE. Raises InputError for a budget that is too small."""
+    """What a film of one shot needs beside text encoder and VAE. Raises InputError for a budget that is too small.
+
+    dtype: of the network; with float8_e4m3fn all but the blocks' linears is in bfloat16.
+    """
+    eight_bit, dtype = dtype == FLOAT8, torch.bfloat16 if dtype == FLOAT8 else dtype
     stride = published_vae(config.in_dim).spatial_stride * config.patch_size[1]
     check_size(width, height, stride)
     settings = settings.resolve(recipe.window, recipe.top_k)
@@ -69,7 +74,8 @@ def film_needs(
     kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated
     activations = pass_bytes(config, branches, shape[0], recipe.chunk)
     weights = sum(
-        p.numel() * p.element_size() for p in CausalWanTransformer(config, device="meta", dtype=dtype).parameters()
+        p.numel() * (1 if eight_bit and name.startswith("blocks.") and p.ndim == 2 else p.element_size())
+        for name, p in CausalWanTransformer(config, device="meta", dtype=dtype).named_parameters()
     )
     return Needs(
         weights=weights,

@@ -12,6 +12,7 @@ from causalcine_core import cli
 from causalcine_core.errors import InputError
 from causalcine_core.memory import STORAGES, MemorySettings
 from causalcine_core.memory.cache import GIB
+from causalcine_core.model.float8 import FLOAT8
 from causalcine_core.needs import film_needs
 from causalcine_core.pipeline import BUILT_IN, Pipeline
 from causalcine_core.story import Shot, Story
@@ -53,6 +54,20 @@ def test_the_store_takes_what_was_foretold(pipe: Pipeline, storage, frames, guid
     if budget is not None:
         assert told.memory <= budget * GIB
     assert told.weights == sum(p.numel() * p.element_size() for p in pipe.network.net.parameters())
+
+
+def test_weights_in_8_bit_floats_take_what_was_foretold():
+    """The scales, one a row, are what little more there is."""
+    nano = Pipeline.from_pretrained("nano", dtype=FLOAT8)
+    given = {"width": 96, "height": 96, "seconds": 3}
+    told = film_needs(nano.network.net.config, nano.recipe, MemorySettings(), **given, dtype=FLOAT8)
+    parts = [(p.qdata, p.scale) if hasattr(p, "qdata") else (p,) for p in nano.network.net.parameters()]
+    held = sum(t.numel() * t.element_size() for part in parts for t in part)
+    assert told.weights == pytest.approx(held, rel=0.05)
+    assert (
+        told.frame
+        == film_needs(nano.network.net.config, nano.recipe, MemorySettings(), **given, dtype=torch.bfloat16).frame
+    )
 
 
 @pytest.mark.parametrize("storage", STORAGES)
