@@ -33,19 +33,20 @@ def fresh(seed=7, **changes):
 
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
 @pytest.mark.parametrize(
-    ("window", "top_k", "cut", "sink"),
+    ("window", "top_k", "cut", "sink", "angle"),
     [
-        (1, 2, "native", 0),
-        (2, 0, "native", 0),
-        (1, 5, "native", 0),
-        (0, 3, "native", 0),
-        (2, 2, "flush", 0),
-        (1, 2, "rope_jump", 1),
-        (1, 2, "pinned", 0),
-        (2, 3, "flush+rope_jump+pinned", 2),
+        (1, 2, "native", 0, 0.0),
+        (2, 0, "native", 0, 0.0),
+        (1, 5, "native", 0, 0.0),
+        (0, 3, "native", 0, 0.0),
+        (2, 2, "flush", 0, 0.0),
+        (1, 2, "rope_jump", 1, 0.0),
+        (1, 2, "pinned", 0, 0.0),
+        (2, 3, "flush+rope_jump+pinned", 2, 0.0),
+        (2, 2, "flush", 1, 1 / 6),
     ],
 )
-def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink):
+def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink, angle):
     """The packed pass gives for every noisy chunk what the cached rollout gives on the same clean history."""
     cut = Cut.parse(cut)
     net, count = tiny_net(), 6
@@ -58,7 +59,7 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink):
     rope = Rope(TINY.head_dim, (2, 2), "cpu")
     layers = project_text(net, prompts)
 
-    view = PackedView(lengths, settings, rope, shots=shot_of, cut=cut, sink=sink)
+    view = PackedView(lengths, settings, rope, shots=shot_of, cut=cut, sink=sink, shot_angle=angle)
     of_frame = [shot_of[i] for i, n in enumerate(lengths) for _ in range(n)]
     rows = torch.tensor(of_frame[: view.clean] + of_frame).expand(2, -1)
     timesteps = torch.zeros(2, view.frames)
@@ -70,7 +71,9 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink):
     start, recalled = 0, 0
     for i, length in enumerate(lengths):
         part = slice(start, start + length)
-        cached = RolloutView(memory, settings, rope, length, shot_start=shot_of.index(shot_of[i]), cut=cut, sink=sink)
+        angles = angle * (torch.tensor(of_frame[:start]) - shot_of[i]) if angle else None
+        take = shot_of.index(shot_of[i])
+        cached = RolloutView(memory, settings, rope, length, shot_start=take, cut=cut, sink=sink, angles=angles)
         text_kv = TextKV(layers, torch.full((2, length), shot_of[i]), length)
         with torch.no_grad():
             one = net(noisy[:, :, part], torch.full((2, length), 700.0), text_kv, cached)

@@ -41,10 +41,12 @@ class RolloutView:
         shot_start: int | None = None,
         cut: Cut | None = None,
         sink: int = 0,
+        angles: Tensor | None = None,
         total: Callable[[Tensor], Tensor] | None = None,
     ):
         """shot_start: chunks of `memory` that lie before this chunk's shot; None: its shot is all there is. cut, sink: as in
-        `sight`. total: sums scores over those who have the other heads; None: all heads are here."""
+        `sight`. angles: radians `[frames]` by which each remembered frame is turned in time against the chunk, on top of its
+        place. total: sums scores over those who have the other heads; None: all heads are here."""
         store = memory.store
         seen = sight(memory.lengths, shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
         self.memory, self.frames, self._total = memory, frames, total
@@ -53,6 +55,7 @@ class RolloutView:
         self._far, near = memory.kept(seen.far), memory.kept(seen.near)
         self._far_rows, self._near_rows = memory.rows(self._far), memory.rows(near)
         self._k = min(self._asked_k, len(self._far))
+        self._turns = None if angles is None else (rope.turn(angles[near]), rope.turn(angles[self._far]))
         self._ahead = Ahead(store, self._far_rows) if self._k and store.cold.host else None
         self._chosen: list[Tensor | None] = [None] * store.layers
         self._own: list[tuple[Tensor, Tensor] | None] = [None] * store.layers
@@ -67,14 +70,17 @@ class RolloutView:
         return self._span.attend(layer, q, k, v, self._near, self._recalled, kernel, fresh=not self._keep_choice)
 
     def _near(self, layer: int) -> tuple[Tensor, Tensor]:
-        return self.memory.store.read(layer, self._near_rows)
+        k, v = self.memory.store.read(layer, self._near_rows)
+        return (k, v) if self._turns is None else (rotate(k, self._turns[0]), v)
 
     def _recalled(self, layer: int) -> tuple[Tensor, Tensor]:
         chosen = self._chosen[layer]
         assert chosen is not None
         if self._ahead is not None:
-            return self._ahead.read(layer, chosen)
-        return self.memory.store.read(layer, self._far_rows, chosen)
+            k, v = self._ahead.read(layer, chosen)
+        else:
+            k, v = self.memory.store.read(layer, self._far_rows, chosen)
+        return (k, v) if self._turns is None else (rotate(k, self._turns[1][chosen]), v)
 
     def commit(self) -> KVMemory:
         """The memory with this chunk in it, as the last pass wrote it."""
@@ -178,12 +184,16 @@ class PackedView:
         shots: Sequence[int] | None = None,
         cut: Cut | None = None,
         sink: int = 0,
+        shot_angle: float = 0.0,
     ):
-        """first: the first chunk that is denoised. shots: the shot of each chunk, needed where `cut` is not native. cut,
-        sink: as in `sight`."""
+        """first: the first chunk that is denoised. shots: the shot of each chunk, needed where `cut` is not native or shots are
+        turned. cut, sink: as in `sight`. shot_angle: radians in time by which each shot is turned against the one before."""
         self.chunks, self.rope = list(chunks), rope
         self.clean, self.history = sum(chunks[:-1]), sum(chunks[:first])
         shots = list(shots) if shots is not None else [0] * len(chunks)
+        of_frame = [shot for shot, length in zip(shots, chunks, strict=True) for _ in range(length)]
+        packed = torch.tensor(of_frame[: self.clean] + of_frame[self.history :])
+        self._turn = rope.turn(shot_angle * packed) if shot_angle else None
         seen = [
             sight(chunks[:i], shots.index(shots[i]), window=settings.window or 0, sink=sink, cut=cut)
             for i in range(len(chunks))
@@ -212,20 +222,20 @@ class PackedView:
         batch, frames = q.shape[:2]
         offset = torch.arange(batch, device=q.device)[:, None, None] * frames
         descriptors = describe(k[:, : self.clean]) if any(group.k for group in self._groups) else k.new_empty(0)
-        pool_k, pool_v = k.flatten(0, 1), v.flatten(0, 1)
+        turned_q, turned_k = (q, k) if self._turn is None else (rotate(q, self._turn), rotate(k, self._turn))
+        pool_k, pool_v = turned_k.flatten(0, 1), v.flatten(0, 1)
         out = torch.empty_like(q)
         for group in self._groups:
             own = group.own  # R c
-            queries = q[:, own]  # B R c S H D
             index = group.near.expand(batch, -1, -1)
             if group.k:
-                chosen = route(describe_query(queries), descriptors, group.k, group.eligible)
+                chosen = route(describe_query(q[:, own]), descriptors, group.k, group.eligible)
                 index = torch.cat([chosen, index], -1)
             valid = (index >= 0).flatten(0, 1)
             rows = (index.clamp(min=0) + offset).flatten(0, 1)
             shape = rows.shape
             y = chunk_attention(
-                queries.flatten(0, 1),
+                turned_q[:, own].flatten(0, 1),  # of B R c S H D
                 pool_k.index_select(0, rows.flatten()).unflatten(0, shape),
                 pool_v.index_select(0, rows.flatten()).unflatten(0, shape),
                 self.rope,

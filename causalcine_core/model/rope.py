@@ -43,6 +43,12 @@ class Rope:
                 self._table = torch.polar(torch.ones_like(angles), angles).to(self.device, torch.complex64)
         return self._table[:frames]
 
+    def turn(self, angles: Tensor) -> Tensor:
+        """Rotations by angles `[...]` (radians) in time alone: complex `[..., 1, 1, head_dim / 2]`. They come on top of others."""
+        in_time = torch.arange(self.head_dim // 2) < self._pairs_t
+        turned = angles.double()[..., None, None, None] * in_time
+        return torch.polar(torch.ones_like(turned), turned).to(self.device, torch.complex64)
+
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate `x [..., S, H, D]` by `table [..., S, 1, D/2]`, in float32, and give it back in its own dtype."""

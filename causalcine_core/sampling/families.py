@@ -91,8 +91,8 @@ FAMILIES: tuple[Family, ...] = (
         "shotstream",
         "ShotStream",
         "1.3B",
-        _distilled((1000, 740, 500, 260), shift=8.0, window=6, cut_keep=0),
-        "its 6 context frames of earlier shots are recalled by content, not spread evenly; no rotation per shot",
+        _distilled((1000, 740, 500, 260), shift=8.0, window=6, cut_keep=0, shot_angle=1 / 6),
+        "its 6 context frames of earlier shots are recalled by content, not spread evenly",
     ),
     Family(
         "infinity-rope",

@@ -25,7 +25,8 @@ class Recipe:
     context_noise: level in [0, 1) at which a finished chunk is written to memory. seconds: default length of a shot.
     sink: first latent frames of the film that are always seen. cut: how shots follow one another (`cut.Cut`), with its
     numbers cut_keep (latent frames) and cut_jump (positions) and its words cut_phrase. recompute: before each chunk its window
-    is written anew, under the words in force and seeing nothing older.
+    is written anew, under the words in force and seeing nothing older. shot_angle: radians in time by which each shot is turned
+    against the one before.
     """
 
     chunk: int = 3
@@ -50,6 +51,7 @@ class Recipe:
     cut_jump: int = 24
     cut_phrase: str = "The scene transitions."
     recompute: bool = False
+    shot_angle: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("levels", "first_levels"):
@@ -78,6 +80,7 @@ class Recipe:
             "guidance": (0.0, 100.0),
             "context_noise": (0.0, 0.99),
             "seconds": (0.01, 3600.0),
+            "shot_angle": (0.0, 6.3),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

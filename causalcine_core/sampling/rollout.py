@@ -184,6 +184,7 @@ class _Scene:
             shot_start=chunk.take,
             cut=Cut.parse(chunk.cut, keep=recipe.cut_keep, jump=recipe.cut_jump),
             sink=recipe.sink,
+            angles=_angles(memory, state, chunk) if recipe.shot_angle else None,
             total=team.total if team else None,
         )
 
@@ -278,6 +279,12 @@ def _rewrite(
 ) -> KVMemory:
     clean = normalize(latent).to(scene.network.device)
     return scene.write(clean, chunk, text, state, scene.view(memory, state, chunk))
+
+
+def _angles(memory: KVMemory, state: State, chunk: PlannedChunk) -> Tensor:
+    """Radians `[frames]` by which shots are turned against that of `chunk`."""
+    shots = [record.plan.shot for record, n in zip(state.records, memory.lengths, strict=False) for _ in range(n)]
+    return state.recipe.shot_angle * (torch.tensor(shots, dtype=torch.float64) - chunk.shot)
 
 
 def _grid(network: Network, size: tuple[int, int]) -> tuple[int, int]:

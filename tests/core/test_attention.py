@@ -12,6 +12,7 @@ from causalcine_core import Pipeline
 from causalcine_core.errors import InputError
 from causalcine_core.model import KERNELS, Compute, kernels
 from causalcine_core.model.kernels import Fastest, find_kernel, sdpa
+from causalcine_core.model.rope import Rope, axis_pairs, rotate
 from causalcine_core.story import Shot, Story
 
 
@@ -24,6 +25,16 @@ def test_bfloat16_on_a_cpu_is_attention_too(scores, monkeypatch):
         ours = kernels.sdpa(q.bfloat16(), k.bfloat16(), v.bfloat16())
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours.float(), kernels.sdpa(q, k, v), atol=0.03, rtol=0.03)
+
+
+def test_a_turned_shot_is_rotated_as_shotstream_rotates_it():
+    """Its temporal angles have the shot's on top; space is as it was."""
+    rope, shot_angle, shot = Rope(24, (2, 3), "cpu"), 1 / 6, 5
+    x = torch.randn(4, 6, 2, 24)
+    ours = rotate(rotate(x, rope.table(4)), rope.turn(torch.full((4,), shot * shot_angle)))
+    angles = rope.table(4).angle()
+    angles[..., : axis_pairs(24)[0]] += shot * shot_angle
+    torch.testing.assert_close(ours, rotate(x, torch.polar(torch.ones_like(angles), angles)), atol=1e-5, rtol=0)
 
 
 def qkv(length: int = 7, seen: int = 11) -> list[torch.Tensor]:

@@ -95,6 +95,23 @@ def test_a_recomputed_film_goes_on_from_a_file_as_it_would_have(tmp_path, change
         torch.testing.assert_close(again.latent, whole.latent, atol=1e-4, rtol=1e-4)
 
 
+def test_turned_shots_change_what_follows_a_cut_and_survive_a_file(tmp_path):
+    """Within the first shot nothing; and a film that goes on without its memory is the same to rounding."""
+
+    def film(angle):
+        recipe = tiny_recipe(window=2, top_k=1, shot_angle=angle)
+        start = begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=5)
+        return list(rollout(network(tiny_net()), planned(6, shots=[0, 0, 0, 1, 1, 2]), text, start, size=SIZE))
+
+    turned, plain = film(1 / 6), film(0.0)
+    same = [torch.equal(a.latent, b.latent) for a, b in zip(turned, plain, strict=True)]
+    assert same == [True, True, True, False, False, False]
+    turned[3].state.save(tmp_path / "state", memory=False)
+    chunks = planned(6, shots=[0, 0, 0, 1, 1, 2])[4:]
+    *_, again = rollout(network(tiny_net()), chunks, text, State.load(tmp_path / "state"), size=SIZE)
+    torch.testing.assert_close(again.latent, turned[-1].latent, atol=1e-4, rtol=1e-4)
+
+
 def test_the_family_s_row_holds_these_levels():
     recipe = find_family("self-forcing").recipe
     assert recipe.levels == pytest.approx([1000 * level for level in WARPED])
