@@ -98,8 +98,8 @@ class Slab:
         self._free.append(index)
 
     def rows(self, slots: Tensor) -> Tensor:
-        """Rows `[B, n]` of slots `[n]`, on the device that these are on."""
-        return slots * self.batch + torch.arange(self.batch, device=slots.device)[:, None]
+        """Rows `[B, n]` of slots `[n]`, where keys and values lie: of host slabs asking the device for them would be a sync."""
+        return slots.to(self._home) * self.batch + torch.arange(self.batch, device=self._home)[:, None]
 
     def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Put keys and values `[B, n, S, H, D]` into rows `[B, n]`, with their descriptors."""

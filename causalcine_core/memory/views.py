@@ -86,7 +86,7 @@ class RolloutView:
         """The memory with this chunk in it, as the last pass wrote it."""
         store = self.memory.store
         slots = store.hot.allocate(self.frames)
-        rows = store.hot.rows(numbers(slots).to(store.device))
+        rows = store.hot.rows(numbers(slots))
         for layer, own in enumerate(self._own):
             if own is None:
                 raise RuntimeError("a chunk is committed before a pass has run")
