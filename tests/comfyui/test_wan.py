@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from causalcine_core.vae import TinyDecoder
 
 from .graphs import node
-from .server import PACK, Server, python_of
+from .server import PACK, Server, install, python_of
 
 
 @pytest.fixture
@@ -211,6 +211,54 @@ def test_a_lora_acts_exactly_as_if_merged(server: Server, graph: dict[str, Any],
     assert run.status == "success", run.error
     assert float(run.history["outputs"]["70"]["text"][0]) < 1 / 255
     assert float(run.history["outputs"]["71"]["text"][0]) > 4 / 255
+
+
+def test_c54_a_lora_acts_as_if_merged_when_weights_stay_off_the_device(
+    main: Path, weights: Path, tmp_path: Path
+) -> None:
+    """As with --lowvram, which does nothing where there is no GPU: ComfyUI patches such weights in every call."""
+    path = weights / "diffusion_models/causal_wan_1.3b.safetensors"
+    merged = load_file(path)
+    save_file(lora_into(merged), tmp_path / "lora.safetensors")
+    save_file(merged, tmp_path / "merged.safetensors")
+    code = f"""
+import asyncio, sys
+from pathlib import Path
+sys.argv = [sys.argv[0], "--cpu"]
+import comfy.options; comfy.options.enable_args_parsing()
+import utils.extra_config
+import nodes, torch, comfy.sd, comfy.utils, comfy.model_management as mm
+asyncio.run(nodes.load_custom_node({str(install(tmp_path))!r}))
+pack = next(name for name in sys.modules if name.endswith(".nodes.adapt.model")).removesuffix(".nodes.adapt.model")
+part = lambda name: sys.modules[f"{{pack}}.{{name}}"]
+core, models = part("causalcine_core.sampling"), part("nodes.adapt.model")
+def film(model):
+    network = models.network_of(model)
+    recipe = core.Recipe(steps=2, sampler="renoise")
+    state = core.begin(network, recipe, part("causalcine_core.memory").MemorySettings(), size=(6, 8), seed=1)
+    story = part("causalcine_core.story")
+    chunks = story.plan(story.Story([story.Shot("a film", frames=21)])).chunks
+    text = torch.randn(1, 512, 4096, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        *_, last = core.rollout(network, chunks, lambda shot: text, state, size=(6, 8))
+    return last.state.film()
+def loaded(path):
+    return part("nodes.loaders").load_network(Path(path), torch.float32)
+plain, merged = loaded({str(path)!r}), loaded({str(tmp_path / "merged.safetensors")!r})
+lora = comfy.utils.load_torch_file({str(tmp_path / "lora.safetensors")!r})
+low, _ = comfy.sd.load_lora_for_models(plain, None, lora, 1.0, 0)
+without = film(plain)
+mm.load_models_gpu([merged]); wanted = film(merged)
+low.load(torch.device("cpu"), lowvram_model_memory=1)
+functions = sum(bool(getattr(m, "weight_function", None)) for m in low.model.modules())
+ours = film(low)
+print("patched in the call", functions, "apart", float((ours - wanted).std() / (wanted - without).std()))
+"""
+    done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
+    assert "patched in the call" in done.stdout, done.stdout + done.stderr[-3000:]
+    words = done.stdout.rpartition("patched in the call")[2].split()
+    assert int(words[0]) > 0
+    assert float(words[2]) < 0.05
 
 
 GGUF = """
