@@ -107,7 +107,8 @@ def _fastest(device: str) -> Fastest:
     there = [name for name in EXACT if name in BACKENDS or importlib.util.find_spec(PACKAGES[name])]
     machine = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kernels = {name: _of_backend(name) if name in BACKENDS else _of_package(name) for name in there}
+    named = {name: _of_backend(name) if name in BACKENDS else _of_package(name) for name in there}
+    kernels = {"sdpa": sdpa} | named  # PyTorch's own choice takes everything, whatever the GPU
     return Fastest(kernels, machine, home / "causalcine" / "attention.json")
 
 

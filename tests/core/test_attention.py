@@ -91,6 +91,16 @@ def test_a_broken_or_unwritable_table_of_choices_only_costs_time(tmp_path, conte
         assert Fastest({"quick": slowed(0, 2)}, "this GPU", file)(*qkv()).unique().item() == 2
 
 
+def test_auto_on_a_gpu_always_finds_a_kernel_and_keeps_its_choice(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels._fastest.cache_clear()
+    kernel = find_kernel("auto", "cuda:0")
+    kernels._fastest.cache_clear()
+    torch.testing.assert_close(kernel(*qkv()), sdpa(*qkv()), atol=1e-5, rtol=1e-4)
+    assert "a GPU, torch" in (tmp_path / "causalcine/attention.json").read_text()
+
+
 def test_where_no_kernel_takes_a_shape_it_is_said():
     with pytest.raises(RuntimeError, match="no attention kernel of refusing takes"):
         Fastest({"refusing": refusing}, "this GPU")(*qkv())
