@@ -24,7 +24,7 @@ from .parallel import Team
 from .sampling import Chunk, Network, Recipe, State, StepInfo, begin, rollout
 from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
 from .text import NanoTextEncoder, TextConfig, prompt_warnings
-from .vae import VAEConfig, WanVAE, frames_to_uint8, vae_from_weights
+from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
 
 ASSETS = Path(__file__).parent / "assets"
 BUILT_IN = {"nano": ASSETS / "nano.safetensors"}
@@ -126,12 +126,14 @@ class Pipeline:
         height: int | None = None,
         on_step: Callable[[StepInfo], None] | None = None,
         decode: bool = True,
+        overlap: bool = False,
     ) -> Iterator[Chunk]:
         """Make a film chunk by chunk. Everything is checked before the generator is returned.
 
         With `state`, `story` is appended to that film, from its next chunk on (what was planned and not made is dropped);
         with `state` and no story, the film is made as it was planned. `state` itself is unchanged. `on_step` may raise to
-        cancel. `decode=False` leaves `frames` out.
+        cancel. `decode=False` leaves `frames` out. With `overlap`, a GPU decodes a chunk while it makes the next one: each then
+        comes a chunk later.
         """
         recipe = state.recipe if state else self.recipe
         recipe = _override(recipe, steps, guidance)
@@ -155,15 +157,13 @@ class Pipeline:
             settings = _continued(state.settings, memory)
             start = replace(state, recipe=recipe, settings=settings, seed=seed)
         start = self._planned(start, story)
-        return self._run(start, size, on_step, decode)
+        stream = self._run(start, size, on_step)
+        return self._decoded(stream, start.decoder, overlap) if decode else stream
 
-    def _run(
-        self, state: State, size: tuple[int, int], on_step: Callable[[StepInfo], None] | None, decode: bool
-    ) -> Iterator[Chunk]:
+    def _run(self, state: State, size: tuple[int, int], on_step: Callable[[StepInfo], None] | None) -> Iterator[Chunk]:
         prompts = {shot.index: shot.prompt for shot in state.shots}
         seeds = {shot.index: shot.seed for shot in state.shots if shot.seed is not None}
-        decoder = state.decoder
-        stream = rollout(
+        return rollout(
             self.network,
             state.planned,
             lambda shot: self.encode(prompts[shot]),
@@ -173,12 +173,31 @@ class Pipeline:
             shot_seeds=seeds,
             on_step=on_step,
         )
-        for chunk in stream:
-            if not decode:
-                yield chunk
-                continue
-            frames, decoder = self._decode(chunk.latent, decoder)
-            yield replace(chunk, frames=frames, state=replace(chunk.state, decoder=decoder))
+
+    def _decoded(self, stream: Iterator[Chunk], decoder: VAEState | None, overlap: bool) -> Iterator[Chunk]:
+        """Chunks with their frames. What decodes beside the next chunk does so in a GPU stream of its own."""
+        device = next(self.vae.parameters()).device
+        aside = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
+        waiting: tuple[Chunk, Tensor] | None = None
+
+        def done(chunk: Chunk, frames: Tensor) -> Chunk:
+            with torch.cuda.stream(aside):
+                return replace(chunk, frames=frames.cpu().numpy())
+
+        try:
+            for chunk in stream:
+                with torch.cuda.stream(aside):
+                    frames, decoder = self._decode(chunk.latent, decoder)
+                newest = replace(chunk, state=replace(chunk.state, decoder=decoder)), frames
+                ready, waiting = (waiting, newest) if overlap else (newest, None)
+                if ready is not None:
+                    yield done(*ready)
+        except WorkerLostError:
+            if waiting is not None:
+                yield done(*waiting)
+            raise
+        if waiting is not None:
+            yield done(*waiting)
 
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
@@ -186,10 +205,11 @@ class Pipeline:
         return self.text.encode([prompt])
 
     @torch.no_grad()
-    def _decode(self, latent: Tensor, decoder: Any) -> tuple[Any, Any]:
+    def _decode(self, latent: Tensor, decoder: VAEState | None) -> tuple[Tensor, VAEState]:
+        """Frames uint8 `[F, H, W, 3]` of a film's next latents, and the decoder's state after them."""
         weight = next(self.vae.parameters())
         video, decoder = self.vae.decode(latent.to(weight.device, weight.dtype), decoder)
-        return frames_to_uint8(video).cpu().numpy(), decoder
+        return frames_to_uint8(video), decoder
 
     def generate(
         self,
@@ -208,7 +228,7 @@ class Pipeline:
         from .video import VideoWriter, check_output
 
         check_output(output, ".mp4")
-        stream = self.stream(story, **settings)
+        stream = self.stream(story, overlap=self.network.device.type == "cuda", **settings)
         state = settings.get("state")
         fps = _first(story.fps if story else None, (state.recipe if state else self.recipe).fps)
         writer: VideoWriter | None = None

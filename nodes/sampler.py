@@ -156,13 +156,13 @@ class ComfyPipeline(Pipeline):
             warn([f"a prompt is {context.shape[1]} tokens long: the model reads the first {self.config.text_len}"])
         return pad(context, (0, 0, 0, self.config.text_len - context.shape[1]))
 
-    def _run(self, state: State, size: tuple[int, int], on_step: Any, decode: bool) -> Iterator[Chunk]:
+    def _run(self, state: State, size: tuple[int, int], on_step: Any) -> Iterator[Chunk]:
         self.start, self.size = state, size
         for prompt in (shot.prompt for shot in state.shots if shot.frames[1] > state.frames):
             self.encode(prompt)  # now: an encoder that runs later could push the model off its device
         if state.recipe.guidance != 1:
             self.encode(state.recipe.negative)
-        return super()._run(state, size, on_step, decode)
+        return super()._run(state, size, on_step)
 
     @contextlib.contextmanager
     def running(self, preview: Any) -> Iterator[None]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from causalcine_core import InputError, MemorySettings, Pipeline, Recipe, Shot, State, Story
+from causalcine_core.errors import WorkerLostError
 
 STORY = Story(shots=[Shot(f"shot {i}", frames=frames) for i, frames in enumerate((9, 24, 12, 36, 12, 20))])
 
@@ -144,6 +145,28 @@ def test_guidance_of_one_is_the_plain_model_and_more_is_not():
     )
     assert not torch.equal(plain, guided)
     torch.testing.assert_close(plain, other, atol=1e-3, rtol=1e-3)  # led away from itself: nowhere
+
+
+def test_decoding_beside_the_next_chunk_changes_nothing(pipe):
+    """The same chunks with the same frames and states, each a chunk later; what was made before a worker is lost still comes."""
+    story = Story([Shot("cat", frames=45)])
+    plain, beside = (list(pipe.stream(story, seed=1, overlap=overlap)) for overlap in (False, True))
+    assert [chunk.index for chunk in beside] == [chunk.index for chunk in plain]
+    for a, b in zip(plain, beside, strict=True):
+        assert np.array_equal(a.frames, b.frames)
+        assert torch.equal(a.state.film(), b.state.film())
+        theirs, ours = (chunk.state.decoder.tensors() for chunk in (a, b))
+        assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+    def lost(info):
+        if info.chunk.index == 2:
+            raise WorkerLostError("another worker went away")
+
+    got = []
+    with pytest.raises(WorkerLostError):
+        for chunk in pipe.stream(story, seed=1, overlap=True, on_step=lost):
+            got.append(chunk.index)
+    assert got == [0, 1]
 
 
 def test_linears_in_8_bit_floats_make_nearly_the_same_film():
