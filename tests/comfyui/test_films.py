@@ -264,6 +264,22 @@ def test_a_compile_node_acts_and_changes_nothing(server: Server, backend: str) -
     assert ("CUDA graphs cannot be used" in said) == (backend == "cudagraphs")
 
 
+def test_a_lora_acts_on_compiled_blocks(server: Server, weights) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    key = "diffusion_model.blocks.0.ffn.0"
+    lora = {f"{key}.lora_A.weight": torch.randn(4, 96), f"{key}.lora_B.weight": torch.randn(128, 4)}
+    save_file(lora, weights / "loras/compiled.safetensors")
+    patch = ("LoraLoaderModelOnly", {"lora_name": "compiled.safetensors", "strength_model": 1.0})
+    compiled = ("TorchCompileModel", {"backend": "inductor"})
+    plain = changed(server, patch)
+    assert plain > 0.05
+    assert changed(server, patch, compiled) == pytest.approx(plain, abs=0.02)
+    assert changed(server, compiled, patch) == pytest.approx(plain, abs=0.02)
+
+
 def test_a_stock_sampler_says_which_node_to_use(server: Server) -> None:
     graph = {
         "1": node("CausalCineCheckpointLoader", checkpoint="random.safetensors"),
