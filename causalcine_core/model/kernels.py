@@ -104,12 +104,19 @@ def _seconds(kernel: Kernel, q: Tensor, keys: Tensor, values: Tensor) -> float:
 
 @cache
 def _fastest(device: str) -> Fastest:
-    there = [name for name in EXACT if name in BACKENDS or importlib.util.find_spec(PACKAGES[name])]
+    there = [name for name in EXACT if _has(name)]
     machine = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     named = {name: _of_backend(name) if name in BACKENDS else _of_package(name) for name in there}
     kernels = {"sdpa": sdpa} | named  # PyTorch's own choice takes everything, whatever the GPU
     return Fastest(kernels, machine, home / "causalcine" / "attention.json")
+
+
+def _has(name: str) -> bool:
+    """Whether this PyTorch (cuDNN's kernel came with 2.5), or this machine, has a kernel."""
+    if name in BACKENDS:
+        return hasattr(SDPBackend, BACKENDS[name])
+    return importlib.util.find_spec(PACKAGES[name]) is not None
 
 
 def _read(file: Path | None) -> dict[str, str]:
@@ -135,6 +142,8 @@ def _write(file: Path | None, choices: dict[str, str]) -> None:
 
 def _of_backend(name: str, otherwise: Sequence[SDPBackend] = ()) -> Kernel:
     """One of PyTorch's; it raises RuntimeError for what it cannot take, where nothing is to be run otherwise."""
+    if not _has(name):
+        raise InputError(f"attention is {name!r}, which torch {torch.__version__} does not have: use {AUTO}")
     allowed = [getattr(SDPBackend, BACKENDS[name]), *otherwise]
 
     def kernel(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

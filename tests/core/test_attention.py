@@ -57,6 +57,9 @@ def test_an_unknown_kernel_and_one_that_is_not_installed_are_refused_by_name(mon
     monkeypatch.setitem(kernels.PACKAGES, "sage", "a_package_that_is_not_there")
     with pytest.raises(InputError, match="attention is 'sage', but a_package_that_is_not_there is not installed"):
         find_kernel("sage")
+    monkeypatch.setitem(kernels.BACKENDS, "cudnn", "OF_A_LATER_TORCH")
+    with pytest.raises(InputError, match=r"attention is 'cudnn', which torch .* does not have: use auto"):
+        find_kernel("cudnn")
 
 
 def slowed(seconds: float, value: float):
@@ -94,6 +97,7 @@ def test_a_broken_or_unwritable_table_of_choices_only_costs_time(tmp_path, conte
 def test_auto_on_a_gpu_always_finds_a_kernel_and_keeps_its_choice(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(kernels.BACKENDS, "cudnn", "OF_A_LATER_TORCH")
     kernels._fastest.cache_clear()
     kernel = find_kernel("auto", "cuda:0")
     kernels._fastest.cache_clear()
