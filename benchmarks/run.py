@@ -25,6 +25,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from causalcine_core import MemorySettings, Pipeline, State, Story
+from causalcine_core.cli import COMPUTED
 from causalcine_core.errors import InputError
 from causalcine_core.memory import STORAGES
 from causalcine_core.model import KERNELS, PRESETS
@@ -152,9 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape = parser.add_argument_group("real shapes", "only with --random-weights")
     shape.add_argument("--random-weights", action="store_true", help="--model is one of " + ", ".join(PRESETS))
     shape.add_argument("--device", metavar="DEVICE", help="default: a GPU where there is one")
-    shape.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16", "float8_e4m3fn"), help="default: by device"
-    )
+    shape.add_argument("--dtype", choices=COMPUTED, help="default: by device")
     shape.add_argument("--attention", choices=KERNELS, default=AUTO, help="default: on a GPU the fastest")
     shape.add_argument("--compile", action="store_true", help="the blocks, with torch.compile")
     shape.add_argument("--decoder", choices=DECODERS, default="vae", help="Wan's VAE, or the tiny decoder of previews")

@@ -20,10 +20,10 @@ import torch
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.memory.cache import GIB
-from causalcine_core.model import PRESETS, CausalWanTransformer, Compute, WanConfig
+from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
 from causalcine_core.model.float8 import FLOAT8, to_float8
-from causalcine_core.model.kernels import AUTO, Fastest, Kernel, find_kernel
-from causalcine_core.pipeline import describe_network, pick_device, pick_dtype
+from causalcine_core.model.kernels import AUTO, Fastest, Kernel
+from causalcine_core.pipeline import describe_network, pick_compute, pick_device, pick_dtype
 from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout
 from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, check_size, plan
 from causalcine_core.vae import TinyDecoder, WanVAE, published_vae
@@ -51,16 +51,15 @@ def measure_shape(
     not apply are left out."""
     config = PRESETS[model] if layers is None else replace(PRESETS[model], num_layers=layers)
     place, shape = pick_device(device), published_vae(config.in_dim)
-    asked, dtype = dtype, pick_dtype(place) if dtype in (None, FLOAT8) else dtype
-    compute = Compute(find_kernel(attention, place))
+    computes, compute = pick_dtype(place, dtype), pick_compute(place, attention, compile)
     stride = shape.spatial_stride
     width, height = check_size(*size, stride * config.patch_size[1])
     grid = (height // stride, width // stride)
     torch.manual_seed(0)
-    net = _random(CausalWanTransformer(config, device="meta", dtype=dtype), place)
-    if asked == FLOAT8:
+    net = _random(CausalWanTransformer(config, device="meta", dtype=computes), place)
+    if dtype == FLOAT8:
         to_float8(net)
-    network = replace(describe_network(net, "random"), compute=compute.compiled() if compile else compute)
+    network = replace(describe_network(net, "random"), compute=compute)
     recipe = Recipe(steps=STEPS, sampler="renoise", window=WINDOW, top_k=TOP_K)
     text = torch.randn(1, config.text_len, config.text_dim)
     film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks + 2))]))
@@ -80,14 +79,14 @@ def measure_shape(
     early_seconds, chunk_seconds = (statistics.median(s) for s in _in_turns(make, film.chunks, (early, state)))
     tflop = chunk_tflop(config, grid)
     vae = TinyDecoder(shape.z_dim, shape.patch_size) if decoder == "tiny" else WanVAE(shape)
-    vae.to(torch.float32 if place.type == "cpu" else dtype)
+    vae.to(torch.float32 if place.type == "cpu" else computes)
     decode_seconds = _decode_seconds(_random(vae, place), latent)
     frames = CHUNK * shape.temporal_stride
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "CPU"
     out: dict[str, Any] = {
         "model": f"{model}, random weights" + (f", {layers} blocks" if layers else ""),
         "device": name,
-        "dtype": str(asked or dtype).removeprefix("torch."),
+        "dtype": str(dtype or computes).removeprefix("torch."),
         "attention": _chosen(compute.kernel, attention),
         "compiled": compile,
         "decoder": decoder,
@@ -107,7 +106,7 @@ def measure_shape(
     if place.type == "cuda":
         out["peak_device_gib"] = round(torch.cuda.max_memory_allocated(place) / GIB, 2)
     limit = next((value for key, value in DENSE_BF16.items() if key in name), None)
-    if limit is not None and dtype == torch.bfloat16:  # of bfloat16, also where the linears are in 8 bits
+    if limit is not None and computes == torch.bfloat16:  # of bfloat16, also where the linears are in 8 bits
         out["share_of_limit"] = round(tflop / chunk_seconds / limit, 3)
     return out
 

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import secrets
 import signal
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import InputError, WorkerLostError
 from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, parse_size, plan
+from .whole import write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .pipeline import Video
     from .sampling import Chunk, State, StepInfo
 
+STORED = ("float32", "bfloat16", "float16")  # number types, by torch's names: of a file, and of a network that runs
+COMPUTED = (*STORED, "float8_e4m3fn")
 SOURCE = Path(__file__).resolve().parents[1]  # in a source checkout, what holds training/ and benchmarks/
 
 
@@ -149,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_memory(inspect)
     inspect.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "float8_e4m3fn"),
+        choices=COMPUTED,
         help="default: bfloat16 where this machine is fast in it, else float32",
     )
     inspect.add_argument("--json", action="store_true", help="print it as the last line of JSON")
@@ -170,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--family", metavar="NAME", help="whose recipe to write; default: told from the file, or guessed"
     )
-    convert.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the file")
+    convert.add_argument("--dtype", choices=STORED, help="default: as in the file")
 
     command("bench", _bench, "Measure the engine (needs a source checkout).", add_help=False)
     train = command("train", _train, "Run a training stage (needs a source checkout).", add_help=False)
@@ -226,7 +228,7 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")
     add(
         "--dtype",
-        choices=("float32", "bfloat16", "float16", "float8_e4m3fn"),
+        choices=COMPUTED,
         help="of the transformer; default: by device; float8_e4m3fn needs torchao",
     )
     add(
@@ -305,9 +307,9 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
     report["written"] = [made, report["frames"]]
     if args.save_state:
         video.state.save(files["state"], memory=team is None and not args.small_state)
-    _write_whole(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
-    _write_whole(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
-    _write_whole(files["map"], memory_map(report, watch.pictures).save)
+    write_whole(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
+    write_whole(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
+    write_whole(files["map"], memory_map(report, watch.pictures).save)
     _tell(video, report, notes[:1], files, args.json)
 
 
@@ -344,16 +346,6 @@ def _outputs(args: argparse.Namespace) -> dict[str, Path]:
     }:
         raise InputError(f"--save-state {args.save_state} is also the name of another output; choose another")
     return files
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name and renames it once it is whole."""
-    partial = path.with_name(f".causalcine-{secrets.token_hex(6)}{path.suffix}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Watch:

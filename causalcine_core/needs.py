@@ -55,7 +55,8 @@ def film_needs(
 
     dtype: of the network; with float8_e4m3fn all but the blocks' linears is in bfloat16.
     """
-    eight_bit, dtype = dtype == FLOAT8, torch.bfloat16 if dtype == FLOAT8 else dtype
+    eight_bit = dtype == FLOAT8
+    dtype = torch.bfloat16 if eight_bit else dtype
     stride = published_vae(config.in_dim).spatial_stride * config.patch_size[1]
     check_size(width, height, stride)
     settings = settings.resolve(recipe.window, recipe.top_k)

@@ -66,10 +66,10 @@ class Pipeline:
         blocks, with `torch.compile`; each new size of picture then takes a while first. team: the workers that make films
         together, each of whom calls this.
         """
-        compute = Compute(find_kernel(attention, pick_device(device)))
+        compute = pick_compute(pick_device(device), attention, compile)
         path = BUILT_IN.get(str(source), Path(source))
         pipe = cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype)
-        pipe.network = replace(pipe.network, team=team, compute=compute.compiled() if compile else compute)
+        pipe.network = replace(pipe.network, team=team, compute=compute)
         return pipe
 
     @classmethod
@@ -77,9 +77,10 @@ class Pipeline:
         cls, checkpoint: Checkpoint, *, name: str, device: str | None = None, dtype: torch.dtype | None = None
     ) -> Pipeline:
         place = pick_device(device)
-        asked, dtype = dtype, pick_dtype(place) if dtype in (None, FLOAT8) else dtype
         source = f"checkpoint {name}"
-        net = CausalWanTransformer(WanConfig.from_dict(checkpoint.header["model"]), device="meta", dtype=dtype)
+        net = CausalWanTransformer(
+            WanConfig.from_dict(checkpoint.header["model"]), device="meta", dtype=pick_dtype(place, dtype)
+        )
         assign(net, checkpoint.model, source)
         with torch.device("meta"):
             text = NanoTextEncoder(TextConfig.from_dict(checkpoint.header["text"]))
@@ -89,7 +90,7 @@ class Pipeline:
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
         net.to(place)
-        if asked == FLOAT8:
+        if dtype == FLOAT8:
             to_float8(net)
         network = describe_network(net, fingerprint(checkpoint.header["model"], checkpoint.model))
         return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
@@ -346,8 +347,17 @@ def pick_device(device: str | None) -> torch.device:
     return place
 
 
-def pick_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies in it; else, on most CPUs, float32, which is many times faster there."""
+def pick_compute(device: torch.device, attention: str, compile: bool) -> Compute:
+    """How passes are computed on a device: by a kernel of a name in `model.KERNELS`, and compiled or not."""
+    compute = Compute(find_kernel(attention, device))
+    return compute.compiled() if compile else compute
+
+
+def pick_dtype(device: torch.device, asked: torch.dtype | None = None) -> torch.dtype:
+    """What a network computes in: as asked; where nothing is, or 8-bit floats for its linears, bfloat16 where the hardware
+    multiplies in it, else, on most CPUs, float32, which is many times faster there."""
+    if asked not in (None, FLOAT8):
+        return asked
     if device.type != "cpu":
         return torch.bfloat16
     known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from older torch versions

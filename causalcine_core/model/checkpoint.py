@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..whole import write_whole
 from .compact import expand
 from .safefile import read_header
 
@@ -86,14 +87,9 @@ def save_checkpoint(
 
 def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors with a `causalcine` entry in the header; the file appears under its name only when it is whole."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     tensors = {name: t.detach().contiguous() for name, t in weights.items()}
-    try:
-        save_file(tensors, str(partial), metadata={"causalcine": json.dumps(header)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    metadata = {"causalcine": json.dumps(header)}
+    write_whole(Path(path), lambda partial: save_file(tensors, str(partial), metadata=metadata))
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -10,10 +10,9 @@ import importlib
 import importlib.util
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import InputError
+from ..whole import write_whole
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -42,8 +42,12 @@ def sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) ->
             return _in_cache(q, keys, values)
         q, keys, values = q.float(), keys.float(), values.float()
     with torch.autocast(q.device.type, enabled=False):
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
-    return out.transpose(1, 2).to(dtype)
+        return _torchs(q, keys, values, mask).to(dtype)
+
+
+def _torchs(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
+    return out.transpose(1, 2)
 
 
 def find_kernel(name: str, device: torch.device | str = "cpu") -> Kernel:
@@ -133,9 +137,8 @@ def _write(file: Path | None, choices: dict[str, str]) -> None:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:
-            json.dump(_read(file) | choices, part, indent=1)
-        os.replace(part.name, file)
+        table = json.dumps(_read(file) | choices, indent=1)
+        write_whole(file, lambda path: path.write_text(table))
     except OSError:
         pass
 
@@ -148,8 +151,7 @@ def _of_backend(name: str, otherwise: Sequence[SDPBackend] = ()) -> Kernel:
 
     def kernel(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         with sdpa_kernel(allowed):
-            out = F.scaled_dot_product_attention(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
-        return out.transpose(1, 2)
+            return _torchs(q, keys, values, mask)
 
     return kernel
 
@@ -162,14 +164,7 @@ def _of_package(name: str) -> Kernel:
             f"attention is {name!r}, but {PACKAGES[name]} is not installed here ({error}): install it, or use {AUTO}"
         ) from None
 
-    def kernel(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is not None:
-            return sdpa(q, keys, values, mask)
-        if name == "sage":
-            return package.sageattn(q, keys, values, tensor_layout="NHD")
-        return package.flash_attn_func(q, keys, values)
-
-    return kernel
+    return _unmasked(partial(package.sageattn, tensor_layout="NHD") if name == "sage" else package.flash_attn_func)
 
 
 @cache
@@ -178,10 +173,14 @@ def _flex() -> Kernel:
 
     compiled = torch.compile(flex_attention, dynamic=False)
 
+    return _unmasked(lambda *qkv: compiled(*(t.transpose(1, 2) for t in qkv)).transpose(1, 2))
+
+
+def _unmasked(run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Kernel:
+    """A kernel of something that knows no masks: PyTorch's own takes those."""
+
     def kernel(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is not None:
-            return sdpa(q, keys, values, mask)
-        return compiled(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)).transpose(1, 2)
+        return run(q, keys, values) if mask is None else sdpa(q, keys, values, mask)
 
     return kernel
 

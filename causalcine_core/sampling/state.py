@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..memory import FrameStore, KVMemory, MemorySettings
 from ..story import PlannedChunk, PlannedShot
 from ..vae import VAEState
+from ..whole import write_whole
 from .recipe import Recipe
 
 FORMAT = "causalcine-state-2"
@@ -87,17 +88,9 @@ class State:
             "shots": [asdict(shot) for shot in self.shots],
             "planned": [asdict(chunk) for chunk in self.planned],
         }
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(
-                {name: t.contiguous() for name, t in tensors.items()},
-                str(partial),
-                metadata={"format": FORMAT, "causalcine_state": json.dumps(header)},
-            )
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        whole = {name: t.contiguous() for name, t in tensors.items()}
+        metadata = {"format": FORMAT, "causalcine_state": json.dumps(header)}
+        write_whole(Path(path), lambda partial: save_file(whole, str(partial), metadata=metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:

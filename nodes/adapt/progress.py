@@ -55,8 +55,10 @@ class Progress:
         latent = info.clean[:1, :, frame : frame + 1].float()
         if self.vae is not None:
             pixels = vaes.still(self.vae, denormalize(latent))
+        elif self.tiny is not None:
+            pixels = self.tiny.still(latent)
         else:
-            pixels = self.tiny.still(latent) if self.tiny is not None else self._rough(latent)
+            pixels = self._rough(latent)
         return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
 
     def _rough(self, latent: Tensor) -> Tensor:

@@ -42,6 +42,13 @@ def python_of(main: Path) -> Path:
     return Path(shutil.which("python3") or "python3")
 
 
+def inside(main: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as an installation's own process begins, without a server."""
+    begin = 'import sys; sys.argv = [sys.argv[0], "--cpu"]\nimport comfy.options; comfy.options.enable_args_parsing()\n'
+    command = [python_of(main), "-c", begin + code]
+    return subprocess.run(command, cwd=main.parent, capture_output=True, text=True, timeout=300)
+
+
 def install(base: Path, name: str = "CausalCine", *, copy: bool = False) -> Path:
     """Put the pack under a base folder's custom_nodes: as a link, or as a copy of what a user would unzip."""
     target = base / "custom_nodes" / name

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from .graphs import film, node
-from .server import PACK, Refused, Server, install, python_of
+from .server import PACK, Refused, Server, inside, install
 
 IDS = [
     "CausalCineCheckpointLoader",
@@ -140,9 +139,7 @@ def test_loading_the_pack_replaces_nothing_of_comfyui(main: Path, tmp_path: Path
     """C40."""
     target = install(tmp_path)
     code = f"""
-import asyncio, sys, types
-sys.argv = [sys.argv[0], "--cpu"]
-import comfy.options; comfy.options.enable_args_parsing()
+import asyncio, types
 import utils.extra_config  # first, as main.py does: comfy/utils.py would take its name
 import nodes, execution, latent_preview, folder_paths, server, comfy.sd, comfy.samplers, comfy.sample, comfy.model_base
 theirs = "comfy comfy_api comfy_execution nodes execution latent_preview folder_paths server".split()
@@ -162,7 +159,7 @@ after = identities()
 changed = [key for key in before if after.get(key) != before[key]]
 print("loaded", ok, "CausalCineSampler" in nodes.NODE_CLASS_MAPPINGS, "changed", changed)
 """
-    done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
+    done = inside(main, code)
     assert "loaded True True changed []" in done.stdout, done.stdout + done.stderr[-3000:]
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from causalcine_core.vae import TinyDecoder
 
 from .graphs import node
-from .server import PACK, Server, install, python_of
+from .server import PACK, Server, inside, install, python_of
 
 
 @pytest.fixture
@@ -76,9 +76,6 @@ def test_the_tiny_decoder_is_comfyuis(main: Path, tmp_path: Path) -> None:
             tensors | {"latent": latent, "video": tiny.decode(latent)[0].contiguous()}, tmp_path / "tiny.safetensors"
         )
         code = f"""
-import sys
-sys.argv = [sys.argv[0], "--cpu"]
-import comfy.options; comfy.options.enable_args_parsing()
 import torch
 from comfy.taesd.taehv import TAEHV
 from safetensors.torch import load_file
@@ -88,9 +85,7 @@ stock.load_state_dict({{k[2:]: v for k, v in t.items() if k.startswith("w.")}}, 
 with torch.no_grad():
     print("apart by", float((stock.decode(t["latent"]) - t["video"]).abs().max()))
 """
-        done = subprocess.run(
-            [python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300
-        )
+        done = inside(main, code)
         assert float(done.stdout.rpartition("apart by")[2]) < 1e-4, done.stderr[-3000:]
 
 
@@ -222,10 +217,8 @@ def test_c54_a_lora_acts_as_if_merged_when_weights_stay_off_the_device(
     save_file(lora_into(merged), tmp_path / "lora.safetensors")
     save_file(merged, tmp_path / "merged.safetensors")
     code = f"""
-import asyncio, sys
+import asyncio
 from pathlib import Path
-sys.argv = [sys.argv[0], "--cpu"]
-import comfy.options; comfy.options.enable_args_parsing()
 import utils.extra_config
 import nodes, torch, comfy.sd, comfy.utils, comfy.model_management as mm
 asyncio.run(nodes.load_custom_node({str(install(tmp_path))!r}))
@@ -254,7 +247,7 @@ functions = sum(bool(getattr(m, "weight_function", None)) for m in low.model.mod
 ours = film(low)
 print("patched in the call", functions, "apart", float((ours - wanted).std() / (wanted - without).std()))
 """
-    done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
+    done = inside(main, code)
     assert "patched in the call" in done.stdout, done.stdout + done.stderr[-3000:]
     words = done.stdout.rpartition("patched in the call")[2].split()
     assert int(words[0]) > 0
@@ -337,9 +330,6 @@ def test_weights_of_every_kind_run_on_a_cpu(server: Server, graph: dict[str, Any
 def test_a_stock_network_in_bf16_is_adopted(main: Path) -> None:
     """As on a GPU: no cast on the fly, and one layer in float32."""
     code = f"""
-import sys
-sys.argv = [sys.argv[0], "--cpu"]
-import comfy.options; comfy.options.enable_args_parsing()
 import torch, comfy.ops
 from comfy.ldm.wan.model import WanModel
 sys.path.insert(0, {str(PACK)!r})
@@ -357,7 +347,7 @@ with torch.inference_mode():
     chunk = next(rollout(network, chunks, lambda shot: torch.zeros(1, 8, 64), state, size=(4, 4)))
 print("finite", bool(chunk.latent.isfinite().all()))
 """
-    done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
+    done = inside(main, code)
     assert "finite True" in done.stdout, done.stderr[-3000:]
 
 
@@ -367,9 +357,6 @@ def test_comfyuis_own_causal_sampler_makes_the_same_film(main: Path, block: int)
     if not (main.parent / "comfy/ldm/wan/ar_model.py").exists():
         pytest.skip("this ComfyUI has no causal sampler of its own")
     code = f"""
-import sys
-sys.argv = [sys.argv[0], "--cpu"]
-import comfy.options; comfy.options.enable_args_parsing()
 from types import SimpleNamespace
 from unittest import mock
 import torch, comfy.supported_models
@@ -413,7 +400,7 @@ with torch.no_grad():
     ours = normalize(torch.cat([c.latent for c in rollout(network, chunks, lambda shot: text, state, size=(8, 8))], 2))
 print("scale", float(theirs.std()), "difference", float((ours - theirs).abs().max()))
 """
-    done = subprocess.run([python_of(main), "-c", code], cwd=main.parent, capture_output=True, text=True, timeout=300)
+    done = inside(main, code)
     words = done.stdout.split()
     assert "difference" in words, done.stderr[-3000:]
     assert float(words[-1]) < 1e-3 < 0.1 < float(words[words.index("scale") + 1])
