@@ -10,7 +10,7 @@ import torch
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.model import CausalWanTransformer, WanConfig
-from causalcine_core.pipeline import describe_network, pick_dtype
+from causalcine_core.pipeline import pick_dtype, prepare_network
 from causalcine_core.sampling import Recipe, begin, rollout, sampling_levels
 from causalcine_core.story import Shot, Story, Timeline, plan
 
@@ -70,7 +70,7 @@ def _text(config: WanConfig) -> torch.Tensor:
 
 def _engine(config: WanConfig, side: int, chunks: int, dtype: torch.dtype) -> Iterator[object]:
     text = _text(config)
-    network = describe_network(_net(config, dtype), "random")
+    network = prepare_network(_net(config, dtype), "random")
     film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks))]))
     state = begin(network, _RECIPE, MemorySettings(), size=(side, side), seed=0)
     return rollout(network, film.chunks, lambda shot: text, state, size=(side, side))

@@ -21,9 +21,8 @@ import torch
 from causalcine_core.memory import MemorySettings
 from causalcine_core.memory.cache import GIB
 from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
-from causalcine_core.model.float8 import FLOAT8, to_float8
 from causalcine_core.model.kernels import AUTO, Fastest, Kernel
-from causalcine_core.pipeline import describe_network, pick_compute, pick_device, pick_dtype
+from causalcine_core.pipeline import pick_compute, pick_device, pick_dtype, prepare_network
 from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout
 from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, check_size, plan
 from causalcine_core.vae import TinyDecoder, WanVAE, published_vae
@@ -57,9 +56,7 @@ def measure_shape(
     grid = (height // stride, width // stride)
     torch.manual_seed(0)
     net = _random(CausalWanTransformer(config, device="meta", dtype=computes), place)
-    if dtype == FLOAT8:
-        to_float8(net)
-    network = replace(describe_network(net, "random"), compute=compute)
+    network = replace(prepare_network(net, "random", dtype), compute=compute)
     recipe = Recipe(steps=STEPS, sampler="renoise", window=WINDOW, top_k=TOP_K)
     text = torch.randn(1, config.text_len, config.text_dim)
     film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks + 2))]))

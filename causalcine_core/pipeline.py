@@ -19,6 +19,7 @@ from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.checkpoint import Checkpoint, assign
 from .model.float8 import FLOAT8, to_float8
 from .model.kernels import AUTO, find_kernel
+from .model.packed import pack
 from .model.transformer import Compute
 from .parallel import Team
 from .sampling import Chunk, Network, Recipe, State, StepInfo, begin, rollout
@@ -89,10 +90,7 @@ class Pipeline:
         recipe = Recipe.from_dict(checkpoint.header["recipe"])
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
-        net.to(place)
-        if dtype == FLOAT8:
-            to_float8(net)
-        network = describe_network(net, fingerprint(checkpoint.header["model"], checkpoint.model))
+        network = prepare_network(net.to(place), fingerprint(checkpoint.header["model"], checkpoint.model), dtype)
         return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
 
     @classmethod
@@ -266,7 +264,7 @@ class Pipeline:
     def describe(self) -> dict[str, Any]:
         """What the report says of the model."""
         config = self.network.net.config
-        parameters = sum(p.numel() for p in self.network.net.parameters())
+        parameters = sum(p.numel() for p in CausalWanTransformer(config, device="meta").parameters())
         return {
             "name": self.name,
             "fingerprint": self.network.fingerprint,
@@ -363,6 +361,16 @@ def pick_dtype(device: torch.device, asked: torch.dtype | None = None) -> torch.
     known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from older torch versions
     fast = any(getattr(torch.cpu, name, lambda: False)() for name in known)
     return torch.bfloat16 if fast else torch.float32
+
+
+def prepare_network(net: CausalWanTransformer, identity: str, dtype: torch.dtype | None = None) -> Network:
+    """A network of ours that will only compute from now on: its linears in 8-bit floats where `dtype` says so, on a CPU packed."""
+    network = describe_network(net, identity)
+    if dtype == FLOAT8:
+        to_float8(net)
+    elif network.device.type == "cpu":
+        pack(net)
+    return network
 
 
 def describe_network(net: CausalWanTransformer, identity: str) -> Network:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..cut import Cut
 from ..model.attention import attend, chunk_attention
 from ..model.kernels import Kernel
-from ..model.rope import Rope, rotate
+from ..model.rope import Rope, rotate, rotated
 from .ahead import Ahead
 from .cache import KVMemory
 from .routing import choose, describe, describe_query, route
@@ -63,11 +63,15 @@ class RolloutView:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         self._own[layer] = (k, v)
-        kept = self._chosen[layer]
-        if self._k and not (self._keep_choice and kept is not None):
-            scores = self.memory.store.match(layer, describe_query(q)[:, None], self._far_rows)
-            self._chosen[layer] = choose(self._total(scores) if self._total else scores, self._k)[:, 0]
-        return self._span.attend(layer, q, k, v, self._near, self._recalled, kernel, fresh=not self._keep_choice)
+        fresh = self._k > 0 and not (self._keep_choice and self._chosen[layer] is not None) and self._choose(layer, q)
+        return self._span.attend(layer, q, k, v, self._near, self._recalled, kernel, fresh=fresh)
+
+    def _choose(self, layer: int, q: Tensor) -> bool:
+        """Settle what this layer recalls; whether that may be other frames than in the last pass (a GPU is not waited for)."""
+        before = self._chosen[layer]
+        scores = self.memory.store.match(layer, describe_query(q)[:, None], self._far_rows)
+        chosen = self._chosen[layer] = choose(self._total(scores) if self._total else scores, self._k)[:, 0]
+        return before is None or chosen.device.type != "cpu" or not torch.equal(before, chosen)
 
     def _near(self, layer: int) -> tuple[Tensor, Tensor]:
         k, v = self.memory.store.read(layer, self._near_rows)
@@ -148,12 +152,12 @@ class Span:
         if not filled and self.history > self.recalled:
             part = slice(self.recalled, self.history)
             near_k, near_v = near(layer)
-            keys[:, part], values[:, part] = rotate(near_k.to(k.dtype), table[part]), near_v
+            keys[:, part], values[:, part] = rotated(near_k, table[part]), near_v
         if self.recalled and (fresh or not filled):
             far_k, far_v = recalled(layer)
-            keys[:, : self.recalled] = rotate(far_k.to(k.dtype), table[: self.recalled])
+            keys[:, : self.recalled] = rotated(far_k, table[: self.recalled])
             values[:, : self.recalled] = far_v
-        keys[:, self.history :], values[:, self.history :] = rotate(k, place), v
+        keys[:, self.history :], values[:, self.history :] = rotated(k, place), v
         return attend(rotate(q, place), keys, values, kernel=kernel)
 
 

@@ -52,5 +52,10 @@ class Rope:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate `x [..., S, H, D]` by `table [..., S, 1, D/2]`, in float32, and give it back in its own dtype."""
+    return rotated(x, table).to(x.dtype)
+
+
+def rotated(x: Tensor, table: Tensor) -> Tensor:
+    """The same, left in float32: whoever writes it elsewhere rounds it on the way."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * table).flatten(-2)

@@ -186,7 +186,7 @@ def _enter(block: Any, x: Tensor, modulation: Tensor, dtype: torch.dtype) -> tup
 
 def _cross(block: Any, x: Tensor, y: Tensor, terms: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The residual with self-attention's `y [B, F, S, H, D]`, and queries of cross-attention."""
-    x = x + block.self_attn.o(y.flatten(-2)) * terms[2]
+    x = torch.addcmul(x, block.self_attn.o(y.flatten(-2)), terms[2])
     cross = block.cross_attn
     q = cross.q(_run(block.norm3, x, dtype).to(dtype))
     return x, _run(cross.norm_q, q, dtype).to(dtype).unflatten(-1, (cross.num_heads, -1))
@@ -195,7 +195,7 @@ def _cross(block: Any, x: Tensor, y: Tensor, terms: Any, dtype: torch.dtype) -> 
 def _leave(block: Any, x: Tensor, y: Tensor, terms: Any, dtype: torch.dtype) -> Tensor:
     """The residual with cross-attention's `y [B, F, S, H, D]` and the feed-forward."""
     x = x + block.cross_attn.o(y.flatten(-2))
-    return x + block.ffn(_modulated(block.norm2, x, terms[3], terms[4]).to(dtype)) * terms[5]
+    return torch.addcmul(x, block.ffn(_modulated(block.norm2, x, terms[3], terms[4]).to(dtype)), terms[5])
 
 
 def _modulated(norm: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
