@@ -56,7 +56,7 @@ def measure_shape(
     grid = (height // stride, width // stride)
     torch.manual_seed(0)
     net = _random(CausalWanTransformer(config, device="meta", dtype=computes), place)
-    network = replace(prepare_network(net, "random", dtype), compute=compute)
+    network = prepare_network(net, "random", dtype, compute)
     recipe = Recipe(steps=STEPS, sampler="renoise", window=WINDOW, top_k=TOP_K)
     text = torch.randn(1, config.text_len, config.text_dim)
     film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks + 2))]))

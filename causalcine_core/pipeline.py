@@ -69,13 +69,19 @@ class Pipeline:
         """
         compute = pick_compute(pick_device(device), attention, compile)
         path = BUILT_IN.get(str(source), Path(source))
-        pipe = cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype)
-        pipe.network = replace(pipe.network, team=team, compute=compute)
+        pipe = cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype, compute=compute)
+        pipe.network = replace(pipe.network, team=team)
         return pipe
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Checkpoint, *, name: str, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        name: str,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        compute: Compute | None = None,
     ) -> Pipeline:
         place = pick_device(device)
         source = f"checkpoint {name}"
@@ -90,7 +96,8 @@ class Pipeline:
         recipe = Recipe.from_dict(checkpoint.header["recipe"])
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
-        network = prepare_network(net.to(place), fingerprint(checkpoint.header["model"], checkpoint.model), dtype)
+        identity = fingerprint(checkpoint.header["model"], checkpoint.model)
+        network = prepare_network(net.to(place), identity, dtype, compute)
         return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
 
     @classmethod
@@ -363,12 +370,15 @@ def pick_dtype(device: torch.device, asked: torch.dtype | None = None) -> torch.
     return torch.bfloat16 if fast else torch.float32
 
 
-def prepare_network(net: CausalWanTransformer, identity: str, dtype: torch.dtype | None = None) -> Network:
-    """A network of ours that will only compute from now on: its linears in 8-bit floats where `dtype` says so, on a CPU packed."""
-    network = describe_network(net, identity)
+def prepare_network(
+    net: CausalWanTransformer, identity: str, dtype: torch.dtype | None = None, compute: Compute | None = None
+) -> Network:
+    """A network of ours that will only compute from now on: its linears in 8-bit floats where `dtype` says so, and on a CPU
+    packed, unless it is compiled."""
+    network = replace(describe_network(net, identity), compute=compute or Compute())
     if dtype == FLOAT8:
         to_float8(net)
-    elif network.device.type == "cpu":
+    elif network.device.type == "cpu" and not network.compute.is_compiled:
         pack(net)
     return network
 

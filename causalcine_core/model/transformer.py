@@ -214,6 +214,10 @@ class Compute:
     cross: Callable[..., Any] = _cross
     leave: Callable[..., Any] = _leave
 
+    @property
+    def is_compiled(self) -> bool:
+        return self.enter is not _enter
+
     def compiled(self, **options: Any) -> Compute:
         """The same with the three runs compiled, once for all blocks: what lies between two products becomes one kernel.
 

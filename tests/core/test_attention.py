@@ -16,10 +16,12 @@ from causalcine_core.model.rope import Rope, axis_pairs, rotate
 from causalcine_core.story import Shot, Story
 
 
-@pytest.mark.parametrize("scores", [2**21, 40])
-def test_bfloat16_on_a_cpu_is_attention_too(scores, monkeypatch):
-    """Head by head, and some queries at a time, it is what float32 gives, to bfloat16's rounding."""
+@pytest.mark.parametrize("scores", [2**21, 200, 40])
+@pytest.mark.parametrize("few", [kernels.FEW_SCORES, 0])
+def test_bfloat16_on_a_cpu_is_attention_too(scores, few, monkeypatch):
+    """All at once, head by head, and some queries at a time, it is what float32 gives, to bfloat16's rounding."""
     monkeypatch.setattr(kernels, "CACHED_SCORES", scores)
+    monkeypatch.setattr(kernels, "FEW_SCORES", few)
     q, k, v = (torch.randn(2, n, 3, 8) for n in (7, 11, 11))
     with torch.no_grad():
         ours = kernels.sdpa(q.bfloat16(), k.bfloat16(), v.bfloat16())

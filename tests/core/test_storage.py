@@ -12,6 +12,7 @@ from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, Mem
 from causalcine_core.memory.ahead import Ahead
 from causalcine_core.memory.cache import GIB, frame_bytes
 from causalcine_core.memory.slab import numbers, quantize
+from causalcine_core.memory.views import RolloutView, Span
 from causalcine_core.sampling import State, begin, rollout
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
@@ -117,8 +118,10 @@ def test_eight_bits_change_little_and_only_what_is_recalled():
 
 @pytest.mark.parametrize(("storage", "host"), [("full", "host"), ("8bit", "host_8bit")])
 @pytest.mark.parametrize("routing", ROUTINGS)
-def test_where_frames_are_kept_changes_nothing(storage, host, routing):
-    """In the host's memory as on the device; and most of what is recalled was on its way before."""
+@pytest.mark.parametrize("room", [Span.ROOM, 0])
+def test_where_frames_are_kept_changes_nothing(storage, host, routing, room, monkeypatch):
+    """In the host's memory as on the device; and of spans too large to keep, most of what is recalled was on its way before."""
+    monkeypatch.setattr(Span, "ROOM", room)
     films = [run(start(MemorySettings(1, 2, storage=one, routing=routing), steps=6), 9) for one in (storage, host)]
     assert torch.equal(*(state.film() for state in films))
     there, here = (state.memory.store for state in films)
@@ -126,7 +129,7 @@ def test_where_frames_are_kept_changes_nothing(storage, host, routing):
     device, kept = here.bytes_for(0)
     assert kept == here.cold.capacity * here.cold.host_bytes_per_frame > 0.9 * here.nbytes - device
     assert here.recalled > 0
-    assert (here.foretold > 0.5 * here.recalled) == (routing == "every_step")
+    assert (here.foretold > 0.5 * here.recalled) == (room == 0)
 
 
 def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
@@ -221,3 +224,19 @@ def test_frames_are_matched_wherever_they_lie(storage):
             tier = tiers[bool(memory.cold[frame])]
             kept = tier.tensors(tier.rows(memory.place[frame : frame + 1]))["descriptors.1"][:, 0]
             torch.testing.assert_close(scores[:, 0, n], (kept * query[:, 0]).sum((1, 2)))
+
+
+@pytest.mark.parametrize("storage", ["full", "host_8bit"])
+def test_frames_recalled_again_are_kept_from_one_pass_to_the_next_and_no_longer(storage, monkeypatch):
+    """Where a layer's choice stays it keeps what it gathered; where it changes it gathers anew: the film is the same."""
+
+    def film():
+        return run(start(MemorySettings(1, 2, storage=storage), steps=6), 9).film()
+
+    read = []
+    recalled, choose = RolloutView._recalled, RolloutView._choose
+    monkeypatch.setattr(RolloutView, "_recalled", lambda self, layer: read.append(layer) or recalled(self, layer))
+    kept, reads = film(), len(read)
+    monkeypatch.setattr(RolloutView, "_choose", lambda self, *given: choose(self, *given) or True)
+    assert torch.equal(kept, film())
+    assert reads < len(read) - reads
