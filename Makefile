@@ -19,10 +19,10 @@ demo: install
 	$(BIN)/causalcine generate stories/five_shots.json -o output/demo.mp4
 	$(BIN)/python -m training.evaluation.cuts output/demo.mp4 --report output/demo.json
 
-# side by side, a core for each worker; then what drives a real ComfyUI, one server after the other
+# side by side, a core for each worker; then what drives a real ComfyUI, a worker for each version
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/comfyui -n auto --dist worksteal --durations=8
-	$(BIN)/python -m pytest tests/comfyui
+	$(BIN)/python -m pytest tests/comfyui -n auto --dist loadgroup --durations=8
 
 bench: install
 	$(BIN)/python -m benchmarks.run

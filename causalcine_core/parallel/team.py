@@ -25,6 +25,16 @@ from ..model.kernels import Kernel
 from ..model.transformer import Compute, TextKV, View, forward
 
 
+def share_heads(workers: int, heads: int) -> int:
+    """How many of a network's heads each of the workers has. Raises InputError where they cannot be shared out evenly."""
+    if heads % workers:
+        fitting = [n for n in range(1, heads + 1) if heads % n == 0]
+        raise InputError(
+            f"{workers} workers cannot share {heads} attention heads evenly: start {', '.join(map(str, fitting))}"
+        )
+    return heads // workers
+
+
 @dataclass(frozen=True)
 class Team:
     """This worker's place among `size` that make one film."""
@@ -46,8 +56,15 @@ class Team:
         gpu = device.startswith("cuda") if device else torch.cuda.is_available()
         if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
-        return cls(dist.get_rank(), size)
+        return cls.meet(int(os.environ["RANK"]), size, "env://", gpu=gpu, timeout=timeout)
+
+    @classmethod
+    def meet(cls, rank: int, size: int, where: str, *, gpu: bool, timeout: timedelta = timedelta(minutes=10)) -> Team:
+        """The team of `size` who all call this. where: as PyTorch names it, `tcp://host:port`. gpu: whether each has one."""
+        dist.init_process_group(
+            "nccl" if gpu else "gloo", init_method=where, rank=rank, world_size=size, timeout=timeout
+        )
+        return cls(rank, size)
 
     def stop(self) -> None:
         """Make the next exchange a `WorkerLostError`: what this worker is at until then, such as saving, it may finish."""
@@ -60,12 +77,7 @@ class Team:
 
     def heads(self, heads: int) -> int:
         """How many of a network's heads each worker has."""
-        if heads % self.size:
-            fitting = [n for n in range(1, heads + 1) if heads % n == 0]
-            raise InputError(
-                f"{self.size} workers cannot share {heads} attention heads evenly: start {', '.join(map(str, fitting))}"
-            )
-        return heads // self.size
+        return share_heads(self.size, heads)
 
     def forward(
         self,

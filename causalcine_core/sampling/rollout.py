@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .solvers import SOLVERS
 from .state import ChunkRecord, State, open_store
+
+if TYPE_CHECKING:
+    from ..parallel.crew import Crew
 
 TextLayers = tuple[tuple[Tensor, Tensor], ...]
 
@@ -63,7 +66,8 @@ class Network:
     dtype: torch.dtype
     patch: tuple[int, int] = (2, 2)
     fingerprint: str = ""
-    team: Team | None = None  # the workers that share it
+    team: Team | None = None  # the workers that share it, this process among them
+    crew: Crew | None = None  # workers that make its rollouts in this process's stead
     compute: Compute = field(default_factory=Compute)
 
     @property
@@ -83,7 +87,7 @@ def begin(
 ) -> State:
     """The state before the first chunk. size: latent height and width. batch: films made side by side."""
     settings = settings.resolve(recipe.window, recipe.top_k)
-    memory = _blank(network, recipe, settings, size, batch)
+    memory = None if network.crew else _blank(network, recipe, settings, size, batch)
     return State(memory, recipe, settings, seed, model=network.fingerprint)
 
 
@@ -117,6 +121,10 @@ def rollout(
         shot_seeds: seeds of shots that have their own.
         on_step: called after every pass; an exception raised in it stops the rollout and loses this chunk only.
     """
+    if network.crew is not None:
+        given: dict[str, Any] = {"size": size, "negative": negative, "shot_seeds": shot_seeds, "on_step": on_step}
+        yield from network.crew.rollout(chunks, text_of, state, **given)
+        return
     rope = Rope(network.head_dim, _grid(network, size), network.device)
     texts = _Texts(network, state.recipe, text_of, negative)
     scene = _Scene(network, rope, size, shot_seeds or {})
@@ -265,7 +273,8 @@ def _prepared(scene: _Scene, chunk: PlannedChunk, text: TextLayers, state: State
 @torch.no_grad()
 def _remembered(scene: _Scene, state: State, texts: _Texts) -> KVMemory:
     """The memory of a film whose state came without it: the writing pass of every chunk once more."""
-    memory = _blank(scene.network, state.recipe, state.settings, scene.size, state.latents[0].shape[0])
+    batch = state.latents[0].shape[0] if state.latents else 1
+    memory = _blank(scene.network, state.recipe, state.settings, scene.size, batch)
     memory.store.reserve(sum(latent.shape[2] for latent in state.latents))
     for record, latent in zip(state.records, state.latents, strict=True):
         text = texts.of(record.plan)

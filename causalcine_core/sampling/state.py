@@ -133,7 +133,7 @@ class State:
             decoder=VAEState.from_tensors(decoder) if decoder else None,
         )
 
-    def extended(self, memory: KVMemory, latent: Tensor, record: ChunkRecord) -> State:
+    def extended(self, memory: KVMemory | None, latent: Tensor, record: ChunkRecord) -> State:
         """This state and one more chunk."""
         return replace(self, memory=memory, latents=(*self.latents, latent), records=(*self.records, record))
 

@@ -1,4 +1,5 @@
-"""Starts each ComfyUI that is found, one at a time, with this pack in it. Without one these tests are skipped, loudly."""
+"""Starts each ComfyUI that is found, with this pack in it: under `--dist loadgroup` each in a worker of its own. Without one these
+tests are skipped, loudly."""
 
 from __future__ import annotations
 
@@ -26,6 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.comfyui)
+            main = getattr(item, "callspec", None) and item.callspec.params.get("main")
+            if main:
+                item.add_marker(pytest.mark.xdist_group(main.parent.name))
             if not FOUND:
                 item.add_marker(pytest.mark.skip(reason=NOTHING))
 
