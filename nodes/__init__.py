@@ -15,6 +15,7 @@ from .recipe import CausalCineRecipe
 from .sampler import CausalCineSampler
 from .save import CausalCineSaveVideo
 from .story import CausalCineShot, CausalCineShotList
+from .workers import CausalCineWorkers
 
 NODES: list[type[io.ComfyNode]] = [
     CausalCineCheckpointLoader,
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     CausalCineStreamingDecode,
     CausalCineSaveVideo,
     CausalCineMemoryMap,
+    CausalCineWorkers,
 ]
 
 

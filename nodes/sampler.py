@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,14 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..causalcine_core.errors import InputError
+from ..causalcine_core.errors import InputError, WorkerLostError
 from ..causalcine_core.memory import MemorySettings
 from ..causalcine_core.memory.cache import GIB
 from ..causalcine_core.pipeline import Pipeline
 from ..causalcine_core.sampling import Chunk, Recipe, State
 from ..causalcine_core.story import MAX_SEED, check_size
 from ..causalcine_core.vae import published_vae
+from .adapt import crew as crews
 from .adapt import model as models
 from .adapt import vae as vaes
 from .adapt.progress import Progress, warn
@@ -123,23 +125,28 @@ class CausalCineSampler(io.ComfyNode):
             decode=False,
         )
         progress.begin(len(pipeline.start.planned), pipeline.start.recipe.steps)
-        with contextlib.closing(stream), pipeline.running(preview):
-            for chunk in stream:
-                state = chunk.state
+        try:
+            with contextlib.closing(stream), pipeline.running(preview):
+                for chunk in stream:
+                    state = chunk.state
+        except WorkerLostError as lost:
+            raise crews.keep(pipeline.asked, lost) from lost
         return io.NodeOutput(latent_of(state), state)
 
 
 class ComfyPipeline(Pipeline):
     """The core's pipeline over a MODEL and shots that are encoded already. It makes latents only."""
 
-    start: State  # what `stream` is about to begin from, with its plan
+    asked: State  # what `stream` is to begin from, with its plan
+    start: State  # the same, or a later state of the same job
     size: tuple[int, int]
 
     def __init__(self, model: Any, shots: Shots):
         self.model, self.shots, self.config = model, shots, models.config_of(model)
         self.contexts: dict[str, Tensor] = {}
         strides = SimpleNamespace(config=published_vae(self.config.in_dim))
-        super().__init__(models.network_of(model), None, strides, _recipe(model), "the connected model")
+        network = replace(models.network_of(model), crew=crews.crew_of(model))
+        super().__init__(network, None, strides, _recipe(model), "the connected model")
 
     def encode(self, prompt: str) -> Tensor:
         if prompt not in self.contexts:
@@ -157,7 +164,8 @@ class ComfyPipeline(Pipeline):
         return pad(context, (0, 0, 0, self.config.text_len - context.shape[1]))
 
     def _run(self, state: State, size: tuple[int, int], on_step: Any) -> Iterator[Chunk]:
-        self.start, self.size = state, size
+        self.asked, self.size = state, size
+        state = self.start = crews.kept(state) if self.network.crew else state
         for prompt in (shot.prompt for shot in state.shots if shot.frames[1] > state.frames):
             self.encode(prompt)  # now: an encoder that runs later could push the model off its device
         if state.recipe.guidance != 1:
@@ -167,6 +175,10 @@ class ComfyPipeline(Pipeline):
     @contextlib.contextmanager
     def running(self, preview: Any) -> Iterator[None]:
         """The model on its device, with room for what it remembers. Raises InputError where there is none."""
+        if self.network.crew is not None:
+            crews.give(self.network.crew, self.model, self.network)
+            yield
+            return
         recipe, settings = self.start.recipe, self.start.settings
         tokens = self.size[0] * self.size[1] // 4
         span = (settings.top_k or 0) + ((settings.window or 0) + 1) * recipe.chunk

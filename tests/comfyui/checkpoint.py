@@ -53,3 +53,15 @@ def random_wan_vae(path: Path, *, seed: int = 0) -> Path:
     vae = WanVAE(VAEConfig.preset("wan2.1")).to(torch.bfloat16)
     save_file({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, path)
     return path
+
+
+def lora_into(merged: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A small LoRA on three layers, merged into the weights that are given."""
+    generator, lora = torch.Generator().manual_seed(0), {}
+    for name in ("blocks.0.self_attn.q", "blocks.1.self_attn.o", "blocks.0.ffn.0"):
+        weight = merged[f"{name}.weight"]
+        down = torch.randn(4, weight.shape[1], generator=generator) * 0.3
+        up = torch.randn(weight.shape[0], 4, generator=generator) * 0.3
+        lora |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
+        merged[f"{name}.weight"] = (weight.float() + up @ down).to(weight.dtype)
+    return lora

@@ -23,6 +23,7 @@ IDS = [
     "CausalCineStreamingDecode",
     "CausalCineSaveVideo",
     "CausalCineMemoryMap",
+    "CausalCineWorkers",
 ]
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from causalcine_core.vae import TinyDecoder
 
+from .checkpoint import lora_into
 from .graphs import node
 from .server import PACK, Server, inside, install, python_of
 
@@ -164,18 +165,6 @@ def test_a_training_file_is_read_and_the_node_says_what_was_taken(
     said = "\n".join(run.texts)
     assert "69 of 69 weights matched (training layout, generator_ema)" in said
     assert "Self-Forcing: chosen by you" in said
-
-
-def lora_into(merged: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A small LoRA on three layers, merged into the weights that are given."""
-    generator, lora = torch.Generator().manual_seed(0), {}
-    for name in ("blocks.0.self_attn.q", "blocks.1.self_attn.o", "blocks.0.ffn.0"):
-        weight = merged[f"{name}.weight"]
-        down = torch.randn(4, weight.shape[1], generator=generator) * 0.3
-        up = torch.randn(weight.shape[0], 4, generator=generator) * 0.3
-        lora |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
-        merged[f"{name}.weight"] = (weight.float() + up @ down).to(weight.dtype)
-    return lora
 
 
 @pytest.mark.parametrize("loader", ["CausalCineModelLoader", "UNETLoader"])

@@ -1,0 +1,115 @@
+"""A MODEL given to workers that Ray starts, one crew at a time, and the film of a crew that lost one."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.sd
+import folder_paths
+import torch
+
+from ...causalcine_core.errors import InputError, WorkerLostError
+from ...causalcine_core.model.kernels import AUTO
+from ...causalcine_core.parallel.crew import Crew
+from ...causalcine_core.parallel.team import share_heads
+from ...causalcine_core.sampling import Network, State
+from . import model as models
+from .progress import tell, warn
+
+WORKERS = "causalcine_workers"
+
+_crew: Crew | None = None
+_weights: tuple[Any, ...] = ()  # which ones the crew has: the network, its patches, its dtype
+_lost: tuple[str, State] | None = None  # a job, and how far it had come
+
+
+def with_workers(model: Any, count: int) -> Any:
+    """A clone of a MODEL that `count` workers will run, 0 for one on each GPU. Raises InputError where they cannot."""
+    count = count or (1 if _on_cpu(model) else torch.cuda.device_count())
+    share_heads(count, models.config_of(model).num_heads)
+    Crew(count, _device(model))  # starts nothing yet
+    return models.with_attachment(model, WORKERS, count)
+
+
+def crew_of(model: Any) -> Crew | None:
+    """The workers that a MODEL asks for; they may be busy with another's weights."""
+    global _crew
+    count = model.get_attachment(WORKERS)
+    if count is None:
+        return None
+    if _crew is None or (_crew.size, _crew.device) != (count, _device(model)):
+        if _crew is not None:
+            _crew.close()
+        _crew = Crew(count, _device(model))
+    return _crew
+
+
+def give(crew: Crew, model: Any, network: Network) -> None:
+    """The crew gets this MODEL's weights, patches and all, unless it has them. They go through a file that ComfyUI writes."""
+    global _weights
+    weights = (weakref.ref(model.model), model.patches_uuid, network.dtype)
+    if crew.at_work and weights == _weights:
+        return
+    _weights = ()
+    if model.model_options.get("torch_compile_kwargs") or "optimized_attention_override" in _options(model):
+        warn(["compile and attention nodes do not act on workers: choose attention in CausalCine Model Loader"])
+    tell(f"{crew.size} workers take the model: this may take a while")
+    temporary = Path(folder_paths.get_temp_directory())
+    temporary.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=temporary) as folder:
+        path = Path(folder) / "model.safetensors"
+        comfy.sd.save_checkpoint(str(path), model)
+        if not _on_cpu(model):
+            mm.unload_all_models()  # the workers want the GPUs
+        attention = model.get_attachment(models.ATTENTION) or AUTO
+        crew.load(path, models.config_of(model), dtype=network.dtype, attention=attention)
+    _weights = weights
+
+
+def keep(start: State, error: WorkerLostError) -> WorkerLostError:
+    """Keep what a crew made from `start` until it lost a worker; gives the error to raise."""
+    global _lost
+    state: State | None = error.state
+    if state is None:  # it was lost before it began
+        return error
+    _lost = _job(start), state
+    made = f"{state.chunks - start.chunks} of {len(start.planned)} chunks are kept"
+    return WorkerLostError(f"{error}. {made}: queue the same again and it goes on from there")
+
+
+def kept(start: State) -> State:
+    """Where a job goes on: `start`, or how far the same job had come when it lost a worker."""
+    global _lost
+    if _lost is None or _lost[0] != _job(start):
+        return start
+    state, _lost = _lost[1], None
+    tell(f"going on after {state.chunks - start.chunks} chunks that were made before a worker was lost")
+    return state
+
+
+def _job(start: State) -> str:
+    """What tells one job from another."""
+    asked = (start.model, start.recipe, start.settings, start.seed, start.shots, start.planned)
+    digest = hashlib.sha256(repr(asked).encode())
+    for latent in start.latents:
+        digest.update(latent.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _on_cpu(model: Any) -> bool:
+    return mm.is_device_cpu(model.load_device)
+
+
+def _device(model: Any) -> str:
+    if not _on_cpu(model) and model.load_device.type != "cuda":
+        raise InputError(f"workers run on NVIDIA or AMD GPUs and on CPUs, not on {model.load_device}")
+    return "cpu" if _on_cpu(model) else "cuda"
+
+
+def _options(model: Any) -> dict[str, Any]:
+    return model.model_options.get("transformer_options", {})
