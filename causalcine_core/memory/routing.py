@@ -27,6 +27,9 @@ def match(query: Tensor, descriptors: Tensor) -> Tensor:
     query, descriptors = query.flatten(2).float(), descriptors.flatten(2).float()
     if query.shape[:2] == (1, 1):  # on a CPU a matrix product of one row reads with one core only
         return torch.linalg.vecdot(descriptors, query)[:, None]
+    if query.shape[1] == 1:  # one product of all branches reads a rollout's descriptors in the order in which they lie
+        every = descriptors.transpose(0, 1).flatten(0, 1) @ query[:, 0].mT
+        return every.unflatten(0, (-1, len(query))).diagonal(dim1=1, dim2=2).mT[:, None]
     return query @ descriptors.mT
 
 
