@@ -98,12 +98,13 @@ class Reference:
             cache.filled += x.shape[2] * (x.shape[3] // ph) * (x.shape[4] // pw)
 
     @torch.no_grad()
-    def forward(self, x: Tensor, level: float, text: Tensor, start: int) -> Tensor:
+    def forward(self, x: Tensor, level: float | Sequence[float], text: Tensor, start: int) -> Tensor:
+        """Velocity of frames that begin at frame `start`. level: of all, or of every frame."""
         net, frames, dtype = self.net, x.shape[2], self.net.head.head.weight.dtype
         patches = net.patch_embedding(x.to(dtype))
         height, width = patches.shape[-2:]
         h = patches.flatten(2).transpose(1, 2)  # 1 L dim
-        times = torch.full((frames,), 1000 * level)
+        times = 1000 * torch.tensor(level).expand(frames)
         time = net.time_embedding(_sinusoid(times, net.config.freq_dim).to(dtype))[None]  # 1 F dim
         modulation = net.time_projection(time).unflatten(2, (6, -1))
         context = net.text_embedding(text.to(dtype))

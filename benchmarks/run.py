@@ -39,7 +39,14 @@ from .shapes import DECODERS, measure_shape
 MARKS = (10, 100, 400)
 STORY = Path(__file__).parents[1] / "stories" / "five_shots.json"
 GROUPS: dict[str, tuple[str, ...]] = {
-    "matmul": ("aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution", "aten::slow_conv3d_forward"),
+    "matmul": (
+        "mkldnn::_linear_pointwise",
+        "aten::addmm",
+        "aten::mm",
+        "aten::bmm",
+        "aten::mkldnn_convolution",
+        "aten::slow_conv3d_forward",
+    ),
     "attention": (),  # whatever runs inside it
     "routing and gather": (
         "aten::index_select",

@@ -70,10 +70,10 @@ def film_needs(
     near = most_near(recipe, settings)
     store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, torch.device("meta"))
     on_device, host = store.bytes_for(frames)
-    span = (settings.top_k or 0) + near
+    span = (settings.top_k or 0) + near + recipe.at_once - recipe.chunk
     rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize
     kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated
-    activations = pass_bytes(config, branches, shape[0], recipe.chunk)
+    activations = pass_bytes(config, branches, shape[0], recipe.at_once)
     weights = sum(
         p.numel() * (1 if eight_bit and name.startswith("blocks.") and p.ndim == 2 else p.element_size())
         for name, p in CausalWanTransformer(config, device="meta", dtype=dtype).named_parameters()

@@ -161,7 +161,9 @@ class Pipeline:
         else:
             size = self._check_state(state, recipe, story, width, height)
             settings = _continued(state.settings, memory)
-            start = replace(state, recipe=recipe, settings=settings, seed=seed)
+            same = (recipe, settings, seed) == (state.recipe, state.settings, state.seed)
+            pending = state.pending if same and story is None else ()
+            start = replace(state, recipe=recipe, settings=settings, seed=seed, pending=pending)
         start = self._planned(start, story)
         stream = self._run(start, size, on_step)
         return self._decoded(stream, start.decoder, overlap) if decode else stream

@@ -51,7 +51,8 @@ class CausalCineRecipe(io.ComfyNode):
                     "sampler",
                     options=[AS_MODEL, *SAMPLERS],
                     default=AS_MODEL,
-                    tooltip="euler or unipc: many steps, of which unipc needs fewer. renoise: distilled models of few steps.",
+                    tooltip="euler or unipc: many steps, of which unipc needs fewer. renoise: distilled models of few steps. rolling: "
+                    "the same for models trained to make several chunks at once (Rolling-Forcing).",
                 ),
                 io.Float.Input(
                     "guidance",

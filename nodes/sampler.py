@@ -181,9 +181,9 @@ class ComfyPipeline(Pipeline):
             return
         recipe, settings = self.start.recipe, self.start.settings
         tokens = self.size[0] * self.size[1] // 4
-        span = (settings.top_k or 0) + ((settings.window or 0) + 1) * recipe.chunk
+        span = (settings.top_k or 0) + (settings.window or 0) * recipe.chunk + recipe.at_once
         branches = 1 if recipe.guidance == 1 else 2
-        memory = models.memory_needed(self.config, branches, tokens, span, recipe.chunk)
+        memory = models.memory_needed(self.config, branches, tokens, span, recipe.at_once)
         others = [] if preview is None else [preview.patcher]
         store = self.start.memory.store
         film = self.start.planned[-1].latents[1] if self.start.planned else 0

@@ -102,10 +102,11 @@ class Crew:
             self._ask("begin", dumps(job))
             for i, chunk in enumerate(chunks):
                 name = uuid.uuid4().hex
-                latent, routing, seconds = self._ask("next", name, on_step=on_step)[0]
+                latent, routing, seconds, pending = self._ask("next", name, on_step=on_step)[0]
                 self._names[latent] = name
                 record = ChunkRecord(chunk, seconds, routing)
-                state = replace(state.extended(None, latent, record), planned=tuple(chunks[i + 1 :]))
+                state = state.extended(None, latent, record)
+                state = replace(state, planned=tuple(chunks[i + 1 :]), pending=pending)
                 yield Chunk(chunk.index, chunk.shot, latent, routing, state, seconds)
         except WorkerLostError as lost:
             lost.state = state

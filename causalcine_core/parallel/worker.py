@@ -18,7 +18,7 @@ from ..memory import KVMemory
 from ..model import CausalWanTransformer, WanConfig, read_network
 from ..model.checkpoint import assign
 from ..pipeline import pick_compute, pick_device, prepare_network
-from ..sampling import Chunk, Network, State, StepInfo, rollout
+from ..sampling import Chunk, Network, Pending, State, StepInfo, rollout
 from ..story import PlannedChunk
 from .team import Team
 from .wire import dumps, loads
@@ -129,9 +129,9 @@ class Worker:
             on_step=self._on_step,
         )
 
-    def next(self, name: str) -> tuple[Tensor, Tensor, float] | None:
-        """Make the next chunk; its memory is kept under this name, instead of that of the chunk before. Latent, routing and
-        seconds, from the first worker."""
+    def next(self, name: str) -> tuple[Tensor, Tensor, float, tuple[Pending, ...]] | None:
+        """Make the next chunk; its memory is kept under this name, instead of that of the chunk before. Latent, routing,
+        seconds, and what is half made, from the first worker."""
         assert self._stream is not None
         chunk = next(self._stream)
         assert chunk.state.memory is not None
@@ -141,7 +141,9 @@ class Worker:
         self._growing = name
         while len(self._memories) > KEPT:
             self._memories.popitem(last=False)
-        return None if self.rank else (chunk.latent, chunk.routing, chunk.seconds)
+        if self.rank:
+            return None
+        return chunk.latent, chunk.routing, chunk.seconds, chunk.state.pending
 
     def seen(self) -> list[StepInfo]:
         """Passes that were finished since this was last asked."""

@@ -4,7 +4,7 @@ from .families import FAMILIES, Choice, Family, choose_family, find_family
 from .recipe import SAMPLERS, Recipe
 from .rollout import Chunk, Network, StepInfo, begin, rollout
 from .schedule import add_noise, chunk_generator, predict_clean, reshifted, sampling_levels, shifted, warped
-from .state import ChunkRecord, State
+from .state import ChunkRecord, Pending, State
 
 __all__ = [
     "FAMILIES",
@@ -14,6 +14,7 @@ __all__ = [
     "ChunkRecord",
     "Family",
     "Network",
+    "Pending",
     "Recipe",
     "State",
     "StepInfo",

@@ -70,8 +70,8 @@ FAMILIES: tuple[Family, ...] = (
         "causal-forcing-long",
         "Causal-Forcing long",
         "1.3B",
-        _distilled(sink=3),
-        "its joint rolling denoising is run chunk by chunk, re-noising",
+        _distilled(sampler="rolling", window=2, top_k=0, sink=3),
+        "4 chunks are made at once, each a step noisier than the one before",
     ),
     Family(
         "longlive-1",
@@ -105,8 +105,8 @@ FAMILIES: tuple[Family, ...] = (
         "rolling-forcing",
         "Rolling-Forcing",
         "1.3B",
-        _distilled((1000, 800, 600, 400, 200), window=3, sink=3),
-        "its joint rolling denoising is run chunk by chunk, re-noising",
+        _distilled((1000, 800, 600, 400, 200), sampler="rolling", window=1, top_k=0, sink=3),
+        "5 chunks are made at once, each a step noisier than the one before",
     ),
     Family(
         "reward-forcing",

@@ -10,7 +10,7 @@ from typing import Any
 from ..cut import Cut
 from ..errors import InputError
 
-SAMPLERS = ("euler", "unipc", "renoise")
+SAMPLERS = ("euler", "unipc", "renoise", "rolling")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Recipe:
     chunk, first_chunk: latent frames. steps: denoising passes a chunk. levels: explicit timesteps in (0, 1000],
     already shifted, instead of `steps`. first_levels: those of the film's first chunk, where it needs more passes than
     the rest. shift: of the flow-match schedule. sampler: `euler` or `unipc` (of second order, for fewer steps) on the ODE,
-    or `renoise` (predict the clean latents, add fresh noise at the next level). guidance: 1 = none, else a second,
+    or `renoise` (predict the clean latents, add fresh noise at the next level), or `rolling` (the same for as many chunks at
+    once as there are steps, each a step noisier than the one before it: all see one another). guidance: 1 = none, else a second,
     unguided branch with its own memory under the `negative` prompt. window (chunks) and top_k (frames): memory as trained.
     context_noise: level in [0, 1) at which a finished chunk is written to memory. seconds: default length of a shot.
     sink: first latent frames of the film that are always seen. cut: how shots follow one another (`cut.Cut`), with its
@@ -91,6 +92,22 @@ class Recipe:
         Cut.parse(self.cut)
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler is {self.sampler!r}: allowed are {', '.join(SAMPLERS)}")
+        if self.rolling:
+            for name, needed in (("first_chunk", self.chunk), ("first_levels", None), ("recompute", False)):
+                if getattr(self, name) != needed:
+                    raise InputError(
+                        f"{name} is {getattr(self, name)!r}: with the sampler `rolling` it must be {needed!r}"
+                    )
+
+    @property
+    def rolling(self) -> bool:
+        """Whether several chunks are made at once."""
+        return self.sampler == "rolling"
+
+    @property
+    def at_once(self) -> int:
+        """Latent frames that are made at once."""
+        return self.chunk * (self.steps if self.rolling else 1)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

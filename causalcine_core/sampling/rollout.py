@@ -21,7 +21,7 @@ from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .solvers import SOLVERS
-from .state import ChunkRecord, State, open_store
+from .state import ChunkRecord, Pending, State, open_store
 
 if TYPE_CHECKING:
     from ..parallel.crew import Crew
@@ -137,40 +137,55 @@ def rollout(
         if chunk.index != state.chunks:
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")
         began = time.perf_counter()
-        text = texts.of(chunk)
-        memory = _prepared(scene, chunk, text, state, memory)
-        latent, memory, routing = _make_chunk(scene, chunk, text, state, memory, on_step)
+        together = chunks[i : i + (state.recipe.steps if state.recipe.rolling else 1)]
+        text = texts.of(together)
+        memory = _prepared(scene, chunk, text[0], state, memory)
+        make = _make_jointly if state.recipe.rolling else _make_chunk
+        latent, memory, routing, pending = make(scene, together, text, state, memory, on_step)
         record = ChunkRecord(chunk, time.perf_counter() - began, routing)
-        state = replace(state.extended(memory, latent, record), planned=tuple(chunks[i + 1 :]))
+        state = state.extended(memory, latent, record)
+        state = replace(state, planned=tuple(chunks[i + 1 :]), pending=pending)
         yield Chunk(chunk.index, chunk.shot, latent, routing, state, record.seconds)
 
 
 class _Texts:
-    """Cross-attention keys and values of the text in force, made anew only where it changes."""
+    """Cross-attention keys and values of the texts in force, made anew only where they change."""
 
     def __init__(self, network: Network, recipe: Recipe, text_of: Callable[[int], Tensor], negative: Tensor | None):
         if recipe.guidance != 1 and negative is None:
             raise InputError(f"guidance is {recipe.guidance:g}: a guided rollout needs the text of the negative prompt")
         self.network, self.text_of = network, text_of
         self.negative = negative if recipe.guidance != 1 else None
-        self._mixture: tuple[tuple[int, float], ...] = ()
         self._shots: dict[int, Tensor] = {}
-        self._layers: TextLayers = ()
+        self._layers: dict[tuple[tuple[int, float], ...], TextLayers] = {}
 
     @torch.no_grad()
-    def of(self, chunk: PlannedChunk) -> TextLayers:
-        mixture = chunk.text or ((chunk.shot, 1.0),)
-        if mixture != self._mixture:
-            self._shots = {
-                shot: self._shots[shot] if shot in self._shots else self.text_of(shot) for shot, _ in mixture
-            }
-            parts = [self._shots[shot] * weight if weight != 1 else self._shots[shot] for shot, weight in mixture]
-            text = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-            if self.negative is not None:
-                text = torch.cat([text, self.negative.expand_as(text)])
-            self._layers = project_text(self.network.net, text.to(self.network.device, self.network.dtype))
-            self._mixture = mixture
-        return self._layers
+    def of(self, chunks: Sequence[PlannedChunk]) -> list[TextLayers]:
+        """Of every chunk; those of chunks that share their text are one."""
+        mixtures = [chunk.text or ((chunk.shot, 1.0),) for chunk in chunks]
+        shots = dict.fromkeys(shot for mixture in mixtures for shot, _ in mixture)
+        self._shots = {shot: self._shots[shot] if shot in self._shots else self.text_of(shot) for shot in shots}
+        self._layers = {m: self._layers[m] if m in self._layers else self._project(m) for m in dict.fromkeys(mixtures)}
+        return [self._layers[mixture] for mixture in mixtures]
+
+    def _project(self, mixture: Sequence[tuple[int, float]]) -> TextLayers:
+        parts = [self._shots[shot] * weight if weight != 1 else self._shots[shot] for shot, weight in mixture]
+        text = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        if self.negative is not None:
+            text = torch.cat([text, self.negative.expand_as(text)])
+        return project_text(self.network.net, text.to(self.network.device, self.network.dtype))
+
+
+def _joined(texts: Sequence[TextLayers], frames: int) -> TextKV:
+    """The texts of chunks that are made at once, each `frames` long."""
+    own = list({id(text): text for text in texts}.values())
+    if len(own) == 1:
+        return TextKV(own[0])
+    layers = tuple((torch.cat([k for k, _ in of]), torch.cat([v for _, v in of])) for of in zip(*own, strict=True))
+    branches, device = own[0][0][0].shape[0], own[0][0][0].device
+    places = torch.tensor([next(i for i, one in enumerate(own) if one is text) for text in texts], device=device)
+    rows = places.repeat_interleave(frames) * branches + torch.arange(branches, device=device)[:, None]
+    return TextKV(layers, rows, frames)
 
 
 @dataclass(frozen=True)
@@ -182,13 +197,14 @@ class _Scene:
     size: tuple[int, int]
     seeds: dict[int, int]
 
-    def view(self, memory: KVMemory, state: State, chunk: PlannedChunk) -> RolloutView:
+    def view(self, memory: KVMemory, state: State, chunk: PlannedChunk, chunks: int = 1) -> RolloutView:
+        """What `chunk` sees, and with it those after it, where several `chunks` are made at once."""
         team, recipe = self.network.team, state.recipe
         return RolloutView(
             memory,
             state.settings,
             self.rope,
-            chunk.latents[1] - chunk.latents[0],
+            chunks * (chunk.latents[1] - chunk.latents[0]),
             shot_start=chunk.take,
             cut=Cut.parse(chunk.cut, keep=recipe.cut_keep, jump=recipe.cut_jump),
             sink=recipe.sink,
@@ -196,12 +212,29 @@ class _Scene:
             total=team.total if team else None,
         )
 
-    def velocity(self, x: Tensor, level: float, text: TextLayers, view: RolloutView) -> Tensor:
-        """A pass of all branches over `x [B, C, c, h, w]`, the same for each of them: `[branches, C, c, h, w]`."""
+    def velocity(self, x: Tensor, levels: Sequence[float], text: TextKV, view: RolloutView) -> Tensor:
+        """A pass of all branches over `x [B, C, F, h, w]`, the same for each of them: `[branches, C, F, h, w]`. levels: one, or
+        that of every frame."""
         branches = view.memory.store.batch
-        timesteps = torch.full((1, 1), 1000 * level, device=x.device)
+        timesteps = torch.tensor([[1000 * level for level in levels]], device=x.device)
         wide = x.to(self.network.dtype).repeat(branches // x.shape[0], 1, 1, 1, 1)
-        return self.network.velocity(wide, timesteps, TextKV(text), view)
+        return self.network.velocity(wide, timesteps, text, view)
+
+    def guided(self, x: Tensor, levels: Sequence[float], text: TextKV, recipe: Recipe, view: RolloutView) -> Tensor:
+        """The same, its branches put together: `[B, C, F, h, w]`."""
+        out = self.velocity(x, levels, text, view)
+        if recipe.guidance == 1:
+            return out
+        guided, unguided = out.chunk(2)
+        return unguided + recipe.guidance * (guided - unguided)
+
+    def noise(self, chunk: PlannedChunk, state: State, memory: KVMemory, use: str = "") -> Callable[[], Tensor]:
+        """Fresh noise for a chunk of all films that are made side by side, `[B, C, c, h, w]`, call by call."""
+        branches = memory.store.batch
+        batch = branches if state.recipe.guidance == 1 else branches // 2
+        shape = (batch, self.network.channels, chunk.latents[1] - chunk.latents[0], *self.size)
+        generator = chunk_generator(self.seed(chunk, state), chunk.index, use)
+        return lambda: torch.randn(shape, generator=generator).to(self.network.device)
 
     def write(self, clean: Tensor, chunk: PlannedChunk, text: TextLayers, state: State, view: RolloutView) -> KVMemory:
         """The memory with this chunk in it: its keys and values are those of a pass over what was made of it."""
@@ -209,49 +242,94 @@ class _Scene:
         if level:
             generator = chunk_generator(self.seed(chunk, state), chunk.index, "context")
             clean = add_noise(clean, torch.randn(clean.shape, generator=generator).to(clean.device), level)
-        self.velocity(clean, level, text, view)
+        self.velocity(clean, [level], TextKV(text), view)
         return view.commit()
 
     def seed(self, chunk: PlannedChunk, state: State) -> int:
         return self.seeds.get(chunk.shot, state.seed)
 
 
+Made = tuple[Tensor, KVMemory, Tensor, tuple[Pending, ...]]  # latent, memory with it, routing, and what is half made
+
+
 @torch.no_grad()
 def _make_chunk(
     scene: _Scene,
-    chunk: PlannedChunk,
-    text: TextLayers,
+    chunks: Sequence[PlannedChunk],
+    texts: Sequence[TextLayers],
     state: State,
     memory: KVMemory,
     on_step: Callable[[StepInfo], None] | None,
-) -> tuple[Tensor, KVMemory, Tensor]:
-    recipe, network = state.recipe, scene.network
-    branches = memory.store.batch
-    batch = branches if recipe.guidance == 1 else branches // 2
-    shape = (batch, network.channels, chunk.latents[1] - chunk.latents[0], *scene.size)
-    view = scene.view(memory, state, chunk)
-    generator = chunk_generator(scene.seed(chunk, state), chunk.index)
-
-    def noise() -> Tensor:
-        return torch.randn(shape, generator=generator).to(network.device)
-
-    def velocity(x: Tensor, level: float) -> Tensor:
-        out = scene.velocity(x, level, text, view)
-        if recipe.guidance == 1:
-            return out
-        guided, unguided = out.chunk(2)
-        return unguided + recipe.guidance * (guided - unguided)
-
+) -> Made:
+    """The one chunk that is given."""
+    (chunk,), (text,), recipe = chunks, texts, state.recipe
+    view, noise = scene.view(memory, state, chunk), scene.noise(chunk, state, memory)
     x, solver = noise(), SOLVERS[recipe.sampler]()
     levels = sampling_levels(recipe, first=chunk.index == 0).tolist()
     for step, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
-        clean = predict_clean(x, velocity(x, level), level)
+        clean = predict_clean(x, scene.guided(x, [level], TextKV(text), recipe, view), level)
         x = clean if following == 0 else solver.step(x, clean, level, following, noise)
         if on_step is not None:
             on_step(StepInfo(chunk, step + 1, len(levels) - 1, clean))
     anew = recipe.recompute and state.settings.window  # then it will be written before anyone reads it
     memory = view.commit() if anew else scene.write(x, chunk, text, state, view)
-    return denormalize(x).float().cpu(), memory, view.routing()[:, 0]
+    return denormalize(x).float().cpu(), memory, view.routing()[:, 0], ()
+
+
+@torch.no_grad()
+def _make_jointly(
+    scene: _Scene,
+    chunks: Sequence[PlannedChunk],
+    texts: Sequence[TextLayers],
+    state: State,
+    memory: KVMemory,
+    on_step: Callable[[StepInfo], None] | None,
+) -> Made:
+    """The first of these chunks, together with those after it: each is a pass behind the one before, and one more joins in
+    every pass (Rolling Forcing, arXiv:2509.25161)."""
+    recipe, levels = state.recipe, sampling_levels(state.recipe).tolist()
+    device = scene.network.device
+    under_way = [replace(part, x=part.x.to(device)) for part in state.pending[: len(chunks)]]
+    done = under_way[0].passes if under_way else 0
+    for step in range(done, recipe.steps):
+        if len(under_way) < len(chunks):
+            under_way.append(Pending(scene.noise(chunks[len(under_way)], state, memory)(), 0))
+        view = scene.view(memory, state, chunks[0], len(under_way))
+        level = [levels[part.passes] for part in under_way for _ in range(recipe.chunk)]
+        x = torch.cat([part.x for part in under_way], 2)
+        text = _joined(texts[: len(under_way)], recipe.chunk)
+        velocity = scene.guided(x, level, text, recipe, view)
+        clean = predict_clean(x, velocity, torch.tensor(level, device=x.device)[:, None, None])
+        under_way = [
+            Pending(_renoised(scene, chunk, state, memory, one, part.passes + 1, levels), part.passes + 1)
+            for chunk, part, one in zip(chunks, under_way, clean.split(recipe.chunk, 2), strict=False)
+        ]
+        if on_step is not None:
+            on_step(StepInfo(chunks[0], step - done + 1, recipe.steps - done, clean[:, :, : recipe.chunk]))
+    x = under_way[0].x
+    view = scene.view(memory, state, chunks[0])
+    memory = scene.write(x, chunks[0], texts[0], state, view)
+    return (
+        denormalize(x).float().cpu(),
+        memory,
+        view.routing()[:, 0],
+        tuple(replace(part, x=part.x.cpu()) for part in under_way[1:]),
+    )
+
+
+def _renoised(
+    scene: _Scene,
+    chunk: PlannedChunk,
+    state: State,
+    memory: KVMemory,
+    clean: Tensor,
+    passes: int,
+    levels: Sequence[float],
+) -> Tensor:
+    """A chunk as its next pass is to see it. Its noise is a function of the pass, so that a film goes on from a file alike."""
+    if passes == len(levels) - 1:
+        return clean
+    return add_noise(clean, scene.noise(chunk, state, memory, f"pass {passes}")(), levels[passes])
 
 
 @torch.no_grad()
@@ -277,7 +355,7 @@ def _remembered(scene: _Scene, state: State, texts: _Texts) -> KVMemory:
     memory = _blank(scene.network, state.recipe, state.settings, scene.size, batch)
     memory.store.reserve(sum(latent.shape[2] for latent in state.latents))
     for record, latent in zip(state.records, state.latents, strict=True):
-        text = texts.of(record.plan)
+        (text,) = texts.of([record.plan])
         memory = _prepared(scene, record.plan, text, state, memory)
         memory = _rewrite(scene, record.plan, latent, text, state, memory)
     return memory

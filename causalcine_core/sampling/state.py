@@ -34,12 +34,22 @@ class ChunkRecord:
 
 
 @dataclass(frozen=True)
+class Pending:
+    """A planned chunk that is being made together with earlier ones: what the first `passes` passes left of it, in model
+    space."""
+
+    x: Tensor
+    passes: int
+
+
+@dataclass(frozen=True)
 class State:
     """Everything a film needs to go on.
 
     memory: None where it was left out of the file; the rollout then writes it anew, a pass for every chunk. latents: VAE
     space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a finished chunk. shots: of the whole film, asked and
-    actual. planned: chunks that were planned but not made yet. decoder: of the streaming decode, if one runs. model:
+    actual. planned: chunks that were planned but not made yet. pending: the
+    first of these, where several are made at once and some passes are done. decoder: of the streaming decode, if one runs. model:
     fingerprint of the network that wrote the memory.
     """
 
@@ -52,6 +62,7 @@ class State:
     records: tuple[ChunkRecord, ...] = ()
     shots: tuple[PlannedShot, ...] = ()
     planned: tuple[PlannedChunk, ...] = ()
+    pending: tuple[Pending, ...] = ()
     decoder: VAEState | None = None
 
     @property
@@ -77,6 +88,7 @@ class State:
         tensors = {f"memory.{name}": t for name, t in kept.items()}
         tensors |= {f"latents.{i}": t for i, t in enumerate(self.latents)}
         tensors |= {f"routing.{i}": record.routing for i, record in enumerate(self.records)}
+        tensors |= {f"pending.{i}": part.x for i, part in enumerate(self.pending)}
         if self.decoder is not None:
             tensors |= {f"decoder.{name}": t for name, t in self.decoder.tensors().items()}
         header: dict[str, Any] = {
@@ -87,6 +99,7 @@ class State:
             "records": [{"plan": asdict(r.plan), "seconds": r.seconds} for r in self.records],
             "shots": [asdict(shot) for shot in self.shots],
             "planned": [asdict(chunk) for chunk in self.planned],
+            "pending": [part.passes for part in self.pending],
         }
         whole = {name: t.contiguous() for name, t in tensors.items()}
         metadata = {"format": FORMAT, "causalcine_state": json.dumps(header)}
@@ -130,6 +143,7 @@ class State:
             records=records,
             shots=tuple(_shot(entry) for entry in header["shots"]),
             planned=tuple(_chunk(entry) for entry in header["planned"]),
+            pending=tuple(Pending(tensors[f"pending.{i}"], n) for i, n in enumerate(header.get("pending", ()))),
             decoder=VAEState.from_tensors(decoder) if decoder else None,
         )
 

@@ -112,6 +112,22 @@ def test_a_recipe_changes_how_a_film_is_made(server: Server) -> None:
         assert server.run(graph).status == "success"
 
 
+def test_several_chunks_are_made_at_once_and_a_chain_goes_on(server: Server) -> None:
+    """The sampler `rolling`: a preview and progress for every chunk; a chained sampler's shots follow."""
+    graph = film(story="a red robot walks", seconds=4)
+    again = {"guidance": -1.0, "window": -1, "top_k": -1, "negative": "", "shift": 0.0, "chunk": 0}
+    graph["6"] = node("CausalCineRecipe", model=["1", 0], family="as the model", steps=3, sampler="rolling", **again)
+    graph["3"]["inputs"]["model"] = ["6", 0]
+    graph["7"] = node("CausalCineSampler", **(graph["3"]["inputs"] | {"state": ["3", 1]}))
+    graph["4"]["inputs"]["samples"] = ["7", 0]
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert frames_of(server, run, "4") == 129  # two shots of 4 s: 9 + 12 n frames
+    assert any("chunk 5 of 5" in text for text in run.texts)
+    graph["6"]["inputs"] |= {"first_chunk": 1}
+    assert "first_chunk is 1: with the sampler `rolling` it must be 3" in server.run(graph).error
+
+
 def test_a_seed_changes_the_film_and_brings_it_back(server: Server) -> None:
     """C28."""
     films = []

@@ -46,17 +46,18 @@ def crew(weights):
     ray.shutdown()
 
 
-def run(state: State, count: int, crew: Crew | None = None, **options) -> State:
-    """`count` more chunks of the film, by the crew or in this process."""
+def run(state: State, count: int, crew: Crew | None = None, planned_ahead: int = 0, **options) -> State:
+    """`count` more chunks of the film, by the crew or in this process, of which some more are planned."""
     net = replace(network(tiny_net()), crew=crew)
-    part = CHUNKS[state.chunks : state.chunks + count]
-    for chunk in rollout(net, part, text, state, size=SIZE, **options):
-        state = chunk.state
+    end = state.chunks + count
+    stream = rollout(net, CHUNKS[state.chunks : end + planned_ahead], text, state, size=SIZE, **options)
+    while state.chunks < end:
+        state = next(stream).state
     return state
 
 
-def start(crew: Crew | None = None) -> State:
-    return begin(replace(network(tiny_net()), crew=crew), tiny_recipe(), MemorySettings(), size=SIZE, seed=3)
+def start(crew: Crew | None = None, **recipe) -> State:
+    return begin(replace(network(tiny_net()), crew=crew), tiny_recipe(**recipe), MemorySettings(), size=SIZE, seed=3)
 
 
 def same(one: State, two: State) -> None:
@@ -88,6 +89,13 @@ def test_a_state_that_the_workers_do_not_know_is_written_anew(crew, tmp_path):
     here = run(start(), 4)
     here.save(tmp_path / "state", memory=False)
     same(run(State.load(tmp_path / "state"), 2, crew), run(here, 2))
+
+
+def test_chunks_that_are_made_at_once_are_handed_on(crew):
+    recipe = {"sampler": "rolling", "steps": 3}
+    first = run(start(crew, **recipe), 4, crew, planned_ahead=3)
+    assert [part.passes for part in first.pending] == [2, 1]
+    same(run(first, 6, crew), run(start(**recipe), 10))
 
 
 def test_a_cancelled_chunk_is_lost_and_nothing_else(crew):

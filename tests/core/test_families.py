@@ -32,7 +32,7 @@ def test_every_row_is_whole(family):
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert Cut.parse(family.cut) is not None
     assert find_family(family.key) is find_family(family.name.upper()) is find_family(family.label) is family
-    assert recipe.guidance != 1 or recipe.sampler == "renoise" or family.key == "longlive-2"
+    assert recipe.guidance != 1 or recipe.sampler in ("renoise", "rolling") or family.key == "longlive-2"
     levels = sampling_levels(recipe)
     assert levels[0] == 1 and levels[-1] == 0 and bool((levels.diff() < 0).all())
 
@@ -58,6 +58,7 @@ def test_numbers_of_the_table():
         ("causal-forcing-frame", 21),
         ("longlive-1", 12),
         ("rolling-forcing", 21),
+        ("causal-forcing-long", 21),
         ("memflow", 15),
         ("reward-forcing", 9),
         ("krea", 6),
@@ -67,7 +68,7 @@ def test_numbers_of_the_table():
 )
 def test_a_chunk_sees_as_many_frames_as_in_training(key, frames):
     recipe = find_family(key).recipe
-    assert recipe.sink + (recipe.window + 1) * recipe.chunk + recipe.top_k == frames
+    assert recipe.sink + recipe.window * recipe.chunk + recipe.at_once + recipe.top_k == frames
 
 
 @pytest.mark.parametrize(
