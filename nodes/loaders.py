@@ -137,7 +137,11 @@ def load_all(path: Path, name: str) -> tuple[Any, Any, Any]:
     assign(encoder, file.text, source)
     decoder = vae.CausalVAE(vae_from_weights(file.vae))
     network = model.build(
-        file.model, WanConfig.from_dict(file.header["model"]), source, reload=(_network_only, (path, name))
+        file.model,
+        WanConfig.from_dict(file.header["model"]),
+        source,
+        dtype=model.cpu_dtype(),
+        reload=(_network_only, (path, name)),
     )
     network.set_attachments(model.RECIPE, Recipe.from_dict(file.header["recipe"]))
     network.set_attachments(model.PREVIEW_VAE, decoder)

@@ -24,7 +24,7 @@ from ...causalcine_core.model.checkpoint import check_weights
 from ...causalcine_core.model.kernels import AUTO, Kernel, find_kernel
 from ...causalcine_core.model.transformer import Compute
 from ...causalcine_core.needs import pass_bytes
-from ...causalcine_core.pipeline import fingerprint
+from ...causalcine_core.pipeline import fingerprint, pick_dtype
 from ...causalcine_core.sampling import Network, Recipe
 from ...causalcine_core.vae import SCALES
 from .progress import tell
@@ -88,7 +88,8 @@ def build(
         dtype = mm.unet_dtype(model_params=size, supported_dtypes=supported, weight_dtype=kind)
     kind_of = CausalWanSupport if config.in_dim == 16 else CausalWan22Support
     support = kind_of({"image_model": "wan2.1", "model_type": "t2v", **config.to_dict(), "causalcine": config})
-    support.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
+    cast = None if dtype == cpu_dtype() else mm.unet_manual_cast(dtype, device, supported)
+    support.set_inference_dtype(dtype, cast)
     model = support.get_model(weights)
     offload = mm.unet_offload_device()
     patcher_type = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -100,6 +101,12 @@ def build(
     patcher.cached_patcher_init = reload
     patcher.set_attachments(FINGERPRINT, fingerprint(config.to_dict(), dict(weights)))
     return patcher
+
+
+def cpu_dtype() -> torch.dtype | None:
+    """What the command line would compute in, where ComfyUI runs on a CPU; None elsewhere: as ComfyUI chooses."""
+    device = mm.get_torch_device()
+    return pick_dtype(device) if mm.is_device_cpu(device) else None
 
 
 def with_attachment(model: Any, key: str, value: Any) -> Any:
