@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ POLL = 0.05  # seconds between two looks at how far a chunk is
 
 
 class Crew:
-    """`size` workers on this machine. They start when a network is loaded, and stay until `close`."""
+    """`size` workers on this machine. They start when a network is loaded, and stay until `close`, or until nobody has the crew."""
 
     def __init__(self, size: int, device: str | None = None):
         """device: `cuda` or `cpu`; None: a GPU each where there are any. Raises InputError where there are too few, or no Ray."""
@@ -48,6 +49,7 @@ class Crew:
             )
         self.size = size
         self._workers: list[Any] = []
+        weakref.finalize(self, _send_away, self._workers).atexit = False
         self._names = WeakTensorKeyDictionary()  # of the workers' memories, by a film's last latent
 
     @property
@@ -114,17 +116,12 @@ class Crew:
 
     def close(self) -> None:
         """Send the workers away; what they remember is gone with them."""
-        if self._workers:
-            import ray
-
-            for worker in self._workers:
-                ray.kill(worker)
-        self._workers = []
+        _send_away(self._workers)
 
     def _hire(self) -> None:
         ray = _ray()
         options = {"num_cpus": 0, "num_gpus": int(self.device == "cuda"), "max_concurrency": 2}
-        self._workers = [
+        self._workers += [
             _hand(ray).options(**options).remote(rank, self.size, self.device) for rank in range(self.size)
         ]
         address = self._ask("address")[0]
@@ -163,6 +160,15 @@ class Crew:
         if "refused" in kinds:
             raise InputError(next(answer.value for answer in answers.values() if answer.kind == "refused"))
         return [answers[rank].value for rank in range(self.size)]
+
+
+def _send_away(workers: list[Any]) -> None:
+    if workers:
+        import ray
+
+        for worker in workers:
+            ray.kill(worker)
+    workers.clear()
 
 
 def _heard(answer: Answer) -> Answer:

@@ -1,4 +1,7 @@
-"""A MODEL given to workers that Ray starts, one crew at a time, and the film of a crew that lost one."""
+"""A MODEL given to workers that Ray starts, one crew at a time, and the film of a crew that lost one.
+
+A crew lives as long as a MODEL that carries it: when ComfyUI's cache lets go of that, as after /free, the GPUs are free again.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ from ...causalcine_core.sampling import Network, State
 from . import model as models
 from .progress import tell, warn
 
-WORKERS = "causalcine_workers"
+CREW = "causalcine_crew"
 
-_crew: Crew | None = None
-_weights: tuple[Any, ...] = ()  # which ones the crew has: the network, its patches, its dtype
+_crews: weakref.WeakValueDictionary[tuple[int, str], Crew] = weakref.WeakValueDictionary()  # by size and device
+_weights: weakref.WeakKeyDictionary[Crew, tuple[Any, ...]] = weakref.WeakKeyDictionary()  # which ones a crew has
 _lost: tuple[str, State] | None = None  # a job, and how far it had come
 
 
@@ -32,30 +35,26 @@ def with_workers(model: Any, count: int) -> Any:
     """A clone of a MODEL that `count` workers will run, 0 for one on each GPU. Raises InputError where they cannot."""
     count = count or (1 if _on_cpu(model) else torch.cuda.device_count())
     share_heads(count, models.config_of(model).num_heads)
-    Crew(count, _device(model))  # starts nothing yet
-    return models.with_attachment(model, WORKERS, count)
+    key = (count, _device(model))
+    crew = _crews.get(key) or Crew(*key)  # starts nothing yet
+    _crews[key] = crew
+    return models.with_attachment(model, CREW, crew)
 
 
 def crew_of(model: Any) -> Crew | None:
-    """The workers that a MODEL asks for; they may be busy with another's weights."""
-    global _crew
-    count = model.get_attachment(WORKERS)
-    if count is None:
-        return None
-    if _crew is None or (_crew.size, _crew.device) != (count, _device(model)):
-        if _crew is not None:
-            _crew.close()
-        _crew = Crew(count, _device(model))
-    return _crew
+    """The workers that a MODEL asks for."""
+    return model.get_attachment(CREW)
 
 
 def give(crew: Crew, model: Any, network: Network) -> None:
     """The crew gets this MODEL's weights, patches and all, unless it has them. They go through a file that ComfyUI writes."""
-    global _weights
     weights = (weakref.ref(model.model), model.patches_uuid, network.dtype)
-    if crew.at_work and weights == _weights:
+    if crew.at_work and _weights.get(crew) == weights:
         return
-    _weights = ()
+    _weights.pop(crew, None)
+    for other in list(_crews.values()):
+        if other is not crew:
+            other.close()
     if model.model_options.get("torch_compile_kwargs") or "optimized_attention_override" in _options(model):
         warn(["compile and attention nodes do not act on workers: choose attention in CausalCine Model Loader"])
     tell(f"{crew.size} workers take the model: this may take a while")
@@ -68,7 +67,7 @@ def give(crew: Crew, model: Any, network: Network) -> None:
             mm.unload_all_models()  # the workers want the GPUs
         attention = model.get_attachment(models.ATTENTION) or AUTO
         crew.load(path, models.config_of(model), dtype=network.dtype, attention=attention)
-    _weights = weights
+    _weights[crew] = weights
 
 
 def keep(start: State, error: WorkerLostError) -> WorkerLostError:

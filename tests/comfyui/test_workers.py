@@ -108,6 +108,19 @@ def test_a_worker_that_dies_ends_the_run_and_the_film_goes_on_when_it_is_queued_
     assert float(run.history["outputs"]["23"]["text"][0]) < 2 / 255
 
 
+def test_workers_go_when_comfyui_is_asked_to_free_its_memory(server: Server) -> None:
+    """And come back with the next film."""
+    graph = with_workers(film(seed=11))
+    assert server.run(graph).status == "success"
+    hands = workers(server)
+    assert len(hands) == 2
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    gone, left = psutil.wait_procs(hands, timeout=30)
+    assert not left
+    graph["3"]["inputs"]["seed"] = 12
+    assert server.run(graph).status == "success"
+
+
 def test_more_workers_than_heads_divide_by_are_refused(server: Server) -> None:
     run = server.run(with_workers(film(), count=3))
     assert "3 workers cannot share 2 attention heads evenly: start 1, 2" in run.error
