@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """A linear without its weight as such: it computes, and can be neither trained nor saved.
+    """Linears of one input, side by side, without their weights as such: they compute, and can be neither trained nor saved.
 
-    gelu: whether its output goes through `GELU(approximate="tanh")`.
+    gelu: whether what they give goes through `GELU(approximate="tanh")`.
     """
 
-    def __init__(self, linear: nn.Linear, gelu: bool = False):
+    def __init__(self, *linears: nn.Linear, gelu: bool = False):
         super().__init__()
-        self.in_features, self.out_features, self.gelu = linear.in_features, linear.out_features, gelu
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self.bias = linear.bias
+        weight = torch.cat([linear.weight.detach() for linear in linears])
+        self.bias = torch.cat([linear.bias.detach() for linear in linears])
+        self.out_features, self.in_features, self.gelu = *weight.shape, gelu
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         after, how = ("gelu", "tanh") if self.gelu else ("none", "")
@@ -37,19 +38,25 @@ def packs(dtype: torch.dtype) -> bool:
 
 
 def pack(net: Any) -> None:
-    """The linears of all blocks of a Wan network on the CPU, changed in place. Where they cannot be packed they stay."""
+    """The linears of all blocks of a Wan network on the CPU, changed in place: `q`, `k` and `v` of self-attention become one,
+    `qkv`. Where they cannot be packed they stay."""
     for block in net.blocks:
-        for attention in (block.self_attn, block.cross_attn):
-            for name in ("q", "k", "v", "o"):
-                _pack(attention, name)
-        if _pack(block.ffn, "0", gelu=True):
-            block.ffn[1] = nn.Identity()
-        _pack(block.ffn, "2")
+        if not all(_fits(linear) for linear in _linears(block)):
+            continue
+        own, cross, ffn = block.self_attn, block.cross_attn, block.ffn
+        own.qkv, own.o = PackedLinear(own.q, own.k, own.v), PackedLinear(own.o)
+        del own.q, own.k, own.v
+        for name in ("q", "k", "v", "o"):
+            setattr(cross, name, PackedLinear(getattr(cross, name)))
+        block.ffn = nn.Sequential(PackedLinear(ffn[0], gelu=True), nn.Identity(), PackedLinear(ffn[2]))
 
 
-def _pack(parent: nn.Module, name: str, gelu: bool = False) -> bool:
-    linear = getattr(parent, name)
-    able = type(linear) is nn.Linear and linear.weight.device.type == "cpu" and packs(linear.weight.dtype)
-    if able:
-        setattr(parent, name, PackedLinear(linear, gelu))
-    return able
+def _linears(block: Any) -> list[Any]:
+    of_attention = [
+        getattr(part, name) for part in (block.self_attn, block.cross_attn) for name in ("q", "k", "v", "o")
+    ]
+    return [*of_attention, block.ffn[0], block.ffn[2]]
+
+
+def _fits(linear: Any) -> bool:
+    return type(linear) is nn.Linear and linear.weight.device.type == "cpu" and packs(linear.weight.dtype)

@@ -179,9 +179,11 @@ def _enter(block: Any, x: Tensor, modulation: Tensor, dtype: torch.dtype) -> tup
     attention = block.self_attn
     heads = attention.num_heads
     h = _modulated(block.norm1, x, terms[0], terms[1]).to(dtype)
-    q = _run(attention.norm_q, attention.q(h), dtype).to(dtype).unflatten(-1, (heads, -1))
-    k = _run(attention.norm_k, attention.k(h), dtype).to(dtype).unflatten(-1, (heads, -1))
-    return q, k, attention.v(h).unflatten(-1, (heads, -1)), terms
+    packed = getattr(attention, "qkv", None)
+    q, k, v = packed(h).chunk(3, -1) if packed else (attention.q(h), attention.k(h), attention.v(h))
+    q = _run(attention.norm_q, q, dtype).to(dtype).unflatten(-1, (heads, -1))
+    k = _run(attention.norm_k, k, dtype).to(dtype).unflatten(-1, (heads, -1))
+    return q, k, v.unflatten(-1, (heads, -1)), terms
 
 
 def _cross(block: Any, x: Tensor, y: Tensor, terms: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -27,14 +27,15 @@ def test_a_packed_block_gives_what_it_gave(dtype, off):
     net = tiny_net().to(dtype)
     other = copy.deepcopy(net)
     pack(other)
-    assert type(other.blocks[0].self_attn.q) is (PackedLinear if packed.packs(dtype) else nn.Linear)
+    assert type(other.blocks[0].self_attn.o) is (PackedLinear if packed.packs(dtype) else nn.Linear)
     x = torch.randn(2, 5, net.config.dim, dtype=dtype)
-    for of in (
-        lambda net: net.blocks[1].ffn,
-        lambda net: net.blocks[0].cross_attn.o,
-        lambda net: net.blocks[0].self_attn.k,
-    ):
-        ours, plain = of(other)(x), of(net)(x)
+
+    def computed(net) -> list[torch.Tensor]:
+        own, cross, ffn = net.blocks[0].self_attn, net.blocks[1].cross_attn, net.blocks[1].ffn
+        qkv = own.qkv(x) if hasattr(own, "qkv") else torch.cat([own.q(x), own.k(x), own.v(x)], -1)
+        return [qkv, own.o(x), cross.k(x), ffn(x)]
+
+    for ours, plain in zip(computed(other), computed(net), strict=True):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours, plain, atol=off, rtol=off)
 
