@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
+from ..model.compact import SCALE, expand
 from .wan import VAEConfig, WanVAE
 
 Weights = dict[str, Tensor]
@@ -62,6 +63,8 @@ def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.
 def vae_from_weights(weights: Weights) -> WanVAE:
     """A VAE from the tensors of a file, which may hold other models too. Raises InputError."""
     weights = original_names(weights)
+    if any(name.endswith(SCALE) for name in weights):  # of an all-in-one file
+        weights = {name: tensor.float() for name, tensor in expand(weights).items()}
     config = infer_config(weights)
     with torch.device("meta"):
         vae = WanVAE(config)

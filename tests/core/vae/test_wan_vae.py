@@ -10,7 +10,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
+from causalcine_core import Pipeline
 from causalcine_core.errors import InputError
+from causalcine_core.pipeline import BUILT_IN
 from causalcine_core.vae import (
     VAEConfig,
     VAEState,
@@ -271,3 +273,11 @@ def test_uint8_frames_survive_the_round_trip():
     frames = torch.arange(256, dtype=torch.uint8).repeat(3).reshape(4, 8, 8, 3)
     assert torch.equal(frames_to_uint8(uint8_to_frames(frames)), frames)
     assert frames_to_uint8(torch.full((1, 3, 1, 1, 1), 7.0)).flatten().tolist() == [255] * 3
+
+
+def test_the_vae_of_an_all_in_one_file_in_8_bits_is_read():
+    """The built-in one, as training scripts may name it."""
+    vae = load_vae(BUILT_IN["nano"])
+    pipe = Pipeline.from_pretrained("nano")
+    assert vae.config == pipe.vae.config
+    assert all(torch.equal(ours, pipe.vae.state_dict()[name]) for name, ours in vae.state_dict().items())
