@@ -10,3 +10,21 @@ app.registerExtension({
     if (control) control.value = "fixed";
   },
 });
+
+// The classic canvas hides a node's advanced inputs where their widgets say so, and does not read that off their definition.
+// What a loaded workflow has changed is shown.
+app.registerExtension({
+  name: "CausalCine.AdvancedInputs",
+  nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("CausalCine")) return;
+    const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
+    for (const widget of advanced) widget.advanced = true;
+    if (advanced.length) node.setSize([node.size[0], node.computeSize()[1]]);
+  },
+  loadedGraphNode(node) {
+    if (!node.comfyClass?.startsWith("CausalCine")) return;
+    const inputs = node.constructor.nodeData?.input?.optional ?? {};
+    const changed = (widget) => widget.advanced && widget.value !== (inputs[widget.name]?.[1]?.default ?? widget.value);
+    if (node.widgets?.some(changed)) node.showAdvanced = true;
+  },
+});

@@ -82,6 +82,7 @@ class Recipe:
             "context_noise": (0.0, 0.99),
             "seconds": (0.01, 3600.0),
             "shot_angle": (0.0, 6.3),
+            "fps": (1.0, 120.0),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

@@ -144,3 +144,15 @@ def test_the_page_loads_without_errors_of_ours(browser: Any, server: Server) -> 
     assert "CausalCine.FixedSeed" in loaded
     assert not [text for text in said if "causalcine" in text.lower()]
     page.close()
+
+
+def test_advanced_inputs_are_hidden_until_they_matter(page: Any) -> None:
+    """Of the recipe: nine inputs to begin with, all where one is asked for or a loaded workflow has changed one of them."""
+    count = "(node) => node.widgets.filter((widget) => node.isWidgetVisible(widget)).length"
+    made = """() => { app.graph.clear(); const node = LiteGraph.createNode("CausalCineRecipe"); app.graph.add(node); return node; }"""
+    assert page.evaluate(f"() => {{ const node = ({made})(); return ({count})(node); }}") == 9
+    assert page.evaluate(f"() => {{ const node = ({made})(); node.toggleAdvanced(); return ({count})(node); }}") == 21
+    loaded = f"""async (sink) => {{ const node = ({made})(); node.widgets.find((w) => w.name === "sink").value = sink;
+      await app.loadGraphData(app.graph.serialize()); return ({count})(app.graph.nodes[0]); }}"""
+    assert page.evaluate(loaded, -1) == 9
+    assert page.evaluate(loaded, 3) == 21

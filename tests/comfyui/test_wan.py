@@ -405,3 +405,28 @@ def test_a_film_that_cannot_be_remembered_is_named_before_it_is_begun(server: Se
         in run.error
     )
     assert not run.previews
+
+
+def test_every_field_of_a_recipe_can_be_overridden(main: Path, tmp_path: Path) -> None:
+    """But size and length, which the sampler and the shot list ask for."""
+    given = {
+        "chunk": 2, "steps": 0, "shift": 4.0, "sampler": "renoise", "guidance": 2.0, "window": 1, "top_k": 2, "negative": "no",
+        "first_chunk": 1, "levels": "900, 400", "first_levels": "900", "sink": 1, "context_noise": 0.1, "cut": "flush",
+        "recompute": "yes", "cut_keep": 5, "cut_jump": 6, "cut_phrase": "Cut.", "shot_angle": 0.2, "fps": 12.0,
+    }  # fmt: skip
+    code = f"""
+import asyncio, dataclasses, inspect, sys
+import utils.extra_config, nodes
+asyncio.run(nodes.load_custom_node({str(install(tmp_path))!r}))
+form = next(module for name, module in sys.modules.items() if name.endswith(".nodes.recipe"))
+inputs = {{i.id for i in form.CausalCineRecipe.define_schema().inputs}} - {{"model", "family"}}
+assert inputs == set({given!r}) == set(inspect.signature(form.override).parameters) - {{"recipe"}}, inputs
+plain = form.Recipe()
+changed = form.override(plain, **{given!r})
+same = {{f.name for f in dataclasses.fields(plain) if getattr(changed, f.name) == getattr(plain, f.name)}}
+print("SAME", sorted(same))
+defaults = {{i.id: i.default for i in form.CausalCineRecipe.define_schema().inputs if i.id in inputs}}
+assert form.override(plain, **defaults) == plain
+"""
+    ran = inside(main, code)
+    assert "SAME ['height', 'seconds', 'width']" in ran.stdout, ran.stderr[-2000:] + ran.stdout[-200:]
