@@ -13,16 +13,23 @@ app.registerExtension({
 
 // The classic canvas hides a node's advanced inputs where their widgets say so, and does not read that off their definition.
 // What a loaded workflow has changed is shown.
+const loaded = new WeakSet();
 app.registerExtension({
   name: "CausalCine.AdvancedInputs",
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("CausalCine")) return;
     const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
-    for (const widget of advanced) widget.advanced = true;
-    if (advanced.length) node.setSize([node.size[0], node.computeSize()[1]]);
+    for (const widget of advanced) {
+      widget.advanced = true;
+      widget.computeSize = () => [0, node.showAdvanced ? LiteGraph.NODE_WIDGET_HEIGHT : -4]; // or it takes room unseen
+    }
+    // the page sizes a new node after this, for all its widgets; a loaded one keeps its size
+    const fit = () => loaded.has(node) || node.setSize([node.size[0], node.computeSize()[1]]);
+    if (advanced.length) requestAnimationFrame(() => requestAnimationFrame(fit));
   },
   loadedGraphNode(node) {
     if (!node.comfyClass?.startsWith("CausalCine")) return;
+    loaded.add(node);
     const inputs = node.constructor.nodeData?.input?.optional ?? {};
     const changed = (widget) => widget.advanced && widget.value !== (inputs[widget.name]?.[1]?.default ?? widget.value);
     if (node.widgets?.some(changed)) node.showAdvanced = true;
