@@ -33,7 +33,7 @@ PACKAGES = {"flash-attn": "flash_attn", "sage": "sageattention"}  # not among ou
 KERNELS = (AUTO, "sdpa", *BACKENDS, "flex", *PACKAGES)
 EXACT = ("flash", "cudnn", "efficient", "flash-attn")  # what `auto` chooses from on a GPU; sage rounds to 8 bits
 CACHED_SCORES = 2**21  # more at a time would leave the processor's cache
-FEW_SCORES = 2**16
+FEW_SCORES = 2**16  # up to here the calls cost more than the products
 
 
 def sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -39,12 +39,12 @@ def packs(dtype: torch.dtype) -> bool:
 
 def pack(net: Any) -> None:
     """The linears of all blocks of a Wan network on the CPU, changed in place: `q`, `k` and `v` of self-attention become one,
-    `qkv`. Where they cannot be packed they stay."""
+    `packed_qkv`. Where they cannot be packed they stay."""
     for block in net.blocks:
         if not all(_fits(linear) for linear in _linears(block)):
             continue
         own, cross, ffn = block.self_attn, block.cross_attn, block.ffn
-        own.qkv, own.o = PackedLinear(own.q, own.k, own.v), PackedLinear(own.o)
+        own.packed_qkv, own.o = PackedLinear(own.q, own.k, own.v), PackedLinear(own.o)
         del own.q, own.k, own.v
         for name in ("q", "k", "v", "o"):
             setattr(cross, name, PackedLinear(getattr(cross, name)))

@@ -179,7 +179,7 @@ def _enter(block: Any, x: Tensor, modulation: Tensor, dtype: torch.dtype) -> tup
     attention = block.self_attn
     heads = attention.num_heads
     h = _modulated(block.norm1, x, terms[0], terms[1]).to(dtype)
-    packed = getattr(attention, "qkv", None)
+    packed = getattr(attention, "packed_qkv", None)
     q, k, v = packed(h).chunk(3, -1) if packed else (attention.q(h), attention.k(h), attention.v(h))
     q = _run(attention.norm_q, q, dtype).to(dtype).unflatten(-1, (heads, -1))
     k = _run(attention.norm_k, k, dtype).to(dtype).unflatten(-1, (heads, -1))

@@ -136,37 +136,42 @@ class Crew:
         waited = {worker.answer.remote(name, *given): rank for rank, worker in enumerate(self._workers)}
         answers: dict[int, Answer] = {}
         try:
-            try:
-                while waited:
-                    ready, _ = ray.wait(list(waited), timeout=POLL if on_step else None)
-                    if on_step:
-                        for info in loads(ray.get(self._workers[0].answer.remote("seen"))).value:
-                            on_step(info)
-                    for ref in ready:
-                        answers[waited.pop(ref)] = _heard(loads(ray.get(ref)))
-            except (ray.exceptions.RayError, WorkerLostError, InputError):
-                raise
-            except BaseException:  # of on_step: a cancel
-                ray.get([worker.answer.remote("drop") for worker in self._workers])
-                ray.get(list(waited))
-                raise
-        except ray.exceptions.RayError as error:
+            while waited:
+                ready, _ = ray.wait(list(waited), timeout=POLL if on_step else None)
+                if on_step:
+                    for info in loads(ray.get(self._workers[0].answer.remote("seen"))).value:
+                        on_step(info)
+                for ref in ready:
+                    answers[waited.pop(ref)] = _heard(loads(ray.get(ref)))
+        except (ray.exceptions.RayError, WorkerLostError) as error:
             self.close()
+            if isinstance(error, WorkerLostError):
+                raise
             raise WorkerLostError(f"a worker went away ({str(error).strip().splitlines()[0]})") from error
-        except WorkerLostError:
-            self.close()
+        except BaseException:  # a cancel, of on_step or by hand
+            self._drop(list(waited))
             raise
         kinds = {answer.kind for answer in answers.values()}
         if "refused" in kinds:
             raise InputError(next(answer.value for answer in answers.values() if answer.kind == "refused"))
         return [answers[rank].value for rank in range(self.size)]
 
+    def _drop(self, under_way: list[Any]) -> None:
+        """Give up what the workers are at: all after the same pass. Whoever cannot is sent away."""
+        import ray
+
+        try:
+            ray.get([worker.answer.remote("drop") for worker in self._workers])
+            ray.get(under_way)
+        except ray.exceptions.RayError:
+            self.close()
+
 
 def _send_away(workers: list[Any]) -> None:
     if workers:
         import ray
 
-        for worker in workers:
+        for worker in workers if ray.is_initialized() else ():
             ray.kill(worker)
     workers.clear()
 
@@ -185,7 +190,7 @@ def _ray() -> Any:
     except ImportError as error:
         raise InputError(f"several workers need Ray, which is not usable here ({error}): pip install ray") from None
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init("local", include_dashboard=False, log_to_driver=False, configure_logging=False)
     return ray
 
 

@@ -183,9 +183,13 @@ def _joined(texts: Sequence[TextLayers], frames: int) -> TextKV:
         return TextKV(own[0])
     layers = tuple((torch.cat([k for k, _ in of]), torch.cat([v for _, v in of])) for of in zip(*own, strict=True))
     branches, device = own[0][0][0].shape[0], own[0][0][0].device
-    places = torch.tensor([next(i for i, one in enumerate(own) if one is text) for text in texts], device=device)
-    rows = places.repeat_interleave(frames) * branches + torch.arange(branches, device=device)[:, None]
-    return TextKV(layers, rows, frames)
+    first = [branches * next(i for i, one in enumerate(own) if one is text) for text in texts]
+    return TextKV(layers, _spread(first, frames, device) + torch.arange(branches, device=device)[:, None], frames)
+
+
+def _spread(values: Sequence[float], times: int, device: torch.device) -> Tensor:
+    """Each value as many times as said, `[1, n]`, made on the device: a copy from the host would wait for it."""
+    return torch.cat([torch.full((1, times), value, device=device) for value in values], 1)
 
 
 @dataclass(frozen=True)
@@ -213,10 +217,11 @@ class _Scene:
         )
 
     def velocity(self, x: Tensor, levels: Sequence[float], text: TextKV, view: RolloutView) -> Tensor:
-        """A pass of all branches over `x [B, C, F, h, w]`, the same for each of them: `[branches, C, F, h, w]`. levels: one, or
-        that of every frame."""
+        """A pass of all branches over `x [B, C, F, h, w]`, the same for each of them: `[branches, C, F, h, w]`. levels: of chunks
+        that are made at once, of which x has as many."""
         branches = view.memory.store.batch
-        timesteps = torch.tensor([[1000 * level for level in levels]], device=x.device)
+        each = x.shape[2] // len(levels) if len(levels) > 1 else 1
+        timesteps = _spread([1000 * level for level in levels], each, x.device)
         wide = x.to(self.network.dtype).repeat(branches // x.shape[0], 1, 1, 1, 1)
         return self.network.velocity(wide, timesteps, text, view)
 
@@ -295,11 +300,11 @@ def _make_jointly(
         if len(under_way) < len(chunks):
             under_way.append(Pending(scene.noise(chunks[len(under_way)], state, memory)(), 0))
         view = scene.view(memory, state, chunks[0], len(under_way))
-        level = [levels[part.passes] for part in under_way for _ in range(recipe.chunk)]
+        level = [levels[part.passes] for part in under_way]
         x = torch.cat([part.x for part in under_way], 2)
         text = _joined(texts[: len(under_way)], recipe.chunk)
         velocity = scene.guided(x, level, text, recipe, view)
-        clean = predict_clean(x, velocity, torch.tensor(level, device=x.device)[:, None, None])
+        clean = predict_clean(x, velocity, _spread(level, recipe.chunk, device)[0, :, None, None])
         under_way = [
             Pending(_renoised(scene, chunk, state, memory, one, part.passes + 1, levels), part.passes + 1)
             for chunk, part, one in zip(chunks, under_way, clean.split(recipe.chunk, 2), strict=False)

@@ -48,9 +48,9 @@ class State:
 
     memory: None where it was left out of the file; the rollout then writes it anew, a pass for every chunk. latents: VAE
     space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a finished chunk. shots: of the whole film, asked and
-    actual. planned: chunks that were planned but not made yet. pending: the
-    first of these, where several are made at once and some passes are done. decoder: of the streaming decode, if one runs. model:
-    fingerprint of the network that wrote the memory.
+    actual. planned: chunks that were planned but not made yet. pending: the first
+    of these, where several are made at once and some of their passes are done. decoder: of the streaming decode, if one
+    runs. model: fingerprint of the network that wrote the memory.
     """
 
     memory: KVMemory | None

@@ -98,14 +98,15 @@ def test_chunks_that_are_made_at_once_are_handed_on(crew):
     same(run(first, 6, crew), run(start(**recipe), 10))
 
 
-def test_a_cancelled_chunk_is_lost_and_nothing_else(crew):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError])
+def test_a_cancelled_chunk_is_lost_and_nothing_else(crew, error):
     first = run(start(crew), 1, crew)
 
     def cancel(info):
         if info.step == 1 and info.chunk.index == 2:
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         run(first, 3, crew, on_step=cancel)
     assert crew.at_work
     same(run(first, 3, crew), run(start(), 4))

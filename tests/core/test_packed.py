@@ -32,7 +32,7 @@ def test_a_packed_block_gives_what_it_gave(dtype, off):
 
     def computed(net) -> list[torch.Tensor]:
         own, cross, ffn = net.blocks[0].self_attn, net.blocks[1].cross_attn, net.blocks[1].ffn
-        qkv = own.qkv(x) if hasattr(own, "qkv") else torch.cat([own.q(x), own.k(x), own.v(x)], -1)
+        qkv = own.packed_qkv(x) if hasattr(own, "packed_qkv") else torch.cat([own.q(x), own.k(x), own.v(x)], -1)
         return [qkv, own.o(x), cross.k(x), ffn(x)]
 
     for ours, plain in zip(computed(other), computed(net), strict=True):
