@@ -51,6 +51,11 @@ def give(crew: Crew, model: Any, network: Network) -> None:
     weights = (weakref.ref(model.model), model.patches_uuid, network.dtype)
     if crew.at_work and _weights.get(crew) == weights:
         return
+    if any(weight.is_meta for weight in model.model.diffusion_model.state_dict().values()):
+        raise InputError(
+            "workers cannot take this model: only its own layers can read its weights, as those of a GGUF file; load a "
+            "safetensors file, which may be fp8"
+        )
     _weights.pop(crew, None)
     for other in list(_crews.values()):
         if other is not crew:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from causalcine_core.model.compact import compact
 from causalcine_core.pipeline import Pipeline
 from causalcine_core.sampling import Recipe
 from causalcine_core.vae import VAEConfig, WanVAE
+
+from .server import python_of
 
 VOCABULARY = (
     "a the red blue robot cat with yellow scarf walks through snowy forest in morning sits on beach at sunset waves "
@@ -65,3 +68,33 @@ def lora_into(merged: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         lora |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
         merged[f"{name}.weight"] = (weight.float() + up @ down).to(weight.dtype)
     return lora
+
+
+GGUF = """
+import sys, gguf, numpy
+from safetensors.numpy import load_file, save_file
+source, target, plain = sys.argv[1:]
+writer, kept = gguf.GGUFWriter(target, "wan"), {}
+for name, data in load_file(source).items():
+    data = data.astype(numpy.float32)
+    kept[name] = data
+    if data.ndim > 4:
+        writer.add_array("comfy.gguf.orig_shape." + name, [int(side) for side in data.shape])
+        data = data.reshape(len(data), -1)
+    elif data.ndim == 2 and data.shape[1] % 32 == 0 and name.startswith("blocks."):
+        kind = gguf.GGMLQuantizationType.Q8_0
+        data = gguf.quants.quantize(data, kind)
+        kept[name] = gguf.quants.dequantize(data, kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
+        continue
+    writer.add_tensor(name, data)
+writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+save_file(kept, plain)
+"""
+
+
+def write_gguf(main: Path, target: Path, source: Path) -> Path:
+    """A network's blocks in 8 bits, as a GGUF file; gives a safetensors file beside it of what they then stand for."""
+    plain = target.with_suffix(".plain.safetensors")
+    subprocess.run([python_of(main), "-c", GGUF, source, target, plain], check=True, timeout=100)
+    return plain

@@ -14,6 +14,7 @@ import pytest
 from causalcine_core.pipeline import BUILT_IN
 
 from .checkpoint import random_checkpoint, random_wan, random_wan_vae
+from .graphs import node
 from .server import PACK, Server, install, installations
 
 FOUND = installations()
@@ -61,16 +62,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def server(main: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    base = tmp_path_factory.mktemp("comfyui")
+def equipped(base: Path, main: Path, weights: Path) -> Path:
+    """A base folder with the pack, the nodes that tests look through, small models, and the GGUF pack where it is installed."""
     install(base)
     (base / "custom_nodes/test_helpers").symlink_to(HERE / "helper_nodes", target_is_directory=True)
     (base / "models").symlink_to(weights, target_is_directory=True)
     gguf = main.parent / "custom_nodes/ComfyUI-GGUF"
-    if gguf.is_dir():  # where it is installed, our nodes are tried on its MODELs
+    if gguf.is_dir():
         (base / "custom_nodes/ComfyUI-GGUF").symlink_to(gguf, target_is_directory=True)
-    running = Server(main, base)
+    return base
+
+
+@pytest.fixture(scope="session")
+def server(main: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(main, equipped(tmp_path_factory.mktemp("comfyui"), main, weights))
     try:
         yield running
         assert running.alive(), running.log_text()[-3000:]
@@ -97,7 +102,22 @@ def api() -> Callable[..., dict[str, Any]]:
 
 def on(graph: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     graph = copy.deepcopy(graph)
-    for node in graph.values():
-        if node["class_type"] == "CausalCineCheckpointLoader":
-            node["inputs"]["checkpoint"] = checkpoint
+    for entry in graph.values():
+        if entry["class_type"] == "CausalCineCheckpointLoader":
+            entry["inputs"]["checkpoint"] = checkpoint
+    return graph
+
+
+@pytest.fixture
+def graph(api) -> dict[str, Any]:
+    """Template (c), small and short."""
+    graph = api("wan_1_3b")
+    for key, entry in list(graph.items()):
+        kind = entry["class_type"]
+        if kind == "CLIPLoader":
+            graph[key] = node("TestTextEncoder")
+        elif kind == "CausalCineSampler":
+            entry["inputs"] |= {"width": 64, "height": 48}
+        elif kind == "CausalCineShotList":
+            entry["inputs"] |= {"seconds": 0.5, "story": "one\n\ntwo"}
     return graph

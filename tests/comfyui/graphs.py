@@ -44,3 +44,7 @@ def compared(latent: dict[str, Any], loader: dict[str, Any], vae_slot: int, **st
         "4": node(kind, samples=["1", 0], vae=["2", vae_slot], **stock),
         "5": node("TestCompareImages", a=["3", 0], b=["4", 0]),
     }
+
+
+def find(graph: dict[str, Any], kind: str) -> str:
+    return next(key for key, entry in graph.items() if entry["class_type"] == kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from causalcine_core.vae import TinyDecoder
 
-from .checkpoint import lora_into
-from .graphs import node
-from .server import PACK, Server, inside, install, python_of
-
-
-@pytest.fixture
-def graph(api) -> dict[str, Any]:
-    """Template (c), small and short."""
-    graph = api("wan_1_3b")
-    for key, entry in list(graph.items()):
-        kind = entry["class_type"]
-        if kind == "CLIPLoader":
-            graph[key] = node("TestTextEncoder")
-        elif kind == "CausalCineSampler":
-            entry["inputs"] |= {"width": 64, "height": 48}
-        elif kind == "CausalCineShotList":
-            entry["inputs"] |= {"seconds": 0.5, "story": "one\n\ntwo"}
-    return graph
-
-
-def find(graph: dict[str, Any], kind: str) -> str:
-    return next(key for key, entry in graph.items() if entry["class_type"] == kind)
+from .checkpoint import lora_into, write_gguf
+from .graphs import find, node
+from .server import PACK, Server, inside, install
 
 
 def test_template_c_runs(server: Server, graph: dict[str, Any]) -> None:
@@ -243,29 +223,6 @@ print("patched in the call", functions, "apart", float((ours - wanted).std() / (
     assert float(words[2]) < 0.05
 
 
-GGUF = """
-import sys, gguf, numpy
-from safetensors.numpy import load_file, save_file
-source, target, plain = sys.argv[1:]
-writer, kept = gguf.GGUFWriter(target, "wan"), {}
-for name, data in load_file(source).items():
-    data = data.astype(numpy.float32)
-    kept[name] = data
-    if data.ndim > 4:
-        writer.add_array("comfy.gguf.orig_shape." + name, [int(side) for side in data.shape])
-        data = data.reshape(len(data), -1)
-    elif data.ndim == 2 and data.shape[1] % 32 == 0 and name.startswith("blocks."):
-        kind = gguf.GGMLQuantizationType.Q8_0
-        data = gguf.quants.quantize(data, kind)
-        kept[name] = gguf.quants.dequantize(data, kind)
-        writer.add_tensor(name, data, raw_dtype=kind)
-        continue
-    writer.add_tensor(name, data)
-writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
-save_file(kept, plain)
-"""
-
-
 def test_a_lora_on_a_gguf_model_acts_as_if_merged(
     main: Path, server: Server, graph: dict[str, Any], weights: Path
 ) -> None:
@@ -273,9 +230,7 @@ def test_a_lora_on_a_gguf_model_acts_as_if_merged(
     if not (main.parent / "custom_nodes/ComfyUI-GGUF").is_dir():
         pytest.skip("ComfyUI-GGUF is not installed there")
     folder = weights / "diffusion_models"
-    files = [folder / name for name in ("causal_wan_1.3b.safetensors", "small.gguf", "small.safetensors")]
-    subprocess.run([python_of(main), "-c", GGUF, *map(str, files)], check=True, timeout=100)
-    merged = load_file(files[2])
+    merged = load_file(write_gguf(main, folder / "small.gguf", folder / "causal_wan_1.3b.safetensors"))
     save_file(lora_into(merged), (weights / "loras").joinpath("gguf.safetensors"))
     save_file(merged, folder / "merged_gguf.safetensors")
     recipe, sampler = (graph[find(graph, f"CausalCine{kind}")]["inputs"] for kind in ("Recipe", "Sampler"))

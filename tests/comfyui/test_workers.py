@@ -13,8 +13,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from .checkpoint import lora_into
-from .graphs import film, node
+from .checkpoint import lora_into, write_gguf
+from .conftest import equipped
+from .graphs import film, find, node
 from .server import Server, inside, install
 
 
@@ -23,11 +24,7 @@ def server(main: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) 
     """One of its own: Ray belongs to the process that began it."""
     if inside(main, "import ray").returncode:
         pytest.skip(f"WORKERS ARE NOT TESTED in {main.parent}: pip install ray into its environment")
-    base = tmp_path_factory.mktemp("workers")
-    install(base)
-    (base / "custom_nodes/test_helpers").symlink_to(Path(__file__).parent / "helper_nodes", target_is_directory=True)
-    (base / "models").symlink_to(weights, target_is_directory=True)
-    running = Server(main, base)
+    running = Server(main, equipped(tmp_path_factory.mktemp("workers"), main, weights))
     yield running
     hands = workers(running)
     running.close()
@@ -106,6 +103,35 @@ def test_a_worker_that_dies_ends_the_run_and_the_film_goes_on_when_it_is_queued_
     assert run.status == "success", run.error
     assert any("chunks that were made before a worker was lost" in text for text in run.texts)
     assert float(run.history["outputs"]["23"]["text"][0]) < 2 / 255
+
+
+@pytest.mark.parametrize("kind", ["fp8", "stock", "stock fp8", "gguf"])
+def test_workers_take_weights_of_every_kind(
+    server: Server, main: Path, weights: Path, graph: dict[str, Any], kind: str
+) -> None:
+    """Of our loader and of stock ones. Those of GGUF files, which only their own layers can read, are refused by name."""
+    name, loader = "causal_wan_1.3b.safetensors", graph[find(graph, "CausalCineModelLoader")]
+    if kind == "gguf":
+        if not (main.parent / "custom_nodes/ComfyUI-GGUF").is_dir():
+            pytest.skip("ComfyUI-GGUF is not installed there")
+        write_gguf(main, weights / "diffusion_models/workers.gguf", weights / f"diffusion_models/{name}")
+        loader |= node("UnetLoaderGGUF", unet_name="workers.gguf")
+    elif kind == "fp8":
+        loader["inputs"]["dtype"] = "fp8_e4m3fn"
+    else:
+        loader |= node("UNETLoader", unet_name=name, weight_dtype="fp8_e4m3fn" if "fp8" in kind else "default")
+    sampler = graph[find(graph, "CausalCineSampler")]
+    graph["80"] = node("CausalCineWorkers", model=sampler["inputs"]["model"], workers=2)
+    graph["81"] = node("CausalCineSampler", **(sampler["inputs"] | {"model": ["80", 0]}))
+    for key, source in (("82", find(graph, "CausalCineSampler")), ("83", "81")):
+        graph[key] = node("CausalCineStreamingDecode", samples=[source, 0], vae=sampler["inputs"]["vae"])
+    graph["84"] = node("TestCompareImages", a=["82", 0], b=["83", 0])
+    run = server.run(graph)
+    if kind == "gguf":
+        assert "GGUF" in run.error, run.error
+    else:
+        assert run.status == "success", run.error
+        assert float(run.history["outputs"]["84"]["text"][0]) < 2 / 255
 
 
 def test_workers_go_when_comfyui_is_asked_to_free_its_memory(server: Server) -> None:
