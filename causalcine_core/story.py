@@ -538,6 +538,11 @@ class PlannedChunk:
     text: tuple[tuple[int, float], ...] = ()
     rewrite: bool = False
 
+    @property
+    def mixture(self) -> tuple[tuple[int, float], ...]:
+        """Shots whose texts it reads, with their weights."""
+        return self.text or ((self.shot, 1.0),)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -652,7 +657,7 @@ def _blended(
     if chunk >= over:
         return ()
     new = (chunk + 1) / (over + 1)
-    old = previous.text or ((previous.shot, 1.0),)
+    old = previous.mixture
     return (*((number, weight * (1 - new)) for number, weight in old), (shot, new))
 
 

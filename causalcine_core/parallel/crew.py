@@ -90,7 +90,7 @@ class Crew:
         if known is not None and not self._ask("has", known)[0]:
             known = None
         anew = [] if known else [record.plan for record in state.records]
-        shots = {shot for chunk in (*anew, *chunks) for shot, _ in chunk.text or ((chunk.shot, 1.0),)}
+        shots = {shot for chunk in (*anew, *chunks) for shot, _ in chunk.mixture}
         job = Job(
             chunks=tuple(chunks),
             texts={shot: text_of(shot).cpu() for shot in sorted(shots)},

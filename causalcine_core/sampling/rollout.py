@@ -162,7 +162,7 @@ class _Texts:
     @torch.no_grad()
     def of(self, chunks: Sequence[PlannedChunk]) -> list[TextLayers]:
         """Of every chunk; those of chunks that share their text are one."""
-        mixtures = [chunk.text or ((chunk.shot, 1.0),) for chunk in chunks]
+        mixtures = [chunk.mixture for chunk in chunks]
         shots = dict.fromkeys(shot for mixture in mixtures for shot, _ in mixture)
         self._shots = {shot: self._shots[shot] if shot in self._shots else self.text_of(shot) for shot in shots}
         self._layers = {m: self._layers[m] if m in self._layers else self._project(m) for m in dict.fromkeys(mixtures)}
@@ -245,8 +245,7 @@ class _Scene:
         """The memory with this chunk in it: its keys and values are those of a pass over what was made of it."""
         level = state.recipe.context_noise
         if level:
-            generator = chunk_generator(self.seed(chunk, state), chunk.index, "context")
-            clean = add_noise(clean, torch.randn(clean.shape, generator=generator).to(clean.device), level)
+            clean = add_noise(clean, self.noise(chunk, state, view.memory, "context")(), level)
         self.velocity(clean, [level], TextKV(text), view)
         return view.commit()
 
