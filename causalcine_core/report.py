@@ -53,7 +53,7 @@ def build_report(
     ]
     if state.memory is not None and state.memory.evicted:
         head["warnings"].append(
-            f"{state.memory.evicted} of {state.memory.frames} latent frames were forgotten, those that were recalled least: "
+            f"{state.memory.evicted} of {state.records[-1].plan.latents[1]} latent frames were forgotten, those that were recalled least: "
             f"the memory budget is {state.settings.budget:g} GiB"
         )
     return head | {"chunks": chunks, "memory": _memory(state.memory)}

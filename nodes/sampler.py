@@ -166,8 +166,9 @@ class ComfyPipeline(Pipeline):
     def _run(self, state: State, size: tuple[int, int], on_step: Any) -> Iterator[Chunk]:
         self.asked, self.size = state, size
         state = self.start = crews.kept(state) if self.network.crew else state
-        for prompt in (shot.prompt for shot in state.shots if shot.frames[1] > state.frames):
-            self.encode(prompt)  # now: an encoder that runs later could push the model off its device
+        prompts = {shot.index: shot.prompt for shot in state.shots}
+        for shot in state.read_next():
+            self.encode(prompts[shot])  # now: an encoder that runs later could push the model off its device
         if state.recipe.guidance != 1:
             self.encode(state.recipe.negative)
         return super()._run(state, size, on_step)

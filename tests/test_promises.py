@@ -78,9 +78,9 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink, an
         with torch.no_grad():
             one = net(noisy[:, :, part], torch.full((2, length), 700.0), text_kv, cached)
             torch.testing.assert_close(packed[:, :, part], one, atol=1e-4, rtol=0)
+            memory, start = cached.keep(), start + length
             net(clean[:, :, part], torch.zeros(2, length), text_kv, cached)
         recalled += int((cached.routing() >= 0).sum())
-        memory, start = cached.commit(), start + length
     assert (recalled > 0) == (top_k > 0)
 
 
@@ -177,9 +177,9 @@ def test_promise_4_the_store_holds_what_states_hold():
     """Slots come back when the last state that holds them is gone."""
     state = fresh()
     store = state.memory.store
-    last = run(state, planned(3), [text(0)])[-1].state
+    last = run(state, planned(4), [text(0)])[-1].state
     assert store is last.memory.store
-    assert store.used == 9
+    assert store.used == 9  # the newest chunk is written when the next one is made
     del last
     assert store.used == 0
 

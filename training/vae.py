@@ -49,10 +49,11 @@ class VAERecipe:
     stills, films, clips_per_film, clip_frames: what is rendered to train on. held_out: as many stills, and as many
     films, to measure on. batch: samples of a step by kind, for crops. crop: edge of a crop in pixels. whole_share:
     last part of the run, on whole pictures. still_share: part of the steps on stills. levels: scales of the edge
-    loss, halving. decoder_only: train the decoder of a finished VAE. latent_noise: most deviation of noise that is
-    added to latents, in units of model space, drawn for each sample: what a transformer makes is never quite a latent
-    of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or 'fp32' of the forward and
-    backward pass; weights are always float32.
+    loss, halving. flicker_weight: of the loss on changes from frame to frame that the film does not have. decoder_only:
+    train the decoder of a finished VAE; of it, the upsampling layers from `decoder_from` on and the head. latent_noise:
+    most deviation of noise that is added to latents, in units of model space, drawn for each sample: what a transformer
+    makes is never quite a latent of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16'
+    or 'fp32' of the forward and backward pass; weights are always float32.
     """
 
     model: str = "nano"
@@ -76,7 +77,9 @@ class VAERecipe:
     edge_weight: float = 1.0
     levels: int = 2
     kl_weight: float = 3e-4
+    flicker_weight: float = 0.0
     decoder_only: bool = False
+    decoder_from: int = 0
     latent_noise: float = 0.0
     precision: str = "bf16"
     save_every: float = 100
@@ -147,12 +150,15 @@ def to_video(frames: Tensor) -> Tensor:
 
 
 class RoundTrip(nn.Module):
-    """Encode, sample, decode: what one training step runs. decoder_only, latent_noise: as in `VAERecipe`."""
+    """Encode, sample, decode: what one training step runs. decoder_only, decoder_from, latent_noise: as in `VAERecipe`."""
 
-    def __init__(self, vae: WanVAE, decoder_only: bool = False, latent_noise: float = 0.0):
+    def __init__(self, vae: WanVAE, decoder_only: bool = False, decoder_from: int = 0, latent_noise: float = 0.0):
         super().__init__()
         self.vae, self.latent_noise = vae, latent_noise
-        for part in (vae.encoder, vae.conv1) if decoder_only else ():
+        fixed = [vae.encoder, vae.conv1] if decoder_only else []
+        if decoder_from:
+            fixed += [vae.conv2, vae.decoder.conv1, vae.decoder.middle, vae.decoder.upsamples[:decoder_from]]
+        for part in fixed:
             part.requires_grad_(False)
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,6 +172,12 @@ class RoundTrip(nn.Module):
             sample = sample + amount * unit * torch.randn_like(mean)
         reconstruction, _ = self.vae.decode(sample, clamp=False)
         return reconstruction.float(), mean.float(), logvar.float()
+
+
+def flicker_loss(output: Tensor, video: Tensor) -> Tensor:
+    """What changes from frame to frame beyond what the film does, `[B 3 F H W]`: of each pixel the root of the mean square over
+    time, so that a change that is spread over the frames of a latent one costs less than a step where the next begins."""
+    return ((output - video).diff(dim=2).square().mean(2) + 1e-6).sqrt().mean()
 
 
 def reconstruction_loss(output: Tensor, video: Tensor, levels: int, edge_weight: float) -> Tensor:
@@ -247,7 +259,7 @@ class Trainer:
         else:
             vae = WanVAE(VAEConfig.preset(recipe.model))
             start_linear(vae, to_video(self.footage.clips[:160]))
-        self.model = RoundTrip(vae.requires_grad_(True), recipe.decoder_only, recipe.latent_noise)
+        self.model = RoundTrip(vae.requires_grad_(True), recipe.decoder_only, recipe.decoder_from, recipe.latent_noise)
         self.ema = WanVAE(VAEConfig.preset(recipe.model)).eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.vae.state_dict())
         self.optimizer = torch.optim.AdamW(
@@ -293,6 +305,8 @@ class Trainer:
         output, mean, logvar = self._round_trip(video)
         fit = reconstruction_loss(output, video, recipe.levels, recipe.edge_weight)
         loss = fit + recipe.kl_weight * kl_loss(mean, logvar)
+        if recipe.flicker_weight and video.shape[2] > 1:
+            loss = loss + recipe.flicker_weight * flicker_loss(output, video)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -3,11 +3,12 @@
 from .cache import FrameStore, KVMemory
 from .routing import describe, describe_query, route
 from .settings import ROUTINGS, STORAGES, MemorySettings
-from .views import PackedView, RolloutView
+from .views import FoldedView, PackedView, RolloutView
 
 __all__ = [
     "ROUTINGS",
     "STORAGES",
+    "FoldedView",
     "FrameStore",
     "KVMemory",
     "MemorySettings",

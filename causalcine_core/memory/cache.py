@@ -250,12 +250,11 @@ class KVMemory:
         """The memory with one more chunk.
 
         far: frames `[n]` that the chunk could recall and did not see anyway: they go to the cold tier, and are what a budget
-        may evict. recalled: int64 frame numbers that it did recall, one entry a layer and branch, -1 for none.
+        may evict. recalled: frame numbers that it did recall, int64 `[n, k]` of n layers and branches, -1 for none.
         """
         uses, turns = self.uses.clone(), self.turns.clone()
         if recalled is not None and recalled.numel():
-            taken = recalled[recalled >= 0]
-            uses += torch.bincount(taken, minlength=self.frames) / (self.store.layers * self.store.batch)
+            uses += torch.bincount(recalled[recalled >= 0], minlength=self.frames) / len(recalled)
         turns[far] += 1
         table, place, cold = list(self.slots), self.place.clone(), self.cold.clone()
         for frame in self._least_used(far, uses, turns).tolist():

@@ -27,8 +27,7 @@ from .slab import numbers
 class RolloutView:
     """One chunk over a memory: recalled frames, then what is always near, then its own frames.
 
-    Nothing that anyone else can see changes until `commit`, which writes the keys and values of the last pass into slots
-    of their own and gives the memory with this chunk in it.
+    The memory itself never changes: `keep` gives another one, with this chunk in slots of its own.
     """
 
     def __init__(
@@ -58,11 +57,12 @@ class RolloutView:
         self._turns = None if angles is None else (rope.turn(angles[near]), rope.turn(angles[self._far]))
         self._ahead = Ahead(store, self._far_rows) if self._k and store.cold.host else None
         self._chosen: list[Tensor | None] = [None] * store.layers
-        self._own: list[tuple[Tensor, Tensor] | None] = [None] * store.layers
+        self._written: Tensor | None = None  # rows of the store where passes leave their keys and values
         self._span = Span(rope, store.layers, self._k, len(near), frames, seen.gap)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
-        self._own[layer] = (k, v)
+        if self._written is not None:
+            self.memory.store.hot.write(layer, self._written, k, v)
         fresh = self._k > 0 and not (self._keep_choice and self._chosen[layer] is not None) and self._choose(layer, q)
         return self._span.attend(layer, q, k, v, self._near, self._recalled, kernel, fresh=fresh)
 
@@ -86,16 +86,13 @@ class RolloutView:
             k, v = self.memory.store.read(layer, self._far_rows, chosen)
         return (k, v) if self._turns is None else (rotate(k, self._turns[1][chosen]), v)
 
-    def commit(self) -> KVMemory:
-        """The memory with this chunk in it, as the last pass wrote it."""
+    def keep(self, recalled: Tensor | None = None) -> KVMemory:
+        """The memory with this chunk in it, as the next pass writes it, layer by layer: its choices are its own. recalled: int64 `[n, k]`, frames that the
+        chunk recalled, as `routing` tells them of n layers and branches."""
         store = self.memory.store
         slots = store.hot.allocate(self.frames)
-        rows = store.hot.rows(numbers(slots))
-        for layer, own in enumerate(self._own):
-            if own is None:
-                raise RuntimeError("a chunk is committed before a pass has run")
-            store.hot.write(layer, rows, *own)
-        return self.memory.append(slots, far=self._far, recalled=self.routing().flatten())
+        self._written, self._keep_choice = store.hot.rows(numbers(slots)), False
+        return self.memory.append(slots, far=self._far, recalled=recalled)
 
     def routing(self) -> Tensor:
         """What the last pass recalled: int64 `[layers, B, k]`, frame numbers and -1 for none, on the CPU."""
@@ -105,6 +102,19 @@ class RolloutView:
             if chosen is not None:
                 out[layer, :, : chosen.shape[1]] = self._far[chosen.cpu()]
         return out
+
+
+class FoldedView:
+    """Two chunks in one pass: the newest one, whose keys and values are written, and the one after it, which sees them."""
+
+    def __init__(self, newest: RolloutView, following: RolloutView):
+        """newest: its chunk is kept, in the memory of `following`."""
+        self.newest, self.following = newest, following
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
+        n = self.newest.frames
+        written = self.newest.attend(layer, q[:, :n], k[:, :n], v[:, :n], kernel)
+        return torch.cat([written, self.following.attend(layer, q[:, n:], k[:, n:], v[:, n:], kernel)], 1)
 
 
 class Span:

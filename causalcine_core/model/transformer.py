@@ -209,9 +209,11 @@ def _modulated(norm: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Compute:
-    """How passes are computed. kernel: of attention. enter, cross, leave: a block's three runs between attentions."""
+    """How passes are computed. kernel: of attention. enter, cross, leave: a block's three runs between attentions. fold: up to how
+    many rows (tokens, of all branches) a chunk is written into memory in the first pass of the next one, 0 for never."""
 
     kernel: Kernel = sdpa
+    fold: int = 0
     enter: Callable[..., Any] = _enter
     cross: Callable[..., Any] = _cross
     leave: Callable[..., Any] = _leave
@@ -227,7 +229,7 @@ class Compute:
         """
         options = {"dynamic": False} | options
         enter, cross, leave = (_told(torch.compile(run, **options)) for run in (_enter, _cross, _leave))
-        return Compute(self.kernel, enter, cross, leave)
+        return Compute(self.kernel, enter=enter, cross=cross, leave=leave)
 
 
 def _told(run: Callable[..., Any]) -> Callable[..., Any]:

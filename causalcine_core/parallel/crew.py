@@ -89,8 +89,8 @@ class Crew:
         known = self._names.get(state.latents[-1]) if state.latents else None
         if known is not None and not self._ask("has", known)[0]:
             known = None
-        anew = [] if known else [record.plan for record in state.records]
-        shots = {shot for chunk in (*anew, *chunks) for shot, _ in chunk.mixture}
+        unwritten = state.records[-1:] if known else state.records
+        shots = {shot for chunk in (*(r.plan for r in unwritten), *chunks) for shot, _ in chunk.mixture}
         job = Job(
             chunks=tuple(chunks),
             texts={shot: text_of(shot).cpu() for shot in sorted(shots)},

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cut import Cut
 from ..errors import InputError
-from ..memory import KVMemory, MemorySettings, RolloutView
+from ..memory import FoldedView, KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
 from ..model.transformer import Compute, TextKV, View, forward, project_text
 from ..parallel import Team
@@ -114,7 +114,8 @@ def rollout(
 
     Args:
         chunks: what to make, following on the chunks that `state` already has.
-        text_of: text `[B, T, text_dim]` of a shot, asked once when the shot begins.
+        text_of: text `[B, T, text_dim]` of a shot, asked once when the shot begins; where something of an earlier shot is still
+            to be written into memory, of that shot too.
         state: where to start; never changed. Where its memory was left out, or lies on other workers, it is written anew.
         size: latent height and width.
         negative: text of the unguided branch, needed when the recipe guides.
@@ -130,7 +131,8 @@ def rollout(
     scene = _Scene(network, rope, size, shot_seeds or {})
     memory = state.memory
     if memory is None or memory.store.frame_shape[1] != network.own_heads:
-        memory = _remembered(scene, state, texts)
+        films = state.latents[0].shape[0] if state.latents else 1
+        memory = _blank(network, state.recipe, state.settings, size, films)
     if chunks:
         memory.store.reserve(chunks[-1].latents[1])
     for i, chunk in enumerate(chunks):
@@ -138,10 +140,9 @@ def rollout(
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")
         began = time.perf_counter()
         together = chunks[i : i + (state.recipe.steps if state.recipe.rolling else 1)]
-        text = texts.of(together)
-        memory = _prepared(scene, chunk, text[0], state, memory)
+        memory = _caught_up(scene, together, texts, state, memory)
         make = _make_jointly if state.recipe.rolling else _make_chunk
-        latent, memory, routing, pending = make(scene, together, text, state, memory, on_step)
+        latent, memory, routing, pending = make(scene, together, texts, state, memory, on_step)
         record = ChunkRecord(chunk, time.perf_counter() - began, routing)
         state = state.extended(memory, latent, record)
         state = replace(state, planned=tuple(chunks[i + 1 :]), pending=pending)
@@ -159,14 +160,22 @@ class _Texts:
         self._shots: dict[int, Tensor] = {}
         self._layers: dict[tuple[tuple[int, float], ...], TextLayers] = {}
 
+    def hold(self, chunks: Sequence[PlannedChunk]) -> None:
+        """Forget all but the texts of these chunks."""
+        mixtures = {chunk.mixture for chunk in chunks}
+        shots = {shot for mixture in mixtures for shot, _ in mixture}
+        self._shots = {shot: text for shot, text in self._shots.items() if shot in shots}
+        self._layers = {mixture: layers for mixture, layers in self._layers.items() if mixture in mixtures}
+
     @torch.no_grad()
-    def of(self, chunks: Sequence[PlannedChunk]) -> list[TextLayers]:
-        """Of every chunk; those of chunks that share their text are one."""
-        mixtures = [chunk.mixture for chunk in chunks]
-        shots = dict.fromkeys(shot for mixture in mixtures for shot, _ in mixture)
-        self._shots = {shot: self._shots[shot] if shot in self._shots else self.text_of(shot) for shot in shots}
-        self._layers = {m: self._layers[m] if m in self._layers else self._project(m) for m in dict.fromkeys(mixtures)}
-        return [self._layers[mixture] for mixture in mixtures]
+    def of(self, chunk: PlannedChunk) -> TextLayers:
+        """Of a chunk; those of chunks that share their text are one."""
+        mixture = chunk.mixture
+        if mixture not in self._layers:
+            missing = [shot for shot, _ in mixture if shot not in self._shots]
+            self._shots |= {shot: self.text_of(shot) for shot in missing}
+            self._layers[mixture] = self._project(mixture)
+        return self._layers[mixture]
 
     def _project(self, mixture: Sequence[tuple[int, float]]) -> TextLayers:
         parts = [self._shots[shot] * weight if weight != 1 else self._shots[shot] for shot, weight in mixture]
@@ -192,14 +201,16 @@ def _spread(values: Sequence[float], times: int, device: torch.device) -> Tensor
     return torch.cat([torch.full((1, times), value, device=device) for value in values], 1)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Scene:
-    """What all chunks of a rollout share. size: latent height and width. seeds: of shots that have their own."""
+    """What all chunks of a rollout share. size: latent height and width. seeds: of shots that have their own. last: what the
+    newest chunk saw, with all that it gathered, until that chunk is written."""
 
     network: Network
     rope: Rope
     size: tuple[int, int]
     seeds: dict[int, int]
+    last: RolloutView | None = None
 
     def view(self, memory: KVMemory, state: State, chunk: PlannedChunk, chunks: int = 1) -> RolloutView:
         """What `chunk` sees, and with it those after it, where several `chunks` are made at once."""
@@ -216,20 +227,25 @@ class _Scene:
             total=team.total if team else None,
         )
 
-    def velocity(self, x: Tensor, levels: Sequence[float], text: TextKV, view: RolloutView) -> Tensor:
+    def seen(self, memory: KVMemory, state: State, chunk: PlannedChunk) -> RolloutView:
+        """What a chunk saw that was made and not written: `last`, where that is it."""
+        last, self.last = self.last, None
+        frames = chunk.latents[1] - chunk.latents[0]
+        return last if last and last.memory is memory and last.frames == frames else self.view(memory, state, chunk)
+
+    def velocity(self, x: Tensor, levels: Sequence[float], text: TextKV, view: View, branches: int) -> Tensor:
         """A pass of all branches over `x [B, C, F, h, w]`, the same for each of them: `[branches, C, F, h, w]`. levels: of chunks
-        that are made at once, of which x has as many."""
-        branches = view.memory.store.batch
+        in one pass, of which x has as many."""
         each = x.shape[2] // len(levels) if len(levels) > 1 else 1
         timesteps = _spread([1000 * level for level in levels], each, x.device)
         wide = x.to(self.network.dtype).repeat(branches // x.shape[0], 1, 1, 1, 1)
         return self.network.velocity(wide, timesteps, text, view)
 
-    def guided(self, x: Tensor, levels: Sequence[float], text: TextKV, recipe: Recipe, view: RolloutView) -> Tensor:
+    def guided(self, x: Tensor, levels: Sequence[float], text: TextKV, recipe: Recipe, view: View) -> Tensor:
         """The same, its branches put together: `[B, C, F, h, w]`."""
-        out = self.velocity(x, levels, text, view)
         if recipe.guidance == 1:
-            return out
+            return self.velocity(x, levels, text, view, x.shape[0])
+        out = self.velocity(x, levels, text, view, 2 * x.shape[0])
         guided, unguided = out.chunk(2)
         return unguided + recipe.guidance * (guided - unguided)
 
@@ -241,42 +257,106 @@ class _Scene:
         generator = chunk_generator(self.seed(chunk, state), chunk.index, use)
         return lambda: torch.randn(shape, generator=generator).to(self.network.device)
 
-    def write(self, clean: Tensor, chunk: PlannedChunk, text: TextLayers, state: State, view: RolloutView) -> KVMemory:
-        """The memory with this chunk in it: its keys and values are those of a pass over what was made of it."""
-        level = state.recipe.context_noise
-        if level:
-            clean = add_noise(clean, self.noise(chunk, state, view.memory, "context")(), level)
-        self.velocity(clean, [level], TextKV(text), view)
-        return view.commit()
+    def clean(self, index: int, state: State, memory: KVMemory) -> Tensor:
+        """A chunk that was made, as the pass that writes it reads it: model space `[B, C, c, h, w]`."""
+        clean, level = normalize(state.latents[index]).to(self.network.device), state.recipe.context_noise
+        return (
+            add_noise(clean, self.noise(state.records[index].plan, state, memory, "context")(), level)
+            if level
+            else clean
+        )
+
+    def write(
+        self, index: int, text: TextLayers, state: State, view: RolloutView, recalled: Tensor | None = None
+    ) -> KVMemory:
+        """The memory with a chunk that was made: its keys and values are those of a pass over it. view: what it saw. recalled: as
+        in `keep`."""
+        kept, clean = view.keep(recalled), self.clean(index, state, view.memory)
+        self.velocity(clean, [state.recipe.context_noise], TextKV(text), view, view.memory.store.batch)
+        return kept
+
+    def folds(self, chunk: PlannedChunk, state: State, memory: KVMemory) -> bool:
+        """Whether the newest chunk is written in the first pass of `chunk`, which follows it: where that pays, and where nothing
+        has to be written once more before."""
+        frames, newest = chunk.latents[1] - chunk.latents[0], state.latents[-1].shape[2]
+        rows = memory.store.batch * frames * memory.store.frame_shape[0]
+        apart = state.recipe.rolling or state.recipe.recompute or chunk.rewrite
+        return rows <= self.network.compute.fold and frames == newest and not apart
 
     def seed(self, chunk: PlannedChunk, state: State) -> int:
         return self.seeds.get(chunk.shot, state.seed)
 
 
-Made = tuple[Tensor, KVMemory, Tensor, tuple[Pending, ...]]  # latent, memory with it, routing, and what is half made
+Made = tuple[Tensor, KVMemory, Tensor, tuple[Pending, ...]]  # latent, memory before it, routing, and what is half made
+
+
+@torch.no_grad()
+def _caught_up(
+    scene: _Scene, chunks: Sequence[PlannedChunk], texts: _Texts, state: State, memory: KVMemory
+) -> KVMemory:
+    """The memory with all in it that was made before `chunks`; but for the newest chunk, where it is written in the first pass of
+    the next one."""
+    plans = [record.plan for record in state.records]
+    for i in range(len(memory.lengths), len(plans)):
+        following = plans[i + 1 : i + 2] or chunks
+        texts.hold([plans[i], *following])
+        if following is chunks and scene.folds(chunks[0], state, memory):
+            break
+        memory = _followed(scene, following[0], texts, state, memory)
+    texts.hold([*plans[-1:], *chunks])
+    return memory
+
+
+def _followed(scene: _Scene, following: PlannedChunk, texts: _Texts, state: State, memory: KVMemory) -> KVMemory:
+    """The memory with one more chunk of the film, as `following`, the one after that, is to see it: where that or the recipe asks
+    for it, its window is written once more, under the text that is then in force."""
+    recipe, settings, end = state.recipe, state.settings, len(memory.lengths) + 1
+    again = min(end, settings.window or 0) if following.rewrite or recipe.recompute else 0
+    newest = state.records[end - 1]
+    if not again:
+        view = scene.seen(memory, state, newest.plan)
+        return scene.write(end - 1, texts.of(newest.plan), state, view, newest.routing)
+    memory, scene.last = memory.without(again - 1), None
+    for i, n in enumerate(range(end - again, end)):
+        if recipe.recompute:  # it sees the window alone
+            state = replace(state, recipe=replace(recipe, sink=0), settings=replace(settings, window=i, top_k=0))
+        recalled = newest.routing if n == end - 1 else None  # that of the others counts already
+        view = scene.view(memory, state, state.records[n].plan)
+        memory = scene.write(n, texts.of(following), state, view, recalled)
+    return memory
 
 
 @torch.no_grad()
 def _make_chunk(
     scene: _Scene,
     chunks: Sequence[PlannedChunk],
-    texts: Sequence[TextLayers],
+    texts: _Texts,
     state: State,
     memory: KVMemory,
     on_step: Callable[[StepInfo], None] | None,
 ) -> Made:
-    """The one chunk that is given."""
-    (chunk,), (text,), recipe = chunks, texts, state.recipe
+    """The one chunk that is given. Where the newest one is not in memory yet, the first pass writes it."""
+    (chunk,), recipe, text = chunks, state.recipe, texts.of(chunks[0])
+    newest = None
+    if len(memory.lengths) < state.chunks:
+        newest = scene.seen(memory, state, state.records[-1].plan)
+        memory = newest.keep(state.records[-1].routing)
     view, noise = scene.view(memory, state, chunk), scene.noise(chunk, state, memory)
     x, solver = noise(), SOLVERS[recipe.sampler]()
     levels = sampling_levels(recipe, first=chunk.index == 0).tolist()
     for step, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
-        clean = predict_clean(x, scene.guided(x, [level], TextKV(text), recipe, view), level)
+        if step or newest is None:
+            velocity = scene.guided(x, [level], TextKV(text), recipe, view)
+        else:
+            both = torch.cat([scene.clean(-1, state, memory), x], 2)
+            two = _joined([texts.of(state.records[-1].plan), text], newest.frames)
+            velocity = scene.guided(both, [recipe.context_noise, level], two, recipe, FoldedView(newest, view))
+            velocity, newest = velocity[:, :, newest.frames :], None
+        clean = predict_clean(x, velocity, level)
         x = clean if following == 0 else solver.step(x, clean, level, following, noise)
         if on_step is not None:
             on_step(StepInfo(chunk, step + 1, len(levels) - 1, clean))
-    anew = recipe.recompute and state.settings.window  # then it will be written before anyone reads it
-    memory = view.commit() if anew else scene.write(x, chunk, text, state, view)
+    scene.last = view
     return denormalize(x).float().cpu(), memory, view.routing()[:, 0], ()
 
 
@@ -284,7 +364,7 @@ def _make_chunk(
 def _make_jointly(
     scene: _Scene,
     chunks: Sequence[PlannedChunk],
-    texts: Sequence[TextLayers],
+    texts: _Texts,
     state: State,
     memory: KVMemory,
     on_step: Callable[[StepInfo], None] | None,
@@ -301,7 +381,7 @@ def _make_jointly(
         view = scene.view(memory, state, chunks[0], len(under_way))
         level = [levels[part.passes] for part in under_way]
         x = torch.cat([part.x for part in under_way], 2)
-        text = _joined(texts[: len(under_way)], recipe.chunk)
+        text = _joined([texts.of(chunk) for chunk in chunks[: len(under_way)]], recipe.chunk)
         velocity = scene.guided(x, level, text, recipe, view)
         clean = predict_clean(x, velocity, _spread(level, recipe.chunk, device)[0, :, None, None])
         under_way = [
@@ -310,11 +390,8 @@ def _make_jointly(
         ]
         if on_step is not None:
             on_step(StepInfo(chunks[0], step - done + 1, recipe.steps - done, clean[:, :, : recipe.chunk]))
-    x = under_way[0].x
-    view = scene.view(memory, state, chunks[0])
-    memory = scene.write(x, chunks[0], texts[0], state, view)
     return (
-        denormalize(x).float().cpu(),
+        denormalize(under_way[0].x).float().cpu(),
         memory,
         view.routing()[:, 0],
         tuple(replace(part, x=part.x.cpu()) for part in under_way[1:]),
@@ -334,42 +411,6 @@ def _renoised(
     if passes == len(levels) - 1:
         return clean
     return add_noise(clean, scene.noise(chunk, state, memory, f"pass {passes}")(), levels[passes])
-
-
-@torch.no_grad()
-def _prepared(scene: _Scene, chunk: PlannedChunk, text: TextLayers, state: State, memory: KVMemory) -> KVMemory:
-    """The memory as `chunk` is to see it: with its window written once more, where chunk or recipe ask for that, under the text
-    that is now in force."""
-    recipe, settings, chunks = state.recipe, state.settings, len(memory.lengths)
-    if not (chunk.rewrite or recipe.recompute):
-        return memory
-    first = max(0, chunks - (settings.window or 0))
-    memory = memory.without(chunks - first)
-    for i, (record, latent) in enumerate(zip(state.records[first:chunks], state.latents[first:chunks], strict=True)):
-        if recipe.recompute:  # it sees the window alone
-            state = replace(state, recipe=replace(recipe, sink=0), settings=replace(settings, window=i, top_k=0))
-        memory = _rewrite(scene, record.plan, latent, text, state, memory)
-    return memory
-
-
-@torch.no_grad()
-def _remembered(scene: _Scene, state: State, texts: _Texts) -> KVMemory:
-    """The memory of a film whose state came without it: the writing pass of every chunk once more."""
-    batch = state.latents[0].shape[0] if state.latents else 1
-    memory = _blank(scene.network, state.recipe, state.settings, scene.size, batch)
-    memory.store.reserve(sum(latent.shape[2] for latent in state.latents))
-    for record, latent in zip(state.records, state.latents, strict=True):
-        (text,) = texts.of([record.plan])
-        memory = _prepared(scene, record.plan, text, state, memory)
-        memory = _rewrite(scene, record.plan, latent, text, state, memory)
-    return memory
-
-
-def _rewrite(
-    scene: _Scene, chunk: PlannedChunk, latent: Tensor, text: TextLayers, state: State, memory: KVMemory
-) -> KVMemory:
-    clean = normalize(latent).to(scene.network.device)
-    return scene.write(clean, chunk, text, state, scene.view(memory, state, chunk))
 
 
 def _angles(memory: KVMemory, state: State, chunk: PlannedChunk) -> Tensor:

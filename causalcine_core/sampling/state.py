@@ -46,7 +46,8 @@ class Pending:
 class State:
     """Everything a film needs to go on.
 
-    memory: None where it was left out of the file; the rollout then writes it anew, a pass for every chunk. latents: VAE
+    memory: of all chunks but the newest, which is written when the next one is made. None where it was left out of the file, or
+    lies on other workers: the rollout then writes it anew, a pass for every chunk. latents: VAE
     space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a finished chunk. shots: of the whole film, asked and
     actual. planned: chunks that were planned but not made yet. pending: the first
     of these, where several are made at once and some of their passes are done. decoder: of the streaming decode, if one
@@ -69,6 +70,16 @@ class State:
     def chunks(self) -> int:
         """Chunks made so far."""
         return len(self.records)
+
+    @property
+    def unwritten(self) -> tuple[ChunkRecord, ...]:
+        """Chunks that memory does not hold yet."""
+        return self.records[len(self.memory.lengths) if self.memory else 0 :]
+
+    def read_next(self) -> list[int]:
+        """Shots whose text is read when the film goes on: of what is planned, and of what is still to be written."""
+        chunks = (*(record.plan for record in self.unwritten), *self.planned)
+        return list(dict.fromkeys(shot for chunk in chunks for shot, _ in chunk.mixture))
 
     @property
     def frames(self) -> int:

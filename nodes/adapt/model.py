@@ -24,7 +24,7 @@ from ...causalcine_core.model.checkpoint import check_weights
 from ...causalcine_core.model.kernels import AUTO, Kernel, find_kernel
 from ...causalcine_core.model.transformer import Compute
 from ...causalcine_core.needs import pass_bytes
-from ...causalcine_core.pipeline import fingerprint, pick_dtype
+from ...causalcine_core.pipeline import fingerprint, pick_dtype, pick_fold
 from ...causalcine_core.sampling import Network, Recipe
 from ...causalcine_core.vae import SCALES
 from .progress import tell
@@ -169,7 +169,7 @@ def network_of(model: Any) -> Network:
 
 def _compute_of(model: Any) -> Compute:
     """How this MODEL asks to be computed: attention by its loader, an attention node or ComfyUI's options, and compile nodes."""
-    compute = Compute(_kernel_of(model))
+    compute = Compute(_kernel_of(model), fold=pick_fold(model.load_device))
     options = {k: v for k, v in model.model_options.get("torch_compile_kwargs", {}).items() if v is not None}
     if not options:
         return compute

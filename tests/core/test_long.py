@@ -22,7 +22,7 @@ def test_a_film_goes_on_beyond_1024_latent_frames(pipe: Pipeline, chunk: int, ch
         starts.append(0.0 if before is None else abs(float(luma[0]) - before))
         before, state = float(luma[-1]), made.state
     crossed = 1024 // chunk
-    assert len(starts) == chunks and state.memory.frames == chunk * chunks > 1024
+    assert len(starts) == chunks and state.film().shape[2] == chunk * chunks > 1024
     around = starts[crossed - 1 : crossed + 3]
     assert max(around) <= max(starts[10 : crossed - 1]) * 1.2
     recalled = state.records[-1].routing

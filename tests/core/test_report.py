@@ -91,7 +91,7 @@ def test_the_report_says_what_a_budget_made_the_film_forget(pipe: Pipeline):
     report = build_report(chunk.state, model={})
     gone = chunk.state.memory.evicted
     assert gone > 0
-    assert report["warnings"][-1].startswith(f"{gone} of {chunk.state.memory.frames} latent frames were forgotten")
+    assert report["warnings"][-1].startswith(f"{gone} of {chunk.state.film().shape[2]} latent frames were forgotten")
     assert [shot.get("cut") for shot in report["shots"]] == [None, "flush"]
 
 

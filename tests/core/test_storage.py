@@ -152,7 +152,7 @@ def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
 
 
 def test_routing_of_the_first_step_is_kept_for_the_chunk():
-    """One choice a layer and chunk: as many routings as layers, and the film is another than with a choice a pass."""
+    """One choice a layer for all steps, one for writing: and the film is another than with a choice a pass."""
     from causalcine_core.memory import views
 
     calls = []
@@ -167,7 +167,7 @@ def test_routing_of_the_first_step_is_kept_for_the_chunk():
         state = run(start(MemorySettings(1, 2, routing="first_step")), 4)
     finally:
         views.choose = original
-    assert len(calls) == 2 * TINY.num_layers  # chunks 2 and 3 have something to recall
+    assert len(calls) == 3 * TINY.num_layers  # chunks 2 and 3 have something to recall, and 3 is not written yet
     assert not torch.equal(state.film(), run(start(MemorySettings(1, 2)), 4).film())
 
 
@@ -214,8 +214,7 @@ def test_a_memory_that_was_left_out_is_written_anew(tmp_path, changes):
 @pytest.mark.parametrize("storage", ["full", "8bit"])
 def test_frames_are_matched_wherever_they_lie(storage):
     """Scores of frames in one tier or both, in any slots, are those of their descriptors."""
-    state = run(start(MemorySettings(1, 2, storage=storage)), 6)
-    memory = state.memory
+    memory = run(start(MemorySettings(1, 2, storage=storage)), 7).memory
     query = torch.randn(memory.store.batch, 1, *memory.store.frame_shape[1:])
     tiers = {False: memory.store.hot, True: memory.store.cold}
     for frames in (torch.arange(18), torch.tensor([1, 2, 16, 17]), torch.tensor([15, 17]), torch.tensor([4])):
