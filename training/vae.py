@@ -50,10 +50,10 @@ class VAERecipe:
     films, to measure on. batch: samples of a step by kind, for crops. crop: edge of a crop in pixels. whole_share:
     last part of the run, on whole pictures. still_share: part of the steps on stills. levels: scales of the edge
     loss, halving. flicker_weight: of the loss on changes from frame to frame that the film does not have. decoder_only:
-    train the decoder of a finished VAE; of it, the upsampling layers from `decoder_from` on and the head. latent_noise:
-    most deviation of noise that is added to latents, in units of model space, drawn for each sample: what a transformer
-    makes is never quite a latent of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16'
-    or 'fp32' of the forward and backward pass; weights are always float32.
+    train the decoder of a finished VAE; of it, where any are named, only the modules `decoder_parts`. latent_noise: most
+    deviation of noise that is added to latents, in units of model space, drawn for each sample: what a transformer makes
+    is never quite a latent of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or
+    'fp32' of the forward and backward pass; weights are always float32.
     """
 
     model: str = "nano"
@@ -79,7 +79,7 @@ class VAERecipe:
     kl_weight: float = 3e-4
     flicker_weight: float = 0.0
     decoder_only: bool = False
-    decoder_from: int = 0
+    decoder_parts: tuple[str, ...] = ()
     latent_noise: float = 0.0
     precision: str = "bf16"
     save_every: float = 100
@@ -150,16 +150,16 @@ def to_video(frames: Tensor) -> Tensor:
 
 
 class RoundTrip(nn.Module):
-    """Encode, sample, decode: what one training step runs. decoder_only, decoder_from, latent_noise: as in `VAERecipe`."""
+    """Encode, sample, decode: what one training step runs. recipe: which parts it trains, and the noise on latents."""
 
-    def __init__(self, vae: WanVAE, decoder_only: bool = False, decoder_from: int = 0, latent_noise: float = 0.0):
+    def __init__(self, vae: WanVAE, recipe: VAERecipe):
         super().__init__()
-        self.vae, self.latent_noise = vae, latent_noise
-        fixed = [vae.encoder, vae.conv1] if decoder_only else []
-        if decoder_from:
-            fixed += [vae.conv2, vae.decoder.conv1, vae.decoder.middle, vae.decoder.upsamples[:decoder_from]]
-        for part in fixed:
+        self.vae, self.latent_noise = vae, recipe.latent_noise
+        vae.requires_grad_(not recipe.decoder_parts)
+        for part in (vae.encoder, vae.conv1) if recipe.decoder_only else ():
             part.requires_grad_(False)
+        for name in recipe.decoder_parts:
+            vae.decoder.get_submodule(name).requires_grad_(True)
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, mean and log variance."""
@@ -259,7 +259,7 @@ class Trainer:
         else:
             vae = WanVAE(VAEConfig.preset(recipe.model))
             start_linear(vae, to_video(self.footage.clips[:160]))
-        self.model = RoundTrip(vae.requires_grad_(True), recipe.decoder_only, recipe.decoder_from, recipe.latent_noise)
+        self.model = RoundTrip(vae, recipe)
         self.ema = WanVAE(VAEConfig.preset(recipe.model)).eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.vae.state_dict())
         self.optimizer = torch.optim.AdamW(
