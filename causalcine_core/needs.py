@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from .memory import MemorySettings
-from .memory.cache import GIB, least_budget
-from .memory.slab import frame_bytes
+from .memory.cache import GIB, frame_bytes, least_budget
 from .memory.views import Span
 from .model import CausalWanTransformer, WanConfig
 from .model.float8 import FLOAT8
@@ -66,10 +65,10 @@ def film_needs(
     ).chunks
     frames, branches = chunks[-1].latents[1], 1 if recipe.guidance == 1 else 2
     shape = ((width // stride) * (height // stride), config.num_heads, config.head_dim)
-    nowhere = torch.device("meta")
-    frame, small = (frame_bytes(config.num_layers, branches, shape, dtype, nowhere, small) for small in (False, True))
+    frame = frame_bytes(config.num_layers, branches, shape, dtype)
+    small = frame_bytes(config.num_layers, branches, shape)
     near = most_near(recipe, settings)
-    store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, nowhere)
+    store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, torch.device("meta"))
     on_device, host = store.bytes_for(frames)
     span = (settings.top_k or 0) + near + recipe.at_once - recipe.chunk
     rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .settings import MemorySettings
-from .slab import Slab, Slot, frame_bytes, numbers
+from .slab import Slab, Slot, numbers
 
 GIB = 2**30
 Page = tuple[Slab, int]  # a slab, and which of its slots
@@ -60,10 +60,8 @@ class FrameStore:
         settings = settings or MemorySettings()
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)
-        frame, small = (
-            frame_bytes(layers, batch, frame_shape, dtype, self.device, eight_bit) for eight_bit in (False, True)
-        )
-        hot, cold, self.limit = share_out(settings, frame, small, near, chunk)
+        frame = frame_bytes(layers, batch, frame_shape, dtype)
+        hot, cold, self.limit = share_out(settings, frame, frame_bytes(layers, batch, frame_shape), near, chunk)
         shape = (layers, batch, self.frame_shape, dtype, self.device)
         self.hot = self.cold = Slab(*shape, capacity=hot)
         if settings.storage != "full":
@@ -195,6 +193,13 @@ def least_budget(settings: MemorySettings, full: int, small: int, near: int, chu
     recalled = settings.top_k or 0
     cold = recalled + (chunk if settings.storage != "full" else 0)
     return (near + 2 * chunk) * full + cold * (small if settings.eight_bit else full)
+
+
+def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:
+    """Bytes of one latent frame's keys, values and descriptor, in all layers and branches. dtype None: 8 bits."""
+    tokens, heads, dim = frame_shape
+    one = tokens * dim * dtype.itemsize if dtype is not None else tokens * dim + 4
+    return layers * batch * heads * (2 * one + 4 * dim)
 
 
 @dataclass(frozen=True)

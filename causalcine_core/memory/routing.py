@@ -33,23 +33,6 @@ def match(query: Tensor, descriptors: Tensor) -> Tensor:
     return query @ descriptors.mT
 
 
-def coarse(descriptors: Tensor) -> tuple[Tensor, Tensor]:
-    """Descriptors `[n, H, D]` in 8 bits, int8 `[n, H * D]`, and the scale of each, float32 `[n]`."""
-    flat = descriptors.flatten(1).float()
-    scale = flat.abs().amax(1).clamp(min=1e-12) / 127
-    return (flat / scale[:, None]).round().to(torch.int8), scale
-
-
-def match_coarse(query: Tensor, frames: Tensor, scales: Tensor) -> Tensor:
-    """As `match` of one chunk, in 8 bits: what lies close together may change places.
-
-    query: `[B, 1, H, D]`. frames, scales: as `coarse` gives them of the rows of T frames, each frame's B branches in a row.
-    """
-    chunk, scale = coarse(query[:, 0])
-    every = torch._int_mm(frames, chunk.mT).unflatten(0, (-1, len(chunk)))  # T B B
-    return (every.diagonal(dim1=1, dim2=2) * scales.unflatten(0, (-1, len(chunk))) * scale).mT[:, None]
-
-
 def choose(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
     """The `k` frames of the highest scores.
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from .routing import coarse, describe, match, match_coarse
+from .routing import describe, match
 
 _PAGES = ("keys", "values")  # what a slot is made of, but for what is small
-_COARSE = ("coarse", "coarse_scales")  # descriptors once more, in the 8 bits in which they are matched
 MOST_MORE, MOST_AHEAD = 1024, 4096  # frames that a slab grows by when it is full, and when it is told of a film
 
 
@@ -38,8 +35,7 @@ class Slab:
     A slot holds one latent frame of all `batch` branches: keys and values `[S, H, D]` and a descriptor `[H, D]` (float32)
     per layer and branch. Row `slot * batch + b` is branch `b` of that slot. With `eight_bit` keys and values are int8 with
     one scale a frame and head. With `host` they lie in the host's memory, pinned where the device is a GPU; descriptors and
-    scales, which are small, stay on the device. Where reading the descriptors of a long film would take a share of a chunk's
-    time they are matched in 8 bits (`slot_parts`).
+    scales, which are small, stay on the device.
     """
 
     def __init__(
@@ -60,7 +56,13 @@ class Slab:
         self._home = torch.device("cpu") if host and device.type != "meta" else device  # of keys and values
         self.capacity = 0
         self._free: list[int] = []
-        self._shapes = slot_parts(self.frame_shape, dtype, device, eight_bit)
+        tokens, heads, dim = self.frame_shape
+        kept = torch.int8 if eight_bit else dtype
+        self._shapes = {"keys": (self.frame_shape, kept), "values": (self.frame_shape, kept)}
+        self._shapes |= {"descriptors": ((heads, dim), torch.float32)}
+        if eight_bit:
+            scale = ((1, heads, 1), torch.float32)
+            self._shapes |= {"key_scales": scale, "value_scales": scale}
         self._tensors: dict[str, list[Tensor]] = {name: [] for name in self._shapes}
         self._grow(capacity or 32)
 
@@ -79,7 +81,8 @@ class Slab:
         return self._bytes(_PAGES) if self.host else 0
 
     def _bytes(self, names: Iterable[str]) -> int:
-        return self.layers * self.batch * _bytes([self._shapes[name] for name in names])
+        kept = [self._shapes[name] for name in names]
+        return sum(self.layers * self.batch * torch.Size(shape).numel() * dtype.itemsize for shape, dtype in kept)
 
     def allocate(self, frames: int) -> tuple[Slot, ...]:
         if len(self._free) < frames:  # of a final number only where several films share the store
@@ -101,7 +104,7 @@ class Slab:
     def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Put keys and values `[B, n, S, H, D]` into rows `[B, n]`, with their descriptors."""
         k, v = k.detach().flatten(0, 1), v.detach().flatten(0, 1)
-        self._put_descriptors(layer, rows, describe(k.float()))
+        self._put("descriptors", layer, rows, describe(k.float()))
         if self.eight_bit:
             k, scale = quantize(k)
             self._put("key_scales", layer, rows, scale)
@@ -130,29 +133,21 @@ class Slab:
 
     def match(self, layer: int, query: Tensor, end: int) -> Tensor:
         """Scores `[B, R, end]` of the frames in slots `[0, end)`, those of free slots of no meaning, as `routing.match`."""
-        every = slice(end * self.batch)
-        if "coarse" in self._tensors:
-            return match_coarse(query, *(self._tensors[name][layer][every] for name in _COARSE))
-        return match(query, self._tensors["descriptors"][layer][every].unflatten(0, (-1, self.batch)).transpose(0, 1))
+        lying = self._tensors["descriptors"][layer][: end * self.batch]
+        return match(query, lying.unflatten(0, (-1, self.batch)).transpose(0, 1))
 
     def tensors(self, rows: Tensor) -> dict[str, Tensor]:
         """Everything in these rows, `name.layer` to `[B, n, ...]`, as it is kept: for a file."""
         self._settle()
-        names = [name for name in self._tensors if name not in _COARSE]
-        return {f"{name}.{layer}": self._take(name, layer, rows) for name in names for layer in range(self.layers)}
+        return {
+            f"{name}.{layer}": self._take(name, layer, rows) for name in self._tensors for layer in range(self.layers)
+        }
 
     def fill(self, rows: Tensor, tensors: dict[str, Tensor]) -> None:
         """`tensors` back into rows, bit for bit."""
-        for name in [name for name in self._tensors if name not in _COARSE]:
-            put = self._put_descriptors if name == "descriptors" else partial(self._put, name)
+        for name in self._tensors:
             for layer in range(self.layers):
-                put(layer, rows, tensors[f"{name}.{layer}"].to(self.device).flatten(0, 1))
-
-    def _put_descriptors(self, layer: int, rows: Tensor, values: Tensor) -> None:
-        self._put("descriptors", layer, rows, values)
-        if "coarse" in self._tensors:
-            for name, part in zip(_COARSE, coarse(values), strict=True):
-                self._put(name, layer, rows, part)
+                self._put(name, layer, rows, tensors[f"{name}.{layer}"].to(self.device).flatten(0, 1))
 
     def _put(self, name: str, layer: int, rows: Tensor, values: Tensor) -> None:
         target = self._tensors[name][layer]
@@ -190,43 +185,6 @@ class Slab:
                         layers.append(grown)
         self._free.extend(range(capacity - 1, self.capacity - 1, -1))
         self.capacity = capacity
-
-
-Part = tuple[tuple[int, ...], torch.dtype]
-
-
-def slot_parts(
-    frame_shape: Sequence[int], dtype: torch.dtype, device: torch.device, eight_bit: bool = False
-) -> dict[str, Part]:
-    """What a slot has of every layer and branch: shapes and dtypes, by name.
-
-    A CPU that keeps bfloat16 matches descriptors in 8 bits, a quarter of what is to be read for every frame of the film in every
-    pass. On a GPU, at the sizes of pictures that it is used for, reading them is nothing, and in float32 all is as in training.
-    """
-    tokens, heads, dim = frame_shape
-    page = (tokens, heads, dim), torch.int8 if eight_bit else dtype
-    parts: dict[str, Part] = {"keys": page, "values": page, "descriptors": ((heads, dim), torch.float32)}
-    if eight_bit:
-        parts |= dict.fromkeys(("key_scales", "value_scales"), ((1, heads, 1), torch.float32))
-    if device.type in ("cpu", "meta") and dtype != torch.float32 and hasattr(torch, "_int_mm"):
-        parts |= {"coarse": ((heads * dim,), torch.int8), "coarse_scales": ((), torch.float32)}
-    return parts
-
-
-def _bytes(parts: Iterable[Part]) -> int:
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
-
-
-def frame_bytes(
-    layers: int,
-    batch: int,
-    frame_shape: Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device,
-    eight_bit: bool = False,
-) -> int:
-    """Bytes of one latent frame in all layers and branches."""
-    return layers * batch * _bytes(slot_parts(frame_shape, dtype, device, eight_bit).values())
 
 
 def _pin(tensor: Tensor) -> None:

@@ -10,19 +10,16 @@ import torch
 from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, MemorySettings
 from causalcine_core.memory.ahead import Ahead
-from causalcine_core.memory.cache import GIB
-from causalcine_core.memory.routing import coarse, match, match_coarse
-from causalcine_core.memory.slab import frame_bytes, numbers, quantize
+from causalcine_core.memory.cache import GIB, frame_bytes
+from causalcine_core.memory.slab import numbers, quantize
 from causalcine_core.memory.views import RolloutView, Span
 from causalcine_core.sampling import State, begin, rollout
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
 
 SIZE = (4, 4)
-CPU = torch.device("cpu")
-FRAME, SMALL = (
-    frame_bytes(TINY.num_layers, 1, (4, 2, TINY.head_dim), torch.float32, CPU, eight_bit) for eight_bit in (False, True)
-)
+FRAME = frame_bytes(TINY.num_layers, 1, (4, 2, TINY.head_dim), torch.float32)
+SMALL = frame_bytes(TINY.num_layers, 1, (4, 2, TINY.head_dim))
 
 
 def start(settings: MemorySettings, **changes) -> State:
@@ -242,32 +239,3 @@ def test_frames_recalled_again_are_kept_from_one_pass_to_the_next_and_no_longer(
     monkeypatch.setattr(RolloutView, "_choose", lambda self, *given: choose(self, *given) or True)
     assert torch.equal(kept, film())
     assert reads < len(read) - reads
-
-
-@pytest.mark.parametrize("branches", [1, 2, 3])
-def test_descriptors_matched_in_eight_bits_say_nearly_the_same(branches):
-    """Off by less than a hundredth of what scores differ by; the best of a thousand is the best."""
-    frames, query = torch.randn(1000, branches, 4, 64), torch.randn(branches, 1, 4, 64)
-    frames[7] += query[:, 0]
-    exact = match(query, frames.transpose(0, 1))
-    near = match_coarse(query, *coarse(frames.flatten(0, 1)))
-    assert near.shape == exact.shape == (branches, 1, 1000)
-    assert (near - exact).abs().max() < 0.05 * exact.std()
-    assert (near - exact).square().mean().sqrt() < 0.01 * exact.std()
-    assert (near.argmax(-1) == 7).all()
-
-
-@pytest.mark.parametrize("storage", STORAGES)
-def test_a_film_in_bfloat16_is_matched_in_eight_bits_and_saved_bit_for_bit(storage, tmp_path):
-    """The file has descriptors as they are, so that another device takes it; here it goes on as it would have."""
-    net = replace(network(tiny_net().bfloat16()), dtype=torch.bfloat16)
-    state = begin(net, tiny_recipe(), MemorySettings(1, 2, storage=storage), size=SIZE, seed=1)
-    made = list(rollout(net, planned(9), lambda shot: text(0), state, size=SIZE))
-    state = made[5].state
-    state.save(tmp_path / "state")
-    loaded = State.load(tmp_path / "state")
-    assert {t.dtype for name, t in loaded.memory.tensors().items() if "descriptors" in name} == {torch.float32}
-    assert not any("coarse" in name for name in loaded.memory.tensors())
-    rest = list(rollout(net, planned(9)[6:], lambda shot: text(0), loaded, size=SIZE))
-    for one, other in zip(rest, made[6:], strict=True):
-        assert torch.equal(one.latent, other.latent) and torch.equal(one.routing, other.routing)
