@@ -53,8 +53,8 @@ def build_report(
     ]
     if state.memory is not None and state.memory.evicted:
         head["warnings"].append(
-            f"{state.memory.evicted} of {state.records[-1].plan.latents[1]} latent frames were forgotten, those that were recalled least: "
-            f"the memory budget is {state.settings.budget:g} GiB"
+            f"{state.memory.evicted} of {state.records[-1].plan.latents[1]} latent frames were forgotten, those that were "
+            f"recalled least: the memory budget is {state.settings.budget:g} GiB"
         )
     return head | {"chunks": chunks, "memory": _memory(state.memory)}
 

@@ -87,8 +87,8 @@ class RolloutView:
         return (k, v) if self._turns is None else (rotate(k, self._turns[1][chosen]), v)
 
     def keep(self, recalled: Tensor | None = None) -> KVMemory:
-        """The memory with this chunk in it, as the next pass writes it, layer by layer: its choices are its own. recalled: int64 `[n, k]`, frames that the
-        chunk recalled, as `routing` tells them of n layers and branches."""
+        """The memory with this chunk in it, as the next pass writes it, layer by layer: what it recalls is its own choice. recalled:
+        int64 `[n, k]`, frames that the chunk recalled, as `routing` tells them of n layers and branches."""
         store = self.memory.store
         slots = store.hot.allocate(self.frames)
         self._written, self._keep_choice = store.hot.rows(numbers(slots)), False
