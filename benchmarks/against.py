@@ -4,39 +4,68 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.model import CausalWanTransformer, WanConfig
 from causalcine_core.pipeline import pick_dtype, prepare_network
-from causalcine_core.sampling import Recipe, begin, rollout, sampling_levels
-from causalcine_core.story import Shot, Story, Timeline, plan
+from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout, sampling_levels
+from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, plan
 
 from .reference import Reference
 
-SHAPES = {
+SHAPES = {  # side of the latent, and the chunk that is called late
     "8M, 64 tokens a frame": (
         WanConfig(dim=256, ffn_dim=768, num_heads=4, num_layers=8, text_dim=256, text_len=56),
         16,
+        400,
     ),
     "38M, 256 tokens a frame": (
         WanConfig(dim=512, ffn_dim=1536, num_heads=8, num_layers=10, text_dim=256, text_len=56),
         32,
+        60,
     ),
 }
 WINDOW, TOP_K, CHUNK = 3, 5, 3
 _RECIPE = Recipe(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
 
 
-def against_reference(chunks: int = 16, warm: int = 8) -> dict[str, dict[str, float]]:
+def against_reference(chunks: int = 16, warm: int = 8, quick: bool = False) -> dict[str, dict[str, float]]:
     """Median seconds of a chunk once all that is to be seen is there: four steps and the writing pass, unguided.
 
     Both in float32 and, where the engine would choose another dtype here, in that one too. `as_run` compares what each
-    does on its own: the engine in the dtype that it chooses, the plain rollout in float32.
+    does on its own: the engine in the dtype that it chooses, the plain rollout in float32. `late_over_early` is of the engine as
+    run: a chunk late in a long film over the one after chunk 10; quick: without it.
     """
-    return {name: _compare(config, side, chunks, warm) for name, (config, side) in SHAPES.items()}
+    out = {name: _compare(config, side, chunks, warm) for name, (config, side, _) in SHAPES.items()}
+    for name, (config, side, late) in SHAPES.items() if not quick else ():
+        out[name] |= {"late": late, "late_over_early": _late_over_early(config, side, late)}
+    return out
+
+
+def in_turns(
+    make: Callable[..., Iterator[Chunk]], film: Sequence[PlannedChunk], states: Sequence[State], turns: int = 15
+) -> list[float]:
+    """Median seconds of a chunk from each state, in turns: a machine's moods then touch all alike. The first chunk from a state,
+    which also reads the text and gathers what it sees, does not count."""
+    times: list[list[float]] = [[] for _ in states]
+    for _ in range(turns):
+        for state, seconds in zip(states, times, strict=True):
+            seconds.append([c.seconds for c in make(film[state.chunks : state.chunks + 2], state=state)][1])
+    return [statistics.median(seconds) for seconds in times]
+
+
+def _late_over_early(config: WanConfig, side: int, late: int, early: int = 10) -> float:
+    text, network = _text(config), prepare_network(_net(config, pick_dtype(torch.device("cpu"))), "random")
+    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(late + 2))])).chunks
+    make = partial(rollout, network, text_of=lambda shot: text, size=(side, side))
+    start = begin(network, _RECIPE, MemorySettings(), size=(side, side), seed=0)
+    states = [chunk.state for chunk in make(film[:late], state=start) if chunk.index + 1 in (early, late)]
+    first, last = in_turns(make, film, states)
+    return round(last / first, 3)
 
 
 def _compare(config: WanConfig, side: int, chunks: int, warm: int) -> dict[str, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,12 +22,14 @@ from causalcine_core.memory.cache import GIB
 from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
 from causalcine_core.model.kernels import AUTO, Fastest, Kernel
 from causalcine_core.pipeline import pick_compute, pick_device, pick_dtype, prepare_network
-from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout
-from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, check_size, plan
+from causalcine_core.sampling import Recipe, begin, rollout
+from causalcine_core.story import Shot, Story, Timeline, check_size, plan
 from causalcine_core.vae import TinyDecoder, WanVAE, published_vae
 
+from .against import in_turns
+
 WINDOW, TOP_K, CHUNK, STEPS = 3, 5, 3, 4
-EARLY, TURNS = 50, 15
+EARLY = 50
 DECODERS = ("vae", "tiny")
 DENSE_BF16 = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "4090": 165, "5090": 210}  # TFLOP/s, by device name
 
@@ -73,7 +74,7 @@ def measure_shape(
     if early is None:
         *_, last = make(film.chunks[:early_chunks], state=start())
         early = last.state
-    early_seconds, chunk_seconds = (statistics.median(s) for s in _in_turns(make, film.chunks, (early, state)))
+    early_seconds, chunk_seconds = in_turns(make, film.chunks, (early, state))
     tflop = chunk_tflop(config, grid)
     vae = TinyDecoder(shape.z_dim, shape.patch_size) if decoder == "tiny" else WanVAE(shape)
     vae.to(torch.float32 if place.type == "cpu" else computes)
@@ -106,18 +107,6 @@ def measure_shape(
     if limit is not None and computes == torch.bfloat16:  # of bfloat16, also where the linears are in 8 bits
         out["share_of_limit"] = round(tflop / chunk_seconds / limit, 3)
     return out
-
-
-def _in_turns(
-    make: Callable[..., Iterator[Chunk]], film: Sequence[PlannedChunk], states: Sequence[State]
-) -> list[list[float]]:
-    """Seconds of a chunk from each state, in turns: a machine's moods then touch all alike. The first chunk from a state, which
-    also reads the text, does not count."""
-    times: list[list[float]] = [[] for _ in states]
-    for _ in range(TURNS):
-        for state, seconds in zip(states, times, strict=True):
-            seconds.append([c.seconds for c in make(film[state.chunks : state.chunks + 2], state=state)][1])
-    return times
 
 
 def _chosen(kernel: Kernel, name: str) -> str:

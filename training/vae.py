@@ -49,7 +49,7 @@ class VAERecipe:
     stills, films, clips_per_film, clip_frames: what is rendered to train on. held_out: as many stills, and as many
     films, to measure on. batch: samples of a step by kind, for crops. crop: edge of a crop in pixels. whole_share:
     last part of the run, on whole pictures. still_share: part of the steps on stills. levels: scales of the edge
-    loss, halving. flicker_weight: of the loss on changes from frame to frame that the film does not have. decoder_only:
+    loss, halving. flicker_weight: of the loss on steps where a latent frame begins that the film does not have. decoder_only:
     train the decoder of a finished VAE; of it, where any are named, only the modules `decoder_parts`. latent_noise: most
     deviation of noise that is added to latents, in units of model space, drawn for each sample: what a transformer makes
     is never quite a latent of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or
@@ -175,9 +175,9 @@ class RoundTrip(nn.Module):
 
 
 def flicker_loss(output: Tensor, video: Tensor) -> Tensor:
-    """What changes from frame to frame beyond what the film does, `[B 3 F H W]`: of each pixel the root of the mean square over
-    time, so that a change that is spread over the frames of a latent one costs less than a step where the next begins."""
-    return ((output - video).diff(dim=2).square().mean(2) + 1e-6).sqrt().mean()
+    """How much of a step between the last frame of a latent one and the first of the next is not in the film, `[B 3 F H W]`: none
+    costs nothing, so what has to change does so over the frames that follow."""
+    return (output - video).diff(dim=2)[:, :, ::GROUP].abs().mean()
 
 
 def reconstruction_loss(output: Tensor, video: Tensor, levels: int, edge_weight: float) -> Tensor:
