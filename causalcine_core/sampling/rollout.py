@@ -260,11 +260,9 @@ class _Scene:
     def clean(self, index: int, state: State, memory: KVMemory) -> Tensor:
         """A chunk that was made, as the pass that writes it reads it: model space `[B, C, c, h, w]`."""
         clean, level = normalize(state.latents[index]).to(self.network.device), state.recipe.context_noise
-        return (
-            add_noise(clean, self.noise(state.records[index].plan, state, memory, "context")(), level)
-            if level
-            else clean
-        )
+        if not level:
+            return clean
+        return add_noise(clean, self.noise(state.records[index].plan, state, memory, "context")(), level)
 
     def write(
         self, index: int, text: TextLayers, state: State, view: RolloutView, recalled: Tensor | None = None
