@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError
+from ..model.checkpoint import read_weights
 from ..model.compact import SCALE, expand
 from .wan import VAEConfig, WanVAE
 
@@ -47,12 +48,7 @@ def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.
 
     Its shape is read off the weights. Raises InputError when the file holds no Wan VAE.
     """
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise InputError(f"VAE file {str(path)!r} does not exist.") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"VAE file {str(path)!r} is not a safetensors file: {error}.") from None
+    weights, _ = read_weights(path)
     try:
         vae = vae_from_weights(weights)
     except InputError as error:
