@@ -167,7 +167,7 @@ class ComfyPipeline(Pipeline):
         self.asked, self.size = state, size
         state = self.start = crews.kept(state) if self.network.crew else state
         prompts = {shot.index: shot.prompt for shot in state.shots}
-        for shot in state.read_next():
+        for shot in state.read_next(state.planned, elsewhere=self.network.crew is not None):
             self.encode(prompts[shot])  # now: an encoder that runs later could push the model off its device
         if state.recipe.guidance != 1:
             self.encode(state.recipe.negative)

@@ -89,12 +89,11 @@ class Crew:
         known = self._names.get(state.latents[-1]) if state.latents else None
         if known is not None and not self._ask("has", known)[0]:
             known = None
-        unwritten = state.records[-1:] if known else state.records
-        shots = {shot for chunk in (*(r.plan for r in unwritten), *chunks) for shot, _ in chunk.mixture}
+        bare = replace(state, memory=None, decoder=None)
         job = Job(
             chunks=tuple(chunks),
-            texts={shot: text_of(shot).cpu() for shot in sorted(shots)},
-            state=replace(state, memory=None, decoder=None),
+            texts={shot: text_of(shot).cpu() for shot in bare.read_next(chunks, elsewhere=known is not None)},
+            state=bare,
             size=size,
             negative=None if negative is None else negative.cpu(),
             shot_seeds=shot_seeds or {},

@@ -71,15 +71,12 @@ class State:
         """Chunks made so far."""
         return len(self.records)
 
-    @property
-    def unwritten(self) -> tuple[ChunkRecord, ...]:
-        """Chunks that memory does not hold yet."""
-        return self.records[len(self.memory.lengths) if self.memory else 0 :]
-
-    def read_next(self) -> list[int]:
-        """Shots whose text is read when the film goes on: of what is planned, and of what is still to be written."""
-        chunks = (*(record.plan for record in self.unwritten), *self.planned)
-        return list(dict.fromkeys(shot for chunk in chunks for shot, _ in chunk.mixture))
+    def read_next(self, chunks: Sequence[PlannedChunk], *, elsewhere: bool = False) -> list[int]:
+        """Shots whose text is read to make these chunks: theirs, and those of what is to be written into memory before. elsewhere:
+        whether a memory that is not here is with the workers."""
+        written = len(self.memory.lengths) if self.memory else max(0, self.chunks - 1) if elsewhere else 0
+        unwritten = [record.plan for record in self.records[written:]]
+        return list(dict.fromkeys(shot for chunk in (*unwritten, *chunks) for shot, _ in chunk.mixture))
 
     @property
     def frames(self) -> int:
