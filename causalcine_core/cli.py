@@ -568,7 +568,7 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
     from .model.checkpoint import read_header
     from .model.network import describe_network_file
     from .needs import film_needs, to_dict
-    from .pipeline import pick_device, pick_dtype
+    from .network import pick_device, pick_dtype
     from .sampling import Recipe, choose_family
 
     path = Path(args.file)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,20 +15,16 @@ from .errors import InputError, WorkerLostError
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.checkpoint import Checkpoint, assign
-from .model.float8 import FLOAT8, to_float8
-from .model.kernels import AUTO, find_kernel
-from .model.packed import pack
+from .model.kernels import AUTO
 from .model.transformer import Compute
+from .network import Network, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .parallel import Team
-from .sampling import Chunk, Network, Recipe, State, StepInfo, begin, rollout
+from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
 from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
 from .text import NanoTextEncoder, TextConfig, prompt_warnings
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
 
 ASSETS = Path(__file__).parent / "assets"
-FOLDED = (
-    1024  # rows: 0.81 of the time of two passes at 192 rows of 256 channels, 0.96 at 768 of 512 (docs/performance.md)
-)
 BUILT_IN = {"nano": ASSETS / "nano.safetensors"}
 
 
@@ -343,80 +337,6 @@ class Pipeline:
                     f"{name} is {value:g}, but the film to continue has {have[name]:g}: leave it out, or start anew"
                 )
         return size
-
-
-def pick_device(device: str | None) -> torch.device:
-    """The asked device, or the best there is."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} is not available here ({str(error).splitlines()[0]})") from None
-    return place
-
-
-def pick_compute(device: torch.device, attention: str = AUTO, compile: bool = False) -> Compute:
-    """How passes are computed on a device: by a kernel of a name in `model.KERNELS`, and compiled or not."""
-    compute = Compute(find_kernel(attention, device), fold=pick_fold(device))
-    return compute.compiled() if compile else compute
-
-
-def pick_fold(device: torch.device) -> int:
-    """`Compute.fold`: a CPU takes so few rows less time in one pass than in two."""
-    return FOLDED if device.type == "cpu" else 0
-
-
-def pick_dtype(device: torch.device, asked: torch.dtype | None = None) -> torch.dtype:
-    """What a network computes in: as asked; where nothing is, or 8-bit floats for its linears, bfloat16 where the hardware
-    multiplies in it, else, on most CPUs, float32, which is many times faster there."""
-    if asked not in (None, FLOAT8):
-        return asked
-    if device.type != "cpu":
-        return torch.bfloat16
-    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from older torch versions
-    fast = any(getattr(torch.cpu, name, lambda: False)() for name in known)
-    return torch.bfloat16 if fast else torch.float32
-
-
-def prepare_network(
-    net: CausalWanTransformer, identity: str, dtype: torch.dtype | None = None, compute: Compute | None = None
-) -> Network:
-    """A network of ours that will only compute from now on: its linears in 8-bit floats where `dtype` says so, and on a CPU
-    packed, unless it is compiled."""
-    network = describe_network(net, identity)
-    network = replace(network, compute=compute or pick_compute(network.device))
-    if dtype == FLOAT8:
-        to_float8(net)
-    elif network.device.type == "cpu" and not network.compute.is_compiled:
-        pack(net)
-    return network
-
-
-def describe_network(net: CausalWanTransformer, identity: str) -> Network:
-    """A network of ours, as the rollout wants it."""
-    config, weight = net.config, net.get_parameter("blocks.0.self_attn.q.weight")
-    return Network(
-        net,
-        config.num_layers,
-        config.num_heads,
-        config.head_dim,
-        config.in_dim,
-        weight.device,
-        weight.dtype,
-        config.patch_size[1:],
-        identity,
-    )
-
-
-def fingerprint(config: dict[str, Any], weights: dict[str, Tensor]) -> str:
-    """Twelve hex digits that change with the architecture or the weights."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].flatten()[:64].float().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _continued(settings: MemorySettings, asked: MemorySettings | None) -> MemorySettings:

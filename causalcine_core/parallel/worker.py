@@ -17,8 +17,8 @@ from ..errors import InputError, WorkerLostError
 from ..memory import KVMemory
 from ..model import CausalWanTransformer, WanConfig, read_network
 from ..model.checkpoint import assign
-from ..pipeline import pick_compute, pick_device, prepare_network
-from ..sampling import Chunk, Network, Pending, State, StepInfo, rollout
+from ..network import Network, pick_compute, pick_device, prepare_network
+from ..sampling import Chunk, Pending, State, StepInfo, rollout
 from ..story import PlannedChunk
 from .team import Team
 from .wire import dumps, loads

@@ -1,8 +1,9 @@
 """Noise levels, recipes, and the rollout."""
 
+from ..network import Network
 from .families import FAMILIES, Choice, Family, choose_family, find_family
 from .recipe import SAMPLERS, Recipe
-from .rollout import Chunk, Network, StepInfo, begin, rollout
+from .rollout import Chunk, StepInfo, begin, rollout
 from .schedule import add_noise, chunk_generator, predict_clean, reshifted, sampling_levels, shifted, warped
 from .state import ChunkRecord, Pending, State
 

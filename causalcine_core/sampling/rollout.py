@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,17 +14,14 @@ from ..cut import Cut
 from ..errors import InputError
 from ..memory import FoldedView, KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
-from ..model.transformer import Compute, TextKV, View, forward, project_text
-from ..parallel import Team
+from ..model.transformer import TextKV, View, project_text
+from ..network import Network
 from ..story import PlannedChunk
 from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .solvers import SOLVERS
 from .state import ChunkRecord, Pending, State, open_store
-
-if TYPE_CHECKING:
-    from ..parallel.crew import Crew
 
 TextLayers = tuple[tuple[Tensor, Tensor], ...]
 
@@ -51,35 +48,6 @@ class Chunk:
     state: State
     seconds: float
     frames: Any = None
-
-
-@dataclass(frozen=True)
-class Network:
-    """A causal network ready to run: a module tree with Wan's names, and where and how it computes."""
-
-    net: Any
-    layers: int
-    heads: int
-    head_dim: int
-    channels: int
-    device: torch.device
-    dtype: torch.dtype
-    patch: tuple[int, int] = (2, 2)
-    fingerprint: str = ""
-    team: Team | None = None  # the workers that share it, this process among them
-    crew: Crew | None = None  # workers that make its rollouts in this process's stead
-    compute: Compute = field(default_factory=Compute)
-
-    @property
-    def own_heads(self) -> int:
-        """Heads whose keys and values are remembered here."""
-        return self.team.heads(self.heads) if self.team else self.heads
-
-    def velocity(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
-        """One pass, on all workers: as `model.transformer.forward`."""
-        if self.team is None:
-            return forward(self.net, latents, timesteps, text, view, self.compute)
-        return self.team.forward(self.net, self.patch, latents, timesteps, text, view, self.compute)
 
 
 def begin(

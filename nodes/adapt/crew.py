@@ -18,9 +18,10 @@ import torch
 
 from ...causalcine_core.errors import InputError, WorkerLostError
 from ...causalcine_core.model.kernels import AUTO
+from ...causalcine_core.network import Network
 from ...causalcine_core.parallel.crew import Crew
 from ...causalcine_core.parallel.team import share_heads
-from ...causalcine_core.sampling import Network, State
+from ...causalcine_core.sampling import State
 from . import model as models
 from .progress import tell, warn
 

@@ -24,8 +24,8 @@ from ...causalcine_core.model.checkpoint import check_weights
 from ...causalcine_core.model.kernels import AUTO, Kernel, find_kernel
 from ...causalcine_core.model.transformer import Compute
 from ...causalcine_core.needs import pass_bytes
-from ...causalcine_core.pipeline import fingerprint, pick_dtype, pick_fold
-from ...causalcine_core.sampling import Network, Recipe
+from ...causalcine_core.network import Network, fingerprint, pick_dtype, pick_fold
+from ...causalcine_core.sampling import Recipe
 from ...causalcine_core.vae import SCALES
 from .progress import tell
 

@@ -1,0 +1,132 @@
+"""A causal network ready to run: where it is, in what and how it computes, and who computes with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .model import CausalWanTransformer
+from .model.float8 import FLOAT8, to_float8
+from .model.kernels import AUTO, find_kernel
+from .model.packed import pack
+from .model.transformer import Compute, TextKV, View, forward
+from .parallel import Team
+
+# Rows: 0.81 of the time of two passes at 192 rows of 256 channels, 0.96 at 768 of 512.
+FOLDED = 1024
+
+
+class Elsewhere(Protocol):
+    """Others who make rollouts, as `parallel.crew.Crew`."""
+
+    def rollout(self, *given: Any, **options: Any) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """A causal network ready to run: a module tree with Wan's names, and where and how it computes."""
+
+    net: Any
+    layers: int
+    heads: int
+    head_dim: int
+    channels: int
+    device: torch.device
+    dtype: torch.dtype
+    patch: tuple[int, int] = (2, 2)
+    fingerprint: str = ""
+    team: Team | None = None  # the workers that share it, this process among them
+    crew: Elsewhere | None = None  # who makes its rollouts in this process's stead
+    compute: Compute = field(default_factory=Compute)
+
+    @property
+    def own_heads(self) -> int:
+        """Heads whose keys and values are remembered here."""
+        return self.team.heads(self.heads) if self.team else self.heads
+
+    def velocity(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
+        """One pass, on all workers: as `model.transformer.forward`."""
+        if self.team is None:
+            return forward(self.net, latents, timesteps, text, view, self.compute)
+        return self.team.forward(self.net, self.patch, latents, timesteps, text, view, self.compute)
+
+
+def pick_device(device: str | None) -> torch.device:
+    """The asked device, or the best there is."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not available here ({str(error).splitlines()[0]})") from None
+    return place
+
+
+def pick_compute(device: torch.device, attention: str = AUTO, compile: bool = False) -> Compute:
+    """How passes are computed on a device: by a kernel of a name in `model.KERNELS`, and compiled or not."""
+    compute = Compute(find_kernel(attention, device), fold=pick_fold(device))
+    return compute.compiled() if compile else compute
+
+
+def pick_fold(device: torch.device) -> int:
+    """`Compute.fold`: a CPU takes so few rows less time in one pass than in two."""
+    return FOLDED if device.type == "cpu" else 0
+
+
+def pick_dtype(device: torch.device, asked: torch.dtype | None = None) -> torch.dtype:
+    """What a network computes in: as asked; where nothing is, or 8-bit floats for its linears, bfloat16 where the hardware
+    multiplies in it, else, on most CPUs, float32, which is many times faster there."""
+    if asked not in (None, FLOAT8):
+        return asked
+    if device.type != "cpu":
+        return torch.bfloat16
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # absent from older torch versions
+    fast = any(getattr(torch.cpu, name, lambda: False)() for name in known)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def prepare_network(
+    net: CausalWanTransformer, identity: str, dtype: torch.dtype | None = None, compute: Compute | None = None
+) -> Network:
+    """A network of ours that will only compute from now on: its linears in 8-bit floats where `dtype` says so, and on a CPU
+    packed, unless it is compiled."""
+    network = describe_network(net, identity)
+    network = replace(network, compute=compute or pick_compute(network.device))
+    if dtype == FLOAT8:
+        to_float8(net)
+    elif network.device.type == "cpu" and not network.compute.is_compiled:
+        pack(net)
+    return network
+
+
+def describe_network(net: CausalWanTransformer, identity: str) -> Network:
+    """A network of ours, as the rollout wants it."""
+    config, weight = net.config, net.get_parameter("blocks.0.self_attn.q.weight")
+    return Network(
+        net,
+        config.num_layers,
+        config.num_heads,
+        config.head_dim,
+        config.in_dim,
+        weight.device,
+        weight.dtype,
+        config.patch_size[1:],
+        identity,
+    )
+
+
+def fingerprint(config: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """Twelve hex digits that change with the architecture or the weights."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].flatten()[:64].float().numpy().tobytes())
+    return digest.hexdigest()[:12]
