@@ -49,7 +49,7 @@ class VAERecipe:
     stills, films, clips_per_film, clip_frames: what is rendered to train on. held_out: as many stills, and as many
     films, to measure on. batch: samples of a step by kind, for crops. crop: edge of a crop in pixels. whole_share:
     last part of the run, on whole pictures. still_share: part of the steps on stills. levels: scales of the edge
-    loss, halving. flicker_weight: of the loss on steps where a latent frame begins that the film does not have. decoder_only:
+    loss, halving. flicker_weight: of the loss on steps from frame to frame that the film does not have. decoder_only:
     train the decoder of a finished VAE; of it, where any are named, only the modules `decoder_parts`. latent_noise: most
     deviation of noise that is added to latents, in units of model space, drawn for each sample: what a transformer makes
     is never quite a latent of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or
@@ -174,10 +174,19 @@ class RoundTrip(nn.Module):
         return reconstruction.float(), mean.float(), logvar.float()
 
 
+FLICKER = (
+    2.5,
+    1.5,
+    1.0,
+    1.0,
+)  # what a step into each frame of a latent one counts: the first is where it comes by itself
+
+
 def flicker_loss(output: Tensor, video: Tensor) -> Tensor:
-    """How much of a step between the last frame of a latent one and the first of the next is not in the film, `[B 3 F H W]`: none
-    costs nothing, so what has to change does so over the frames that follow."""
-    return (output - video).diff(dim=2)[:, :, ::GROUP].abs().mean()
+    """The largest step from frame to frame that is not in the film, of the frames of each latent one: `[B 3 F H W]`, F = 1 + 4n.
+    So what has to change where a latent frame begins does so over all of its frames, a little in each."""
+    steps = (output - video).diff(dim=2).abs().unflatten(2, (-1, GROUP))
+    return (steps * steps.new_tensor(FLICKER)[:, None, None]).amax(3).mean()
 
 
 def reconstruction_loss(output: Tensor, video: Tensor, levels: int, edge_weight: float) -> Tensor:
