@@ -597,7 +597,7 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
 def describe_file(path: Path) -> dict[str, Any]:
     """What a file of weights is, from its header alone: kind, parameters by part, number types, recipe, card."""
     from .convert import describe_network_in
-    from .model.checkpoint import PARTS, later_file, read_header
+    from .model.checkpoint import PARTS, read_header
     from .model.files import is_pickle
 
     if path.is_dir() or is_pickle(path):
@@ -623,10 +623,6 @@ def describe_file(path: Path) -> dict[str, Any]:
         for name in ("model", "text", "vae", "recipe", "card"):
             if own.get(name):
                 facts[name] = own[name] if isinstance(own[name], dict) else {"": own[name]}
-        if later := later_file(path):
-            part = read_header(later)
-            card = json.loads(part.pop("__metadata__", {}).get("causalcine", "{}")).get("card", {})
-            facts["later"] = {"file": str(later), "tensors": len(part), **card}
         return facts
     facts |= describe_network_in(path)
     if metadata:

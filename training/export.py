@@ -1,7 +1,6 @@
 """Write a trained run as one all-in-one checkpoint with its card.
 
     python -m training.export --work DIR --vae VAE --out causalcine_core/assets/nano.safetensors
-    python -m training.export --vae VAE --later causalcine_core/assets/nano.safetensors        a VAE trained on from that file's
 
 The card says which command, data, seed, hardware and time made it; measured quality is added by
 `training.evaluation` and kept here when a newer run is exported over it only if `--quality` names the report.
@@ -17,11 +16,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from causalcine_core.model import PRESETS, save_checkpoint
-from causalcine_core.model.checkpoint import FORMAT, PARTS, save_weights
-from causalcine_core.model.compact import SCALE, compact
+from causalcine_core.model.compact import compact
 from causalcine_core.sampling import SAMPLERS, Recipe
 from causalcine_core.text import TextConfig
 from causalcine_core.vae import load_vae
@@ -48,39 +45,16 @@ def card(state: dict[str, Any], vae_metadata: dict[str, str], quality: dict[str,
     }
 
 
-def write_later(checkpoint: Path, vae: Path) -> Path:
-    """Those tensors of a VAE that are not as in the checkpoint, into the checkpoint's `NAME.later.safetensors`."""
-    before = load_file(str(checkpoint))
-    after = {PARTS["vae"] + name: tensor for name, tensor in compact(load_vae(vae).state_dict()).items()}
-    changed = {
-        name for name, tensor in after.items() if not torch.allclose(tensor.float(), before[name].float(), rtol=1e-4)
-    }
-    changed |= {name + SCALE for name in changed if name + SCALE in after}
-    changed |= {name.removesuffix(SCALE) for name in changed}
-    out = checkpoint.with_suffix(".later.safetensors")
-    with safe_open(str(vae), "pt") as file:
-        metadata = file.metadata() or {}
-    save_weights(out, {name: after[name] for name in sorted(changed)}, {"format": FORMAT, "card": metadata})
-    return out
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path)
-    what.add_argument("--later", type=Path, metavar="CHECKPOINT", help="what changed of its VAE, into a file beside it")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quality", type=Path, help="report of training.evaluation, JSON")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--sampler", choices=SAMPLERS, default="unipc")
     parser.add_argument("--guidance", type=float, default=3.0)
     args = parser.parse_args(argv)
-    if args.later is not None:
-        print(write_later(args.later, args.vae))
-        return
-    if args.work is None:
-        parser.error("--out needs --work: the folder of the run that is written")
 
     state = torch.load(args.work / "state.pt", weights_only=True)
     recipe, text = state["recipe"], TextConfig.from_dict(state["text"])

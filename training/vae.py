@@ -49,11 +49,10 @@ class VAERecipe:
     stills, films, clips_per_film, clip_frames: what is rendered to train on. held_out: as many stills, and as many
     films, to measure on. batch: samples of a step by kind, for crops. crop: edge of a crop in pixels. whole_share:
     last part of the run, on whole pictures. still_share: part of the steps on stills. levels: scales of the edge
-    loss, halving. flicker_weight: of the loss on steps from frame to frame that the film does not have. decoder_only:
-    train the decoder of a finished VAE; of it, where any are named, only the modules `decoder_parts`. latent_noise: most
-    deviation of noise that is added to latents, in units of model space, drawn for each sample: what a transformer makes
-    is never quite a latent of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or
-    'fp32' of the forward and backward pass; weights are always float32.
+    loss, halving. decoder_only: train the decoder of a finished VAE. latent_noise: most deviation of noise that is
+    added to latents, in units of model space, drawn for each sample: what a transformer makes is never quite a latent
+    of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or 'fp32' of the forward and
+    backward pass; weights are always float32.
     """
 
     model: str = "nano"
@@ -77,9 +76,7 @@ class VAERecipe:
     edge_weight: float = 1.0
     levels: int = 2
     kl_weight: float = 3e-4
-    flicker_weight: float = 0.0
     decoder_only: bool = False
-    decoder_parts: tuple[str, ...] = ()
     latent_noise: float = 0.0
     precision: str = "bf16"
     save_every: float = 100
@@ -150,16 +147,13 @@ def to_video(frames: Tensor) -> Tensor:
 
 
 class RoundTrip(nn.Module):
-    """Encode, sample, decode: what one training step runs. recipe: which parts it trains, and the noise on latents."""
+    """Encode, sample, decode: what one training step runs. decoder_only, latent_noise: as in `VAERecipe`."""
 
-    def __init__(self, vae: WanVAE, recipe: VAERecipe):
+    def __init__(self, vae: WanVAE, decoder_only: bool = False, latent_noise: float = 0.0):
         super().__init__()
-        self.vae, self.latent_noise = vae, recipe.latent_noise
-        vae.requires_grad_(not recipe.decoder_parts)
-        for part in (vae.encoder, vae.conv1) if recipe.decoder_only else ():
+        self.vae, self.latent_noise = vae, latent_noise
+        for part in (vae.encoder, vae.conv1) if decoder_only else ():
             part.requires_grad_(False)
-        for name in recipe.decoder_parts:
-            vae.decoder.get_submodule(name).requires_grad_(True)
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, mean and log variance."""
@@ -172,21 +166,6 @@ class RoundTrip(nn.Module):
             sample = sample + amount * unit * torch.randn_like(mean)
         reconstruction, _ = self.vae.decode(sample, clamp=False)
         return reconstruction.float(), mean.float(), logvar.float()
-
-
-FLICKER = (
-    2.5,
-    1.5,
-    1.0,
-    1.0,
-)  # what a step into each frame of a latent one counts: the first is where it comes by itself
-
-
-def flicker_loss(output: Tensor, video: Tensor) -> Tensor:
-    """The largest step from frame to frame that is not in the film, of the frames of each latent one: `[B 3 F H W]`, F = 1 + 4n.
-    So what has to change where a latent frame begins does so over all of its frames, a little in each."""
-    steps = (output - video).diff(dim=2).abs().unflatten(2, (-1, GROUP))
-    return (steps * steps.new_tensor(FLICKER)[:, None, None]).amax(3).mean()
 
 
 def reconstruction_loss(output: Tensor, video: Tensor, levels: int, edge_weight: float) -> Tensor:
@@ -268,7 +247,7 @@ class Trainer:
         else:
             vae = WanVAE(VAEConfig.preset(recipe.model))
             start_linear(vae, to_video(self.footage.clips[:160]))
-        self.model = RoundTrip(vae, recipe)
+        self.model = RoundTrip(vae.requires_grad_(True), recipe.decoder_only, recipe.latent_noise)
         self.ema = WanVAE(VAEConfig.preset(recipe.model)).eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.vae.state_dict())
         self.optimizer = torch.optim.AdamW(
@@ -314,8 +293,6 @@ class Trainer:
         output, mean, logvar = self._round_trip(video)
         fit = reconstruction_loss(output, video, recipe.levels, recipe.edge_weight)
         loss = fit + recipe.kl_weight * kl_loss(mean, logvar)
-        if recipe.flicker_weight and video.shape[2] > 1:
-            loss = loss + recipe.flicker_weight * flicker_loss(output, video)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -37,25 +37,12 @@ class Checkpoint:
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file, with what is in its `later_file` instead of its own; InputError as in
-    `read_header`."""
-    metadata: dict[str, str] = read_header(path).get("__metadata__", {})
-    weights: dict[str, Tensor] = {}
-    for file in (Path(path), later_file(path)):
-        if file is not None:
-            read_header(file)
-            try:
-                weights |= load_file(str(file))
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"checkpoint {file} cannot be read ({error})") from error
-    return weights, metadata
-
-
-def later_file(path: str | os.PathLike[str]) -> Path | None:
-    """What of a file was trained on alone, after it was written: `NAME.later.safetensors` beside it, where there is one. So a large
-    file does not change, in git or in a folder of models, where a small part of it does."""
-    later = Path(path).with_suffix(".later.safetensors")
-    return later if later.is_file() else None
+    """All tensors and the metadata of a safetensors file; InputError as in `read_header`."""
+    metadata = read_header(path).get("__metadata__", {})
+    try:
+        return load_file(str(path)), metadata
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"checkpoint {path} cannot be read ({error})") from error
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

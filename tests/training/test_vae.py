@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from causalcine_core.errors import InputError
-from causalcine_core.model import load_checkpoint, save_checkpoint
-from causalcine_core.model.compact import SCALE, compact, expand
 from causalcine_core.vae import VAEConfig, WanVAE, load_vae, normalize, save_vae
 from training import vae as training
 from training import vae_start as start
-from training.export import write_later
 
 
 @pytest.fixture
@@ -112,43 +108,3 @@ def test_a_decoder_is_trained_on_alone_and_the_latents_stay(tmp_path, monkeypatc
     latent, _ = vae.encode(video)
     torch.testing.assert_close(made.encode(video)[0], latent, atol=1e-6, rtol=0)
     assert (made.decode(latent)[0] - vae.decode(latent)[0]).abs().max() > 1e-4
-
-
-def test_named_parts_of_a_decoder_are_trained_and_nothing_else_and_written_beside_the_file(
-    tmp_path, monkeypatch, footage, vae
-):
-    """What comes out differs in these parts only; beside the checkpoint it makes the loaded VAE the new one, the rest stays."""
-    monkeypatch.setattr(
-        training.Footage, "render", classmethod(lambda cls, *numbers: cls(footage[:, 0].contiguous(), footage))
-    )
-    parts = ("conv1", "upsamples.2.time_conv")
-    whole = tmp_path / "whole.safetensors"
-    save_checkpoint(whole, {"model": {}}, model={}, text={}, vae=compact(vae.state_dict()))
-    numbers = {"crop": 16, "batch_clip": 1, "batch_still": 1, "still_share": 0.0, "precision": "fp32"}
-    recipe = training.VAERecipe(steps=3, decoder_only=True, decoder_parts=parts, flicker_weight=6.0, **numbers)
-    before = load_vae(whole).state_dict()
-    trainer = training.Trainer(recipe, tmp_path / "run", whole)
-    trainer.run()
-    made = trainer.finish("test")
-    prefixes = tuple(f"decoder.{part}." for part in parts)
-    for name, tensor in load_vae(made).state_dict().items():
-        assert torch.equal(tensor, before[name]) != name.startswith(prefixes), name
-    later = write_later(whole, made)
-    assert later.stat().st_size < 0.5 * whole.stat().st_size
-    assert {name.removeprefix("vae.").removesuffix(SCALE) for name in load_file(later)} == {
-        name for name in before if name.startswith(prefixes)
-    }
-    now = load_vae(whole).state_dict()
-    for name, tensor in load_vae(made).state_dict().items():
-        torch.testing.assert_close(now[name], tensor, atol=0.01 * float(tensor.abs().max()), rtol=0)
-    assert all(torch.equal(now[name], expand(load_checkpoint(whole).vae)[name]) for name in now)
-    assert not torch.equal(now["decoder.conv1.weight"], before["decoder.conv1.weight"])
-
-
-def test_a_change_costs_less_when_every_frame_of_a_latent_one_has_a_part_of_it():
-    still = torch.zeros(1, 3, 9, 4, 4)
-    at_once, little_by_little = still.clone(), still.clone()
-    at_once[:, :, 5:] = 1.0
-    little_by_little[:, :, 5:] = torch.tensor([0.25, 0.5, 0.75, 1.0])[:, None, None]
-    assert training.flicker_loss(at_once, still) >= 4 * training.flicker_loss(little_by_little, still) > 0
-    assert training.flicker_loss(at_once, at_once) == 0  # the film's own
