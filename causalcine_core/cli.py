@@ -291,6 +291,8 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
     if not _is_first():
         for _ in pipe.stream(story, decode=False, **asked):
             pass
+        if team is not None:
+            team.leave()
         return
     notes = story.notes if story else ()
     hints = [*notes[1:], *pipe.check(story)]
@@ -311,6 +313,8 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
     write_whole(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
     write_whole(files["map"], memory_map(report, watch.pictures).save)
     _tell(video, report, notes[:1], files, args.json)
+    if team is not None:
+        team.leave()
 
 
 def _kept(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:

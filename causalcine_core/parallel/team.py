@@ -7,6 +7,7 @@ heads, and what a chunk recalls is chosen by the sum of everyone's scores.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -71,8 +72,10 @@ class Team:
         self._stopped.set()
 
     def leave(self) -> None:
-        """Take down what `join` set up."""
+        """Take down what `join` set up, all at once: a worker whose process ends while others still use it may be aborted."""
         if dist.is_initialized():
+            with contextlib.suppress(WorkerLostError):  # who is gone already is not waited for
+                self._call(dist.barrier)
             dist.destroy_process_group()
 
     def heads(self, heads: int) -> int:
