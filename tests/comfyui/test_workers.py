@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -34,8 +35,12 @@ def server(main: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def workers(server: Server) -> list[psutil.Process]:
     """The processes of the crew that a server hired."""
-    found = psutil.Process(server.process.pid).children(recursive=True)
-    return [process for process in found if "ray::Hand" in " ".join(process.cmdline())]
+    found = []
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended, zombies too
+            if "ray::Hand" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def with_workers(graph: dict[str, Any], count: int = 2) -> dict[str, Any]:
