@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 
@@ -30,7 +31,7 @@ SHAPES = {  # side of the latent, and the chunk that is called late
     ),
 }
 WINDOW, TOP_K, CHUNK = 3, 5, 3
-_RECIPE = Recipe(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
+RECIPE = Recipe(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
 
 
 def against_reference(chunks: int = 16, warm: int = 8, quick: bool = False) -> dict[str, dict[str, float]]:
@@ -46,25 +47,28 @@ def against_reference(chunks: int = 16, warm: int = 8, quick: bool = False) -> d
     return out
 
 
-def in_turns(
-    make: Callable[..., Iterator[Chunk]], film: Sequence[PlannedChunk], states: Sequence[State], turns: int = 15
-) -> list[float]:
+def long_film(chunks: int) -> Sequence[PlannedChunk]:
+    """One shot of so many chunks."""
+    return plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks))])).chunks
+
+
+def in_turns(make: Callable[[State], Iterator[Chunk]], states: Sequence[State], turns: int = 15) -> list[float]:
     """Median seconds of a chunk from each state, in turns: a machine's moods then touch all alike. The first chunk from a state,
     which also reads the text and gathers what it sees, does not count."""
     times: list[list[float]] = [[] for _ in states]
     for _ in range(turns):
         for state, seconds in zip(states, times, strict=True):
-            seconds.append([c.seconds for c in make(film[state.chunks : state.chunks + 2], state=state)][1])
+            seconds.append([chunk.seconds for chunk in islice(make(state), 2)][1])
     return [statistics.median(seconds) for seconds in times]
 
 
 def _late_over_early(config: WanConfig, side: int, late: int, early: int = 10) -> float:
     text, network = _text(config), prepare_network(_net(config, pick_dtype(torch.device("cpu"))), "random")
-    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(late + 2))])).chunks
+    film = long_film(late + 2)
     make = partial(rollout, network, text_of=lambda shot: text, size=(side, side))
-    start = begin(network, _RECIPE, MemorySettings(), size=(side, side), seed=0)
+    start = begin(network, RECIPE, MemorySettings(), size=(side, side), seed=0)
     states = [chunk.state for chunk in make(film[:late], state=start) if chunk.index + 1 in (early, late)]
-    first, last = in_turns(make, film, states)
+    first, last = in_turns(lambda state: make(film[state.chunks :], state=state), states)
     return round(last / first, 3)
 
 
@@ -100,12 +104,11 @@ def _text(config: WanConfig) -> torch.Tensor:
 def _engine(config: WanConfig, side: int, chunks: int, dtype: torch.dtype) -> Iterator[object]:
     text = _text(config)
     network = prepare_network(_net(config, dtype), "random")
-    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks))]))
-    state = begin(network, _RECIPE, MemorySettings(), size=(side, side), seed=0)
-    return rollout(network, film.chunks, lambda shot: text, state, size=(side, side))
+    state = begin(network, RECIPE, MemorySettings(), size=(side, side), seed=0)
+    return rollout(network, long_film(chunks), lambda shot: text, state, size=(side, side))
 
 
 def _plain(config: WanConfig, side: int, chunks: int, dtype: torch.dtype) -> Iterator[object]:
-    levels = sampling_levels(_RECIPE).tolist()[:-1]
+    levels = sampling_levels(RECIPE).tolist()[:-1]
     reference = Reference(_net(config, dtype).to(dtype), TOP_K + (WINDOW + 1) * CHUNK)
     return reference.roll(_text(config), [CHUNK] * chunks, [levels] * chunks, (side, side), 0)

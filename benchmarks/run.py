@@ -13,12 +13,10 @@ import copy
 import json
 import platform
 import resource
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ from causalcine_core.model.kernels import AUTO
 from causalcine_core.sampling import Chunk
 from causalcine_core.story import parse_size
 
-from .against import against_reference
+from .against import against_reference, in_turns
 from .shapes import DECODERS, measure_shape
 
 MARKS = (10, 100, 400)
@@ -75,12 +73,10 @@ def late_and_early(pipe: Pipeline, marks: Sequence[int], steps: int, repeats: in
             states[chunk.index + 1] = chunk.state
         if chunk.index + 1 == max(marks):
             break
-    times: dict[int, list[float]] = {mark: [] for mark in marks}
-    for _ in range(repeats):
-        for mark in marks:
-            first_two = islice(pipe.stream(None, state=states[mark], steps=steps, decode=False), 2)
-            times[mark].append([chunk.seconds for chunk in first_two][1])  # the first one gathers what it sees
-    medians = {mark: statistics.median(values) for mark, values in times.items()}
+    seconds = in_turns(
+        lambda state: pipe.stream(None, state=state, steps=steps, decode=False), [states[m] for m in marks], repeats
+    )
+    medians = dict(zip(marks, seconds, strict=True))
     memory = states[max(marks)].memory
     assert memory is not None
     return {

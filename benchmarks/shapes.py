@@ -22,13 +22,12 @@ from causalcine_core.memory.cache import GIB
 from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
 from causalcine_core.model.kernels import AUTO, Fastest, Kernel
 from causalcine_core.network import pick_compute, pick_device, pick_dtype, prepare_network
-from causalcine_core.sampling import Recipe, begin, rollout
-from causalcine_core.story import Shot, Story, Timeline, check_size, plan
+from causalcine_core.sampling import begin, rollout
+from causalcine_core.story import check_size
 from causalcine_core.vae import TinyDecoder, WanVAE, published_vae
 
-from .against import in_turns
+from .against import CHUNK, RECIPE, TOP_K, WINDOW, in_turns, long_film
 
-WINDOW, TOP_K, CHUNK, STEPS = 3, 5, 3, 4
 EARLY = 50
 DECODERS = ("vae", "tiny")
 DENSE_BF16 = {"H100": 989, "H200": 989, "A100": 312, "L40S": 362, "4090": 165, "5090": 210}  # TFLOP/s, by device name
@@ -58,23 +57,22 @@ def measure_shape(
     torch.manual_seed(0)
     net = _random(CausalWanTransformer(config, device="meta", dtype=computes), place)
     network = prepare_network(net, "random", dtype, compute)
-    recipe = Recipe(steps=STEPS, sampler="renoise", window=WINDOW, top_k=TOP_K)
     text = torch.randn(1, config.text_len, config.text_dim)
-    film = plan(Story([Shot("film", frames=Timeline(CHUNK, CHUNK).frames(chunks + 2))]))
+    film = long_film(chunks + 2)
     settings, early_chunks = memory or MemorySettings(), min(EARLY, chunks // 2)
-    start = partial(begin, network, recipe, settings, size=grid, seed=0)
+    start = partial(begin, network, RECIPE, settings, size=grid, seed=0)
     make = partial(rollout, network, text_of=lambda shot: text, size=grid)
     state, early = start(), None
-    for chunk in make(film.chunks[:chunks], state=state):
+    for chunk in make(film[:chunks], state=state):
         state, latent = chunk.state, chunk.latent
         if chunk.index + 1 == early_chunks and settings.budget is None:
             early = state  # shares its frames with the rest; under a budget it would hold what that lets go of
     assert state.memory is not None
     store_gib, forgotten = state.memory.store.nbytes / GIB, state.memory.evicted
     if early is None:
-        *_, last = make(film.chunks[:early_chunks], state=start())
+        *_, last = make(film[:early_chunks], state=start())
         early = last.state
-    early_seconds, chunk_seconds = in_turns(make, film.chunks, (early, state))
+    early_seconds, chunk_seconds = in_turns(lambda begun: make(film[begun.chunks :], state=begun), (early, state))
     tflop = chunk_tflop(config, grid)
     vae = TinyDecoder(shape.z_dim, shape.patch_size) if decoder == "tiny" else WanVAE(shape)
     vae.to(torch.float32 if place.type == "cpu" else computes)
@@ -120,7 +118,7 @@ def chunk_tflop(config: WanConfig, grid: tuple[int, int]) -> float:
     own, span = CHUNK * tokens, (TOP_K + (WINDOW + 1) * CHUNK) * tokens
     linears = 2 * own * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
     attention = 4 * own * (span + config.text_len) * config.dim
-    return (STEPS + 1) * config.num_layers * (linears + attention) / 1e12
+    return (RECIPE.steps + 1) * config.num_layers * (linears + attention) / 1e12
 
 
 def _random(module: Any, device: torch.device) -> Any:

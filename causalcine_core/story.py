@@ -539,6 +539,11 @@ class PlannedChunk:
     rewrite: bool = False
 
     @property
+    def length(self) -> int:
+        """Latent frames."""
+        return self.latents[1] - self.latents[0]
+
+    @property
     def mixture(self) -> tuple[tuple[int, float], ...]:
         """Shots whose texts it reads, with their weights."""
         return self.text or ((self.shot, 1.0),)

@@ -187,7 +187,7 @@ class _Scene:
             memory,
             state.settings,
             self.rope,
-            chunks * (chunk.latents[1] - chunk.latents[0]),
+            chunks * chunk.length,
             shot_start=chunk.take,
             cut=Cut.parse(chunk.cut, keep=recipe.cut_keep, jump=recipe.cut_jump),
             sink=recipe.sink,
@@ -198,8 +198,9 @@ class _Scene:
     def seen(self, memory: KVMemory, state: State, chunk: PlannedChunk) -> RolloutView:
         """What a chunk saw that was made and not written: `last`, where that is it."""
         last, self.last = self.last, None
-        frames = chunk.latents[1] - chunk.latents[0]
-        return last if last and last.memory is memory and last.frames == frames else self.view(memory, state, chunk)
+        if last is not None and last.memory is memory and last.frames == chunk.length:
+            return last
+        return self.view(memory, state, chunk)
 
     def velocity(self, x: Tensor, levels: Sequence[float], text: TextKV, view: View, branches: int) -> Tensor:
         """A pass of all branches over `x [B, C, F, h, w]`, the same for each of them: `[branches, C, F, h, w]`. levels: of chunks
@@ -221,7 +222,7 @@ class _Scene:
         """Fresh noise for a chunk of all films that are made side by side, `[B, C, c, h, w]`, call by call."""
         branches = memory.store.batch
         batch = branches if state.recipe.guidance == 1 else branches // 2
-        shape = (batch, self.network.channels, chunk.latents[1] - chunk.latents[0], *self.size)
+        shape = (batch, self.network.channels, chunk.length, *self.size)
         generator = chunk_generator(self.seed(chunk, state), chunk.index, use)
         return lambda: torch.randn(shape, generator=generator).to(self.network.device)
 
@@ -244,10 +245,9 @@ class _Scene:
     def folds(self, chunk: PlannedChunk, state: State, memory: KVMemory) -> bool:
         """Whether the newest chunk is written in the first pass of `chunk`, which follows it: where that pays, and where nothing
         has to be written once more before."""
-        frames, newest = chunk.latents[1] - chunk.latents[0], state.latents[-1].shape[2]
-        rows = memory.store.batch * frames * memory.store.frame_shape[0]
+        rows = memory.store.batch * chunk.length * memory.store.frame_shape[0]
         apart = state.recipe.rolling or state.recipe.recompute or chunk.rewrite
-        return rows <= self.network.compute.fold and frames == newest and not apart
+        return rows <= self.network.compute.fold and chunk.length == state.records[-1].plan.length and not apart
 
     def seed(self, chunk: PlannedChunk, state: State) -> int:
         return self.seeds.get(chunk.shot, state.seed)
