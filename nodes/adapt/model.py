@@ -15,6 +15,7 @@ import comfy.model_patcher
 import comfy.supported_models
 import comfy.utils
 import torch
+from comfy.cli_args import args
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
@@ -104,9 +105,11 @@ def build(
 
 
 def cpu_dtype() -> torch.dtype | None:
-    """What the command line would compute in, where ComfyUI runs on a CPU; None elsewhere: as ComfyUI chooses."""
+    """What the command line would compute in, where ComfyUI runs on a CPU and was not started with a choice of its own
+    (--fp32-unet and the like); None elsewhere: as ComfyUI chooses."""
     device = mm.get_torch_device()
-    return pick_dtype(device) if mm.is_device_cpu(device) else None
+    chosen = any(given for name, given in vars(args).items() if name.endswith("_unet") or name == "force_fp32")
+    return pick_dtype(device) if mm.is_device_cpu(device) and not chosen else None
 
 
 def with_attachment(model: Any, key: str, value: Any) -> Any:

@@ -19,13 +19,15 @@ from .conftest import equipped
 from .graphs import film, find, node
 from .server import Server, inside, install
 
+TOLERANCE = 1e-4  # of a picture's values, which are the same to 2e-6 (in bfloat16, where rounding adds up, to 1e-2)
+
 
 @pytest.fixture(scope="module")
 def server(main: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One of its own: Ray belongs to the process that began it."""
+    """One of its own: Ray belongs to the process that began it. In float32, where the order of sums hardly tells."""
     if inside(main, "import ray").returncode:
         pytest.skip(f"WORKERS ARE NOT TESTED in {main.parent}: pip install ray into its environment")
-    running = Server(main, equipped(tmp_path_factory.mktemp("workers"), main, weights))
+    running = Server(main, equipped(tmp_path_factory.mktemp("workers"), main, weights), "--fp32-unet")
     yield running
     hands = workers(running)
     running.close()
@@ -64,7 +66,7 @@ def test_two_workers_make_the_film_of_one_process_and_stay_for_the_next(server: 
     """With previews; for a LoRA that comes after the node too; and a chain goes on from the workers' memory."""
     run = server.run(compared(with_workers(film()), "1"))
     assert run.status == "success", run.error
-    assert float(run.history["outputs"]["23"]["text"][0]) < 2 / 255
+    assert float(run.history["outputs"]["23"]["text"][0]) < TOLERANCE
     assert len(run.previews) >= 2
     hands = {process.pid for process in workers(server)}
     assert len(hands) == 2
@@ -78,7 +80,7 @@ def test_two_workers_make_the_film_of_one_process_and_stay_for_the_next(server: 
     graph["3"]["inputs"]["model"] = ["11", 0]
     run = server.run(compared(graph, "12"))
     assert run.status == "success", run.error
-    assert float(run.history["outputs"]["23"]["text"][0]) < 2 / 255
+    assert float(run.history["outputs"]["23"]["text"][0]) < TOLERANCE
     assert {process.pid for process in workers(server)} == hands
 
 
@@ -107,7 +109,7 @@ def test_a_worker_that_dies_ends_the_run_and_the_film_goes_on_when_it_is_queued_
     run = server.run(compared(graph, "1"))
     assert run.status == "success", run.error
     assert any("chunks that were made before a worker was lost" in text for text in run.texts)
-    assert float(run.history["outputs"]["23"]["text"][0]) < 2 / 255
+    assert float(run.history["outputs"]["23"]["text"][0]) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["fp8", "stock fp8", "gguf"])
@@ -136,7 +138,7 @@ def test_workers_take_weights_of_every_kind(
         assert "GGUF" in run.error, run.error
     else:
         assert run.status == "success", run.error
-        assert float(run.history["outputs"]["84"]["text"][0]) < 2 / 255
+        assert float(run.history["outputs"]["84"]["text"][0]) < TOLERANCE
 
 
 def test_workers_go_when_comfyui_is_asked_to_free_its_memory(server: Server) -> None:
