@@ -159,7 +159,7 @@ class FrameStore:
     def cool(self, place: Tensor) -> tuple[Slot, ...]:
         """Copies in the cold tier of the hot slots `[n]`."""
         moved = self.cold.allocate(len(place))
-        source, target = self.hot.rows(place), self.cold.rows(numbers(moved))
+        source, target = self.hot.rows(place.to(self.device)), self.cold.places(numbers(moved))
         for layer in range(self.layers):
             self.cold.write(layer, target, *self.hot.read(layer, source))
         return moved
@@ -306,7 +306,7 @@ class KVMemory:
             taken = slab.allocate(len(frames))
             parts = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
             place[frames], cold[frames] = numbers(taken), name == "cold"
-            slab.fill(slab.rows(place[frames]), parts)
+            slab.fill(slab.places(place[frames]), parts)
             for frame, slot in zip(frames.tolist(), taken, strict=True):
                 slots[frame] = slot
         return replace(memory, slots=tuple(slots))

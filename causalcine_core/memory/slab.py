@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,6 +30,14 @@ class Slot:
 def numbers(slots: Sequence[Slot]) -> Tensor:
     """Of slots, int64 `[n]` on the CPU."""
     return torch.tensor([slot.index for slot in slots], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where frames are put: rows `[B, n]` on the device, and their numbers, row by row, for what lies in the host's memory."""
+
+    rows: Tensor
+    numbers: list[int]
 
 
 class Slab:
@@ -98,20 +109,25 @@ class Slab:
         self._free.append(index)
 
     def rows(self, slots: Tensor) -> Tensor:
-        """Rows `[B, n]` of slots `[n]`, where keys and values lie: of host slabs asking the device for them would be a sync."""
-        return slots.to(self._home) * self.batch + torch.arange(self.batch, device=self._home)[:, None]
+        """Rows `[B, n]` of slots `[n]`, on the device that the slots are given on."""
+        return slots * self.batch + torch.arange(self.batch, device=slots.device)[:, None]
 
-    def write(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put keys and values `[B, n, S, H, D]` into rows `[B, n]`, with their descriptors."""
+    def places(self, slots: Tensor) -> Places:
+        """Of slots `[n]` on the CPU, to be written to: asked once for all layers, since a GPU is waited for."""
+        rows = self.rows(slots)
+        return Places(rows.to(self.device), rows.flatten().tolist() if self.host else [])
+
+    def write(self, layer: int, places: Places, k: Tensor, v: Tensor) -> None:
+        """Put keys and values `[B, n, S, H, D]` into their places, with their descriptors."""
         k, v = k.detach().flatten(0, 1), v.detach().flatten(0, 1)
-        self._put("descriptors", layer, rows, describe(k.float()))
+        self._put("descriptors", layer, places, describe(k.float()))
         if self.eight_bit:
             k, scale = quantize(k)
-            self._put("key_scales", layer, rows, scale)
+            self._put("key_scales", layer, places, scale)
             v, scale = quantize(v)
-            self._put("value_scales", layer, rows, scale)
-        self._put("keys", layer, rows, k)
-        self._put("values", layer, rows, v)
+            self._put("value_scales", layer, places, scale)
+        self._put("keys", layer, places, k)
+        self._put("values", layer, places, v)
 
     def read(self, layer: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, n, S, H, D]` of rows `[B, n]`, in the store's own dtype."""
@@ -143,20 +159,19 @@ class Slab:
             f"{name}.{layer}": self._take(name, layer, rows) for name in self._tensors for layer in range(self.layers)
         }
 
-    def fill(self, rows: Tensor, tensors: dict[str, Tensor]) -> None:
-        """`tensors` back into rows, bit for bit."""
+    def fill(self, places: Places, tensors: dict[str, Tensor]) -> None:
+        """`tensors` back into their places, bit for bit."""
         for name in self._tensors:
             for layer in range(self.layers):
-                self._put(name, layer, rows, tensors[f"{name}.{layer}"].to(self.device).flatten(0, 1))
+                self._put(name, layer, places, tensors[f"{name}.{layer}"].to(self.device).flatten(0, 1))
 
-    def _put(self, name: str, layer: int, rows: Tensor, values: Tensor) -> None:
-        target = self._tensors[name][layer]
-        rows, values = rows.flatten().to(target.device), values.to(target.dtype)
+    def _put(self, name: str, layer: int, places: Places, values: Tensor) -> None:
+        target, values = self._tensors[name][layer], values.to(self._shapes[name][1])
         if self.host and name in _PAGES:
-            for row, value in zip(rows.tolist(), values, strict=True):
+            for row, value in zip(places.numbers, values, strict=True):
                 target[row].copy_(value, non_blocking=True)
         else:
-            target.index_copy_(0, rows, values)
+            target.index_copy_(0, places.rows.flatten(), values)
 
     def _take(self, name: str, layer: int, rows: Tensor) -> Tensor:
         lying = self._tensors[name][layer]
@@ -175,9 +190,11 @@ class Slab:
                 layers = self._tensors[name]
                 for layer in range(self.layers):
                     place = self._home if name in _PAGES else self.device
-                    grown = torch.empty(capacity * self.batch, *shape, dtype=dtype, device=place)
+                    whole = (capacity * self.batch, *shape)
                     if self.host and name in _PAGES and self.device.type == "cuda":
-                        _pin(grown)
+                        grown = _pinned(whole, dtype, self.device)
+                    else:
+                        grown = torch.empty(whole, dtype=dtype, device=place)
                     if kept:
                         grown[:kept] = layers[layer]
                         layers[layer] = grown
@@ -187,12 +204,20 @@ class Slab:
         self.capacity = capacity
 
 
-def _pin(tensor: Tensor) -> None:
-    """Lock host memory in place, so that a GPU copies from it at full speed and meanwhile computes on. PyTorch's own pinned
-    memory comes in powers of two; this takes what is asked. Where the driver declines, copies are slower and no less right."""
-    driver = torch.cuda.cudart()
-    if int(driver.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0)) == 0:
+def _pinned(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Host memory that is locked in place, so that a GPU copies from it at full speed and meanwhile computes on. PyTorch's own
+    comes in powers of two; this takes what is asked, in memory pages of its own, since a page can be locked but once. Where
+    the driver declines, copies are slower and no less right."""
+    size, page = torch.Size(shape).numel() * dtype.itemsize, mmap.PAGESIZE
+    room = torch.empty(size + 2 * page, dtype=torch.uint8)
+    skipped = -room.data_ptr() % page
+    tensor, driver = room[skipped : skipped + size].view(dtype).view(shape), torch.cuda.cudart()
+    if int(driver.cudaHostRegister(tensor.data_ptr(), -(-size // page) * page, 0)) == 0:
         weakref.finalize(tensor, driver.cudaHostUnregister, tensor.data_ptr()).atexit = False
+    else:
+        with contextlib.suppress(RuntimeError):  # whatever runs next on the GPU would be told of the refusal
+            torch.ones(1, device=device)
+    return tensor
 
 
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from .cache import KVMemory
 from .routing import choose, describe, describe_query, route
 from .settings import MemorySettings
 from .sight import Sight, sight
-from .slab import numbers
+from .slab import Places, numbers
 
 
 class RolloutView:
@@ -57,7 +57,7 @@ class RolloutView:
         self._turns = None if angles is None else (rope.turn(angles[near]), rope.turn(angles[self._far]))
         self._ahead = Ahead(store, self._far_rows) if self._k and store.cold.host else None
         self._chosen: list[Tensor | None] = [None] * store.layers
-        self._written: Tensor | None = None  # rows of the store where passes leave their keys and values
+        self._written: Places | None = None  # of the store, where passes leave their keys and values
         self._span = Span(rope, store.layers, self._k, len(near), frames, seen.gap)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
@@ -91,16 +91,16 @@ class RolloutView:
         int64 `[n, k]`, frames that the chunk recalled, as `routing` tells them of n layers and branches."""
         store = self.memory.store
         slots = store.hot.allocate(self.frames)
-        self._written, self._keep_choice = store.hot.rows(numbers(slots)), False
+        self._written, self._keep_choice = store.hot.places(numbers(slots)), False
         return self.memory.append(slots, far=self._far, recalled=recalled)
 
     def routing(self) -> Tensor:
         """What the last pass recalled: int64 `[layers, B, k]`, frame numbers and -1 for none, on the CPU."""
         store = self.memory.store
         out = torch.full((store.layers, store.batch, self._asked_k), -1, dtype=torch.int64)
-        for layer, chosen in enumerate(self._chosen):
-            if chosen is not None:
-                out[layer, :, : chosen.shape[1]] = self._far[chosen.cpu()]
+        chosen = [layer for layer in self._chosen if layer is not None]
+        if chosen:  # of all layers: brought over at once
+            out[:, :, : self._k] = self._far[torch.stack(chosen).cpu()]
         return out
 
 

@@ -7,6 +7,7 @@ offloading live inside those calls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -284,10 +285,8 @@ def project_text(net: Any, text: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
 def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
     """Sinusoidal embedding `[n, dim]` of timesteps `[n]`, cosines first, as Wan2.1 computes it."""
     half = dim // 2
-    frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(half, dtype=torch.float32) / half).to(
-        timesteps.device
-    )
-    angles = timesteps.float()[:, None] * frequencies
+    places = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * places / half)
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 

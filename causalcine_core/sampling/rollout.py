@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -224,7 +225,9 @@ class _Scene:
         batch = branches if state.recipe.guidance == 1 else branches // 2
         shape = (batch, self.network.channels, chunk.length, *self.size)
         generator = chunk_generator(self.seed(chunk, state), chunk.index, use)
-        return lambda: torch.randn(shape, generator=generator).to(self.network.device)
+        device = self.network.device  # pinned memory is copied while the host goes on
+        draw = partial(torch.randn, shape, generator=generator, pin_memory=device.type == "cuda")
+        return lambda: draw().to(device, non_blocking=True)
 
     def clean(self, index: int, state: State, memory: KVMemory) -> Tensor:
         """A chunk that was made, as the pass that writes it reads it: model space `[B, C, c, h, w]`."""

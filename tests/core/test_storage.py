@@ -138,7 +138,7 @@ def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
     place = numbers(store.cold.allocate(6))
     rows = store.cold.rows(place)
     for layer in range(2):
-        store.cold.write(layer, rows, *torch.randn(2, 2, 6, 4, 2, 3))
+        store.cold.write(layer, store.cold.places(place), *torch.randn(2, 2, 6, 4, 2, 3))
     far = store.rows(place, torch.ones(6, dtype=torch.bool))
     ahead = Ahead(store, far)
     for choice in ([[0, 1], [2, 3]], [[0, 1], [2, 3]], [[1, 4], [3, 2]], [[5, 0], [5, 0]]):
