@@ -58,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (OSError, WorkerLostError) as error:
         return _fail(error, 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's; this file does not import it
+            raise
+        return _fail(
+            "the GPU has no memory left: lower width, height, the window or top_k; inspect says what is needed", 1
+        )
 
 
 def _fail(error: object, code: int) -> int:

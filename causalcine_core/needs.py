@@ -13,7 +13,7 @@ from .memory.views import Span
 from .model import CausalWanTransformer, WanConfig
 from .model.float8 import FLOAT8
 from .sampling import Recipe
-from .sampling.state import most_near, open_store
+from .sampling.state import most_near, open_store, twice_held
 from .story import Shot, Story, check_size, plan
 from .vae import published_vae
 
@@ -69,7 +69,7 @@ def film_needs(
     small = frame_bytes(config.num_layers, branches, shape)
     near = most_near(recipe, settings)
     store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, torch.device("meta"))
-    on_device, host = store.bytes_for(frames)
+    on_device, host = store.bytes_for(frames + (twice_held(recipe, settings) if recipe.recompute else 0))
     span = (settings.top_k or 0) + near + recipe.at_once - recipe.chunk
     rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize
     kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated

@@ -63,7 +63,7 @@ def _memory(memory: KVMemory | None) -> dict[str, int] | None:
     """What is remembered and where; of pages on the host how many were recalled, and how many of them in time."""
     if memory is None:
         return None
-    device, host = memory.store.bytes_for(0)
+    device, host = memory.store.held
     return {
         "frames": memory.frames - memory.evicted,
         "forgotten": memory.evicted,

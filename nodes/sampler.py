@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management as mm
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.functional import pad
@@ -188,21 +189,26 @@ class ComfyPipeline(Pipeline):
         others = [] if preview is None else [preview.patcher]
         store = self.start.memory.store
         film = self.start.planned[-1].latents[1] if self.start.planned else 0
-        growth = store.bytes_for(film)[0] - store.bytes_for(0)[0]
+        growth, on_host = (there - held for there, held in zip(store.bytes_for(film), store.held, strict=True))
         models_needed = [self.model, *self.model.get_nested_additional_models(), *others]
         mm.load_models_gpu(models_needed, memory_required=memory + growth)
-        free = mm.get_free_memory(self.network.device)
-        if growth > free:
-            raise InputError(
-                f"memory: the {film} latent frames of this film take {growth / GIB:.1f} GiB more, and {self.network.device} has "
-                f"{free / GIB:.1f} GiB left: set a budget or another storage (host, 8bit) in CausalCine Memory, or lower "
-                "width, height or seconds"
-            )
+        _check_room(film, growth, self.network.device, "set a budget or another storage (host, 8bit)")
+        _check_room(film, on_host, torch.device("cpu"), "set a budget, or the storage to host_8bit")
         self.model.pre_run()
         try:
             yield
         finally:
             self.model.cleanup()
+
+
+def _check_room(film: int, growth: int, device: torch.device, remedy: str) -> None:
+    """Raise InputError where the memory of a film of so many frames does not fit. growth: bytes it takes on top of what it has."""
+    free, place = mm.get_free_memory(device), "this machine" if device.type == "cpu" else device
+    if growth > free:
+        raise InputError(
+            f"memory: the {film} latent frames of this film take {growth / GIB:.1f} GiB more, and {place} has {free / GIB:.1f} GiB "
+            f"left: {remedy} in CausalCine Memory, or lower width, height or seconds"
+        )
 
 
 def _recipe(model: Any) -> Recipe:

@@ -7,7 +7,7 @@ table that holds it is gone. Under a budget a table keeps as many frames as fit:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -71,30 +71,50 @@ class FrameStore:
         )
 
     def reserve(self, frames: int) -> None:
-        """Room for a film of so many frames, where no budget has settled it."""
-        if self.limit is None:
-            self.cold.reserve(frames)
+        """Room for a film of so many frames: allocated now, as much of it as a budget allows. Raises InputError where there is
+        less memory."""
+        try:
+            for slab in self._slabs:
+                slab.reserve(frames if slab is self.cold and self.limit is None else 0)
+        except RuntimeError as error:  # PyTorch's, of a GPU or of the host
+            if "memory" not in str(error):
+                raise
+            device, host = (n / GIB for n in self.bytes_for(frames))
+            on_host = f" and {host:.1f} GiB of the host's memory" if host else ""
+            raise InputError(
+                f"memory: {frames} latent frames take {device:.1f} GiB on {self.device}{on_host}, which is more than is free: set "
+                "memory.budget or another memory.storage (host, 8bit), or lower width, height or seconds"
+            ) from error
 
     @property
     def used(self) -> int:
         """Slots held by some state."""
-        return self.hot.used + (0 if self.cold is self.hot else self.cold.used)
+        return sum(slab.used for slab in self._slabs)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the slabs take."""
-        return sum(self.bytes_for(0))
+        return sum(self.held)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """The same on the device, and in the host's memory."""
+        return self._bytes({slab: slab.capacity for slab in self._slabs})
 
     def bytes_for(self, frames: int) -> tuple[int, int]:
         """Bytes on the device, and in the host's memory, that the slabs will take for a film of so many frames."""
-        slabs = {id(slab): slab for slab in (self.hot, self.cold)}.values()
-        device = sum(slab.capacity * (slab.bytes_per_frame - slab.host_bytes_per_frame) for slab in slabs)
-        host = sum(slab.capacity * slab.host_bytes_per_frame for slab in slabs)
-        more = 0 if self.limit is not None else max(0, frames - self.cold.capacity)
-        return (
-            device + more * (self.cold.bytes_per_frame - self.cold.host_bytes_per_frame),
-            host + more * self.cold.host_bytes_per_frame,
-        )
+        slots = {slab: slab.at_first for slab in self._slabs}
+        if self.limit is None:
+            slots[self.cold] = max(slots[self.cold], frames)
+        return self._bytes(slots)
+
+    def _bytes(self, slots: Mapping[Slab, int]) -> tuple[int, int]:
+        host = sum(n * slab.host_bytes_per_frame for slab, n in slots.items())
+        return sum(n * slab.bytes_per_frame for slab, n in slots.items()) - host, host
+
+    @property
+    def _slabs(self) -> tuple[Slab, ...]:
+        return (self.hot,) if self.cold is self.hot else (self.hot, self.cold)
 
     def rows(self, place: Tensor, cold: Tensor) -> Rows:
         """Frames in these slots `[n]` of the hot tier, or where `cold [n]` says so of the cold one."""
@@ -173,7 +193,7 @@ def share_out(
     full, small: bytes of a frame in the hot tier and in 8 bits. near: most frames that a chunk always sees, its own
     included; chunk: frames of a chunk. None: as it comes.
     """
-    apart, spare = settings.storage != "full", 2 * chunk  # the newest chunk, and what the last state still holds
+    apart, spare = settings.storage != "full", _spare(settings, chunk)
     if settings.budget is None:
         return (near + spare if apart and near else None), None, None
     hot, one = near + spare, small if settings.eight_bit else full
@@ -192,7 +212,13 @@ def least_budget(settings: MemorySettings, full: int, small: int, near: int, chu
     """Bytes of the smallest budget that `share_out` takes, told the same."""
     recalled = settings.top_k or 0
     cold = recalled + (chunk if settings.storage != "full" else 0)
-    return (near + 2 * chunk) * full + cold * (small if settings.eight_bit else full)
+    return (near + _spare(settings, chunk)) * full + cold * (small if settings.eight_bit else full)
+
+
+def _spare(settings: MemorySettings, chunk: int) -> int:
+    """Frames beside those in view: the newest chunk and what the last state still holds; or the window, but for a chunk, while it
+    is written once more."""
+    return max(2, (settings.window or 0) - 1) * chunk
 
 
 def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:

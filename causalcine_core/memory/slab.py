@@ -61,11 +61,12 @@ class Slab:
         host: bool = False,
         capacity: int | None = None,
     ):
-        """capacity: slots to allocate at once, where the final number is known; else it begins small and doubles."""
+        """capacity: how many slots there are from the first that is taken on, where that is known; else they come as `reserve` is
+        told of a film, or double. Until then nothing is allocated."""
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device, self.eight_bit, self.host = dtype, device, eight_bit, host
         self._home = torch.device("cpu") if host and device.type != "meta" else device  # of keys and values
-        self.capacity = 0
+        self.capacity, self._first = 0, capacity or 0
         self._free: list[int] = []
         tokens, heads, dim = self.frame_shape
         kept = torch.int8 if eight_bit else dtype
@@ -74,13 +75,17 @@ class Slab:
         if eight_bit:
             scale = ((1, heads, 1), torch.float32)
             self._shapes |= {"key_scales": scale, "value_scales": scale}
-        self._tensors: dict[str, list[Tensor]] = {name: [] for name in self._shapes}
-        self._grow(capacity or 32)
+        self._tensors = {name: [self._empty(name, 0) for _ in range(layers)] for name in self._shapes}
 
     @property
     def used(self) -> int:
         """Slots that some memory holds."""
         return self.capacity - len(self._free)
+
+    @property
+    def at_first(self) -> int:
+        """Slots as soon as one is taken."""
+        return max(self.capacity, self._first)
 
     @property
     def bytes_per_frame(self) -> int:
@@ -97,13 +102,14 @@ class Slab:
 
     def allocate(self, frames: int) -> tuple[Slot, ...]:
         if len(self._free) < frames:  # of a final number only where several films share the store
-            self._grow(self.capacity + max(frames, min(self.capacity, MOST_MORE)))
+            self._grow(max(self._first, self.capacity + max(frames, min(self.capacity, MOST_MORE))))
         return tuple(Slot(self, self._free.pop()) for _ in range(frames))
 
     def reserve(self, frames: int) -> None:
         """Room for so many frames in all, now instead of little by little; of very many, for the next thousands."""
-        if self.capacity < frames:
-            self._grow(min(frames, self.capacity + MOST_AHEAD))
+        wanted = max(self._first, min(frames, self.capacity + MOST_AHEAD))
+        if self.capacity < wanted:
+            self._grow(wanted)
 
     def release(self, index: int) -> None:
         self._free.append(index)
@@ -185,23 +191,23 @@ class Slab:
     def _grow(self, capacity: int) -> None:
         kept = self.capacity * self.batch
         self._settle()
-        with torch.inference_mode(False), torch.no_grad():  # written to in any mode later on
-            for name, (shape, dtype) in self._shapes.items():
-                layers = self._tensors[name]
-                for layer in range(self.layers):
-                    place = self._home if name in _PAGES else self.device
-                    whole = (capacity * self.batch, *shape)
-                    if self.host and name in _PAGES and self.device.type == "cuda":
-                        grown = _pinned(whole, dtype, self.device)
-                    else:
-                        grown = torch.empty(whole, dtype=dtype, device=place)
-                    if kept:
-                        grown[:kept] = layers[layer]
-                        layers[layer] = grown
-                    else:
-                        layers.append(grown)
+        for name, layers in self._tensors.items():
+            for layer in range(self.layers):
+                grown = self._empty(name, capacity)
+                grown[:kept] = layers[layer]
+                layers[layer] = grown
         self._free.extend(range(capacity - 1, self.capacity - 1, -1))
         self.capacity = capacity
+
+    @torch.inference_mode(False)  # written to in any mode later on
+    def _empty(self, name: str, capacity: int) -> Tensor:
+        """Room for one part of so many slots, in one layer."""
+        (shape, dtype), rows = self._shapes[name], capacity * self.batch
+        if name not in _PAGES:
+            return torch.empty(rows, *shape, dtype=dtype, device=self.device)
+        if self.host and self.device.type == "cuda" and rows:
+            return _pinned((rows, *shape), dtype, self.device)
+        return torch.empty(rows, *shape, dtype=dtype, device=self._home)
 
 
 def _pinned(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

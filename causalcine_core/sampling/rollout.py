@@ -22,7 +22,7 @@ from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .solvers import SOLVERS
-from .state import ChunkRecord, Pending, State, open_store
+from .state import ChunkRecord, Pending, State, open_store, twice_held
 
 TextLayers = tuple[tuple[Tensor, Tensor], ...]
 
@@ -103,7 +103,8 @@ def rollout(
         films = state.latents[0].shape[0] if state.latents else 1
         memory = _blank(network, state.recipe, state.settings, size, films)
     if chunks:
-        memory.store.reserve(chunks[-1].latents[1])
+        again = state.recipe.recompute or any(chunk.rewrite for chunk in chunks)
+        memory.store.reserve(chunks[-1].latents[1] + (twice_held(state.recipe, state.settings) if again else 0))
     for i, chunk in enumerate(chunks):
         if chunk.index != state.chunks:
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")

@@ -179,6 +179,11 @@ def most_near(recipe: Recipe, settings: MemorySettings) -> int:
     return recipe.sink + ((settings.window or 0) + 2) * recipe.chunk
 
 
+def twice_held(recipe: Recipe, settings: MemorySettings) -> int:
+    """Latent frames of the window that lie in the store as they were and anew, while it is written once more."""
+    return max(0, (settings.window or 0) - 1) * recipe.chunk
+
+
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 

@@ -211,6 +211,19 @@ def test_a_state_of_another_size_or_model_is_refused_by_name(server: Server) -> 
     assert "another model" in server.run(graph).error
 
 
+@pytest.mark.parametrize("storage", ["full", "host_8bit"])
+def test_a_film_that_does_not_fit_is_refused_before_a_chunk_is_made(server: Server, storage: str) -> None:
+    """Three hours of a very large picture: what it takes, what there is, and what to change; and the next film runs."""
+    graph = film(seconds=3600, width=4096, height=2304)
+    graph["6"] = node("CausalCineMemory", window=-1, top_k=-1, storage=storage)
+    graph["3"]["inputs"]["memory"] = ["6", 0]
+    run = server.run(graph)
+    assert run.status == "error"
+    assert "GiB more" in run.error and "GiB left: set" in run.error and "lower width, height or seconds" in run.error
+    assert not run.previews
+    assert server.run(film(seed=31)).status == "success"
+
+
 def test_memory_settings_reach_the_rollout(server: Server) -> None:
     def run(**memory: int) -> bytes:
         graph = film(seconds=3, seed=5)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from causalcine_core import cli
+from causalcine_core import Pipeline, cli
 from causalcine_core.video import read_video
 
 STORY = {"seed": 3, "shots": [{"prompt": "a fox runs", "frames": 21}, {"prompt": "a fox in the snow", "frames": 24}]}
@@ -357,3 +358,15 @@ def test_memory_and_cut_flags_reach_the_film(tmp_path, capsys):
     assert told == {"budget": 0.04, "storage": "8bit", "routing": "first_step"}
     assert [shot["cut"] for shot in report["shots"]] == ["flush"] * 3
     assert not any("forgotten" in w for w in report["warnings"])  # it fits
+
+
+def test_a_gpu_without_memory_left_is_said_in_one_sentence(folder, run, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+        )
+
+    monkeypatch.setattr(Pipeline, "generate", full)
+    code, _, err = run("generate", "story.json", "-o", "film.mp4")
+    assert code == 1
+    assert "causalcine: the GPU has no memory left: lower width" in err[-1]

@@ -14,6 +14,7 @@ from causalcine_core.memory.cache import GIB, frame_bytes
 from causalcine_core.memory.slab import numbers, quantize
 from causalcine_core.memory.views import RolloutView, Span
 from causalcine_core.sampling import State, begin, rollout
+from causalcine_core.sampling.state import twice_held
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
 
@@ -43,6 +44,37 @@ def test_bytes_are_counted_as_they_are_kept():
     for eight_bit, expected in ((False, FRAME), (True, SMALL)):
         store = FrameStore(3, 1, (4, 2, TINY.head_dim), torch.float32, "cpu", settings=MemorySettings(storage="8bit"))
         assert (store.cold if eight_bit else store.hot).bytes_per_frame == expected
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("window", [1, 3, 6])
+def test_a_window_that_is_written_again_takes_no_more_than_was_foretold(window, storage, recompute):
+    """By a soft change of text, or before every chunk; with a budget and without one."""
+    chunks = [replace(chunk, rewrite=chunk.index in (8, 20, 21)) for chunk in planned(26)]
+    for budget in (None, gib(60)):
+        state = start(MemorySettings(window, 2, storage=storage, budget=budget), recompute=recompute)
+        foretold = state.memory.store.bytes_for(chunks[-1].latents[1] + twice_held(state.recipe, state.settings))
+        for chunk in rollout(network(tiny_net()), chunks, text, state, size=SIZE):
+            assert chunk.state.memory.store.held == foretold
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_nothing_is_allocated_before_a_film_begins(storage):
+    """So that a program can first make room for what `bytes_for` says; then it is allocated to the byte."""
+    for budget in (None, gib(40)):
+        store = start(MemorySettings(1, 2, storage=storage, budget=budget)).memory.store
+        assert store.nbytes == 0
+        foretold = store.bytes_for(30)
+        store.reserve(30)
+        assert store.held == foretold
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_film_that_does_not_fit_is_refused_in_one_sentence(storage):
+    store = FrameStore(1, 1, (10**7, 64, 64), torch.float32, "cpu", settings=MemorySettings(storage=storage))
+    with pytest.raises(InputError, match=r"4000 latent frames take .* more than is free: set memory\.budget"):
+        store.reserve(4000)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -125,8 +157,8 @@ def test_where_frames_are_kept_changes_nothing(storage, host, routing, room, mon
     films = [run(start(MemorySettings(1, 2, storage=one, routing=routing), steps=6), 9) for one in (storage, host)]
     assert torch.equal(*(state.film() for state in films))
     there, here = (state.memory.store for state in films)
-    assert there.recalled == there.bytes_for(0)[1] == 0
-    device, kept = here.bytes_for(0)
+    assert there.recalled == there.held[1] == 0
+    device, kept = here.held
     assert kept == here.cold.capacity * here.cold.host_bytes_per_frame > 0.9 * here.nbytes - device
     assert here.recalled > 0
     assert (here.foretold > 0.5 * here.recalled) == (room == 0)
