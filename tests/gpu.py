@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -72,6 +73,8 @@ class Gpu:
         made_here = _is_gpu(kwargs.get("device"))
         if not ours and not made_here:
             return func(*args, **kwargs)
+        if name == "_has_compatible_shallow_copy_type":
+            return False
         elsewhere = [t for t in tensors if not isinstance(t, OnGpu) and t.dim()]
         if elsewhere and "like" not in name:
             raise RuntimeError(f"{name} of cuda:0 and cpu: {[list(t.shape) for t in elsewhere]} lie elsewhere")
@@ -150,7 +153,7 @@ class _Called(TorchFunctionMode):
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
-            if "not linked with support for cuda" not in str(error):
+            if not any(words in str(error) for words in ("not linked with support for cuda", "driver version")):
                 raise
         out = func(*_values(args), **_values(kwargs))
         return tree_map_only(Tensor, OnGpu, out)
@@ -186,16 +189,26 @@ class _Called(TorchFunctionMode):
 
 
 class _Stream:
-    def __init__(self, gpu: Gpu):
-        self.gpu = gpu
+    """A stream, or an event in one: whoever waits for it finds everything done."""
 
-    def wait_stream(self, other: Any) -> None:
-        self.gpu.settle()
+    device, cuda_stream = GPU, 0
+
+    def __init__(self, gpu: Gpu):
+        self._gpu = gpu
+
+    def _done(self, *_: Any) -> _Stream:
+        self._gpu.settle()
+        return self
+
+    wait_stream = wait_event = record_event = record = wait = synchronize = __enter__ = __exit__ = _done
+
+    def query(self) -> bool:
+        return True
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[Gpu]:
-    """`cuda` is there, for whoever asks."""
+def pretended_gpu(free: int = 64 * 2**30) -> Iterator[Gpu]:
+    """`cuda` is there, for whoever asks. free: bytes of its memory that are said to be."""
     gpu = Gpu()
     driver = mock.MagicMock()
     driver.cudaHostRegister.return_value = 0
@@ -205,10 +218,18 @@ def pretended_gpu() -> Iterator[Gpu]:
         "device_count": lambda: 1,
         "get_device_name": lambda *_: "a pretended GPU",
         "get_device_capability": lambda *_: (8, 0),
+        "get_device_properties": lambda *_: SimpleNamespace(major=8, minor=0, name="", total_memory=80 * 2**30),
         "max_memory_allocated": lambda *_: 0,
+        "mem_get_info": lambda *_: (free, 80 * 2**30),
+        "memory_stats": lambda *_: {"active_bytes.all.current": 0, "reserved_bytes.all.current": 0},
+        "is_bf16_supported": lambda *_, **__: True,
+        "current_device": lambda: 0,
+        "set_device": lambda *_: None,
+        "device": lambda *_: nullcontext(),
         "synchronize": lambda *_: gpu.wait("all"),
         "cudart": lambda: driver,
-        "Stream": lambda *_: _Stream(gpu),
+        "Stream": lambda *_, **__: _Stream(gpu),
+        "Event": lambda *_, **__: _Stream(gpu),
         "current_stream": lambda *_: _Stream(gpu),
         "stream": lambda _: nullcontext(),
     }
