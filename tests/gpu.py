@@ -48,10 +48,12 @@ class OnGpu(Tensor):
 
 
 class Gpu:
-    """The device itself. waits: how often the host waited for it, by what and from which line of ours."""
+    """The device itself. waits: how often the host waited for it, by what and from which line of ours. driver: CUDA's runtime."""
 
     def __init__(self) -> None:
         self.waits: Counter[str] = Counter()
+        self.driver = mock.MagicMock()
+        self.driver.cudaHostRegister.return_value = 0
         self._arriving: list[tuple[Tensor, Tensor]] = []
 
     def wait(self, what: str) -> None:
@@ -210,8 +212,6 @@ class _Stream:
 def pretended_gpu(free: int = 64 * 2**30) -> Iterator[Gpu]:
     """`cuda` is there, for whoever asks. free: bytes of its memory that are said to be."""
     gpu = Gpu()
-    driver = mock.MagicMock()
-    driver.cudaHostRegister.return_value = 0
     answers: dict[str, Callable[..., Any]] = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
@@ -227,7 +227,7 @@ def pretended_gpu(free: int = 64 * 2**30) -> Iterator[Gpu]:
         "set_device": lambda *_: None,
         "device": lambda *_: nullcontext(),
         "synchronize": lambda *_: gpu.wait("all"),
-        "cudart": lambda: driver,
+        "cudart": lambda: gpu.driver,
         "Stream": lambda *_, **__: _Stream(gpu),
         "Event": lambda *_, **__: _Stream(gpu),
         "current_stream": lambda *_: _Stream(gpu),

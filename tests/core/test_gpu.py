@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,6 +87,30 @@ def test_no_pass_is_waited_for(variant):
 
     few = waits(4, 2)
     assert 0 < few == waits(8, 2) == waits(4, 3)
+
+
+def test_pinned_memory_is_whole_pages_and_is_let_go_of():
+    """Pages of its own: one that is locked twice is refused. What the driver refuses is used as it is."""
+    settings, _ = VARIANTS["host"]
+    expected = made(describe_network(tiny_net(), "tiny"), settings).film()
+    with pretended_gpu() as gpu:
+        state = made(on_gpu(), settings)
+        locked = [call.args for call in gpu.driver.cudaHostRegister.call_args_list]
+        assert len(locked) == 2 * TINY.num_layers
+        assert all(start % mmap.PAGESIZE == size % mmap.PAGESIZE == 0 for start, size, _ in locked)
+        assert all(end <= start for (_, end), (start, _) in pairwise(sorted((a, a + n) for a, n, _ in locked)))
+        assert not gpu.driver.cudaHostUnregister.called
+        del state
+        gc.collect()
+        assert {call.args[0] for call in gpu.driver.cudaHostUnregister.call_args_list} == {
+            start for start, *_ in locked
+        }
+
+        gpu.driver.cudaHostRegister.return_value = 712  # already registered
+        gpu.driver.cudaHostUnregister.reset_mock()
+        assert largest(made(on_gpu(), settings).film() - expected) < 1e-3
+        gc.collect()
+        assert not gpu.driver.cudaHostUnregister.called
 
 
 @pytest.mark.parametrize("storage", STORAGES)
