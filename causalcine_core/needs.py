@@ -24,7 +24,7 @@ class Needs:
 
     weights: of the transformer. frame: one latent frame's keys and values, all layers, and branches where the recipe
     guides; frame_8bit: the same in 8 bits. memory: what the store takes for this film; host: of that, what lies in the
-    host's memory. working: the rotated copy of what a chunk sees, and the activations of a pass. total: on the device.
+    host's memory. working: what a chunk takes meanwhile (`working_bytes`). total: on the device.
     frames: latent frames of the film; kept_frames: of them remembered to the end. least_budget: the smallest memory
     budget that can be chosen.
     """
@@ -70,10 +70,7 @@ def film_needs(
     near = most_near(recipe, settings)
     store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, torch.device("meta"))
     on_device, host = store.bytes_for(frames + (twice_held(recipe, settings) if recipe.recompute else 0))
-    span = (settings.top_k or 0) + near + recipe.at_once - recipe.chunk
-    rotated = 2 * branches * span * shape[0] * config.dim * dtype.itemsize
-    kept = rotated * config.num_layers if rotated * config.num_layers <= Span.ROOM else rotated
-    activations = pass_bytes(config, branches, shape[0], recipe.at_once)
+    working = working_bytes(config, recipe, settings, shape[0], dtype)
     weights = sum(
         p.numel() * (1 if eight_bit and name.startswith("blocks.") and p.ndim == 2 else p.element_size())
         for name, p in CausalWanTransformer(config, device="meta", dtype=dtype).named_parameters()
@@ -84,8 +81,8 @@ def film_needs(
         frame_8bit=small,
         memory=on_device + host,
         host=host,
-        working=kept + activations,
-        total=weights + on_device + kept + activations,
+        working=working,
+        total=weights + on_device + working,
         frames=frames,
         kept_frames=frames
         if store.limit is None
@@ -94,9 +91,17 @@ def film_needs(
     )
 
 
-def pass_bytes(config: WanConfig, branches: int, tokens: int, chunk: int) -> int:
-    """Activations of one pass over a chunk of `chunk` latent frames of `tokens` tokens each."""
-    return 4 * branches * chunk * tokens * (2 * config.ffn_dim + 12 * config.dim)
+def working_bytes(config: WanConfig, recipe: Recipe, settings: MemorySettings, tokens: int, dtype: torch.dtype) -> int:
+    """What a chunk takes on the device beside weights and store: the rotated copy of what it sees (`Span`), the keys and values of
+    two texts, and the activations of a pass. tokens: of one latent frame."""
+    branches = 1 if recipe.guidance == 1 else 2
+    span = (settings.top_k or 0) + most_near(recipe, settings) + recipe.at_once - recipe.chunk
+    layer = 2 * branches * config.dim * dtype.itemsize  # of one token's keys and values
+    seen = layer * span * tokens
+    kept = seen * config.num_layers if seen * config.num_layers <= Span.ROOM else seen
+    texts = 2 * layer * config.text_len * config.num_layers
+    activations = 4 * branches * recipe.at_once * tokens * (2 * config.ffn_dim + 12 * config.dim)
+    return kept + texts + activations
 
 
 def advice(needs: Needs, settings: MemorySettings) -> list[str]:

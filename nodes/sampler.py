@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from ..causalcine_core.errors import InputError, WorkerLostError
 from ..causalcine_core.memory import MemorySettings
 from ..causalcine_core.memory.cache import GIB
+from ..causalcine_core.needs import working_bytes
 from ..causalcine_core.pipeline import Pipeline
 from ..causalcine_core.sampling import Chunk, Recipe, State
 from ..causalcine_core.story import MAX_SEED, check_size
@@ -183,15 +184,13 @@ class ComfyPipeline(Pipeline):
             return
         recipe, settings = self.start.recipe, self.start.settings
         tokens = self.size[0] * self.size[1] // 4
-        span = (settings.top_k or 0) + (settings.window or 0) * recipe.chunk + recipe.at_once
-        branches = 1 if recipe.guidance == 1 else 2
-        memory = models.memory_needed(self.config, branches, tokens, span, recipe.at_once)
+        working = working_bytes(self.config, recipe, settings, tokens, self.network.dtype)
         others = [] if preview is None else [preview.patcher]
         store = self.start.memory.store
         film = self.start.planned[-1].latents[1] if self.start.planned else 0
         growth, on_host = (there - held for there, held in zip(store.bytes_for(film), store.held, strict=True))
         models_needed = [self.model, *self.model.get_nested_additional_models(), *others]
-        mm.load_models_gpu(models_needed, memory_required=memory + growth)
+        mm.load_models_gpu(models_needed, memory_required=working + growth)
         _check_room(film, growth, self.network.device, "set a budget or another storage (host, 8bit)")
         _check_room(film, on_host, torch.device("cpu"), "set a budget, or the storage to host_8bit")
         self.model.pre_run()

@@ -24,7 +24,6 @@ from ...causalcine_core.model import CausalWanTransformer, WanConfig
 from ...causalcine_core.model.checkpoint import check_weights
 from ...causalcine_core.model.kernels import AUTO, Kernel, find_kernel
 from ...causalcine_core.model.transformer import Compute
-from ...causalcine_core.needs import pass_bytes
 from ...causalcine_core.network import Network, fingerprint, pick_dtype, pick_fold
 from ...causalcine_core.sampling import Recipe
 from ...causalcine_core.vae import SCALES
@@ -201,12 +200,3 @@ def _kernel_of(model: Any) -> Kernel:
         return out.unflatten(-1, (heads, -1))
 
     return comfyuis
-
-
-def memory_needed(config: WanConfig, branches: int, tokens: int, span: int, chunk: int) -> int:
-    """Bytes beside the weights: activations of one chunk, and keys and values of the frames that it sees.
-
-    tokens: of one latent frame. span, chunk: latent frames.
-    """
-    seen = span * tokens * config.dim * (2 * config.num_layers + 4)
-    return pass_bytes(config, branches, tokens, chunk) + 4 * branches * seen

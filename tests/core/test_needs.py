@@ -12,8 +12,9 @@ from causalcine_core import cli
 from causalcine_core.errors import InputError
 from causalcine_core.memory import STORAGES, MemorySettings
 from causalcine_core.memory.cache import GIB
+from causalcine_core.memory.views import Span
 from causalcine_core.model.float8 import FLOAT8
-from causalcine_core.needs import film_needs
+from causalcine_core.needs import film_needs, working_bytes
 from causalcine_core.pipeline import BUILT_IN, Pipeline
 from causalcine_core.story import Shot, Story
 
@@ -68,6 +69,26 @@ def test_weights_in_8_bit_floats_take_what_was_foretold():
         told.frame
         == film_needs(nano.network.net.config, nano.recipe, MemorySettings(), **given, dtype=torch.bfloat16).frame
     )
+
+
+def test_the_rotated_copy_of_what_a_chunk_sees_is_counted_as_it_is_kept(pipe: Pipeline, monkeypatch):
+    """For every layer where that fits, else once; and as many frames as the longest span has."""
+    config, recipe = pipe.network.net.config, pipe.recipe
+    settings = MemorySettings().resolve(recipe.window, recipe.top_k)
+    spans: list[Span] = []
+    begin = Span.__init__
+    monkeypatch.setattr(Span, "__init__", lambda span, *given: (spans.append(span), begin(span, *given))[1])
+    told = []
+    for room in (0, Span.ROOM):
+        monkeypatch.setattr(Span, "ROOM", room)
+        told.append(working_bytes(config, recipe, settings, 4, torch.float32))
+        list(pipe.stream(Story([Shot("a cat", seconds=9)]), decode=False))
+        assert len(spans[-1]._buffers) == (config.num_layers if room else 1)
+    kept = sum(t.nbytes for pair in spans[-1]._buffers.values() for t in pair)
+    one = (told[1] - told[0]) / (config.num_layers - 1)
+    pinned = recipe.chunk  # which this film has not
+    frames = spans[-1].history + spans[-1].own
+    assert one * config.num_layers == kept * (frames + pinned) / frames
 
 
 @pytest.mark.parametrize("storage", STORAGES)
