@@ -13,7 +13,7 @@ from .memory.views import Span
 from .model import CausalWanTransformer, WanConfig
 from .model.float8 import FLOAT8
 from .sampling import Recipe
-from .sampling.state import most_near, open_store, twice_held
+from .sampling.state import most_held, most_near, open_store
 from .story import Shot, Story, check_size, plan
 from .vae import published_vae
 
@@ -69,7 +69,7 @@ def film_needs(
     small = frame_bytes(config.num_layers, branches, shape)
     near = most_near(recipe, settings)
     store = open_store(recipe, settings, config.num_layers, branches, shape, dtype, torch.device("meta"))
-    on_device, host = store.bytes_for(frames + (twice_held(recipe, settings) if recipe.recompute else 0))
+    on_device, host = store.bytes_for(most_held(recipe, settings, chunks))
     working = working_bytes(config, recipe, settings, shape[0], dtype)
     weights = sum(
         p.numel() * (1 if eight_bit and name.startswith("blocks.") and p.ndim == 2 else p.element_size())

@@ -20,6 +20,8 @@ from ..causalcine_core.memory.cache import GIB
 from ..causalcine_core.needs import working_bytes
 from ..causalcine_core.pipeline import Pipeline
 from ..causalcine_core.sampling import Chunk, Recipe, State
+from ..causalcine_core.sampling.rollout import memory_for
+from ..causalcine_core.sampling.state import most_held
 from ..causalcine_core.story import MAX_SEED, check_size
 from ..causalcine_core.vae import published_vae
 from .adapt import crew as crews
@@ -186,8 +188,8 @@ class ComfyPipeline(Pipeline):
         tokens = self.size[0] * self.size[1] // 4
         working = working_bytes(self.config, recipe, settings, tokens, self.network.dtype)
         others = [] if preview is None else [preview.patcher]
-        store = self.start.memory.store
-        film = self.start.planned[-1].latents[1] if self.start.planned else 0
+        store = memory_for(self.network, self.start, self.size).store
+        film = most_held(recipe, settings, self.start.planned) if self.start.planned else 0
         growth, on_host = (there - held for there, held in zip(store.bytes_for(film), store.held, strict=True))
         models_needed = [self.model, *self.model.get_nested_additional_models(), *others]
         mm.load_models_gpu(models_needed, memory_required=working + growth)

@@ -22,7 +22,7 @@ from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels
 from .solvers import SOLVERS
-from .state import ChunkRecord, Pending, State, open_store, twice_held
+from .state import ChunkRecord, Pending, State, most_held, open_store
 
 TextLayers = tuple[tuple[Tensor, Tensor], ...]
 
@@ -68,6 +68,16 @@ def _blank(network: Network, recipe: Recipe, settings: MemorySettings, size: tup
     return KVMemory(open_store(recipe, settings, network.layers, branches, shape, network.dtype, network.device))
 
 
+def memory_for(network: Network, state: State, size: tuple[int, int]) -> KVMemory:
+    """What a film remembers where it goes on here: of nothing yet, to be written anew, where its memory was left out or lies on
+    other workers. size: latent height and width."""
+    memory = state.memory
+    if memory is not None and memory.store.frame_shape[1] == network.own_heads:
+        return memory
+    films = state.latents[0].shape[0] if state.latents else 1
+    return _blank(network, state.recipe, state.settings, size, films)
+
+
 def rollout(
     network: Network,
     chunks: Sequence[PlannedChunk],
@@ -98,13 +108,9 @@ def rollout(
     rope = Rope(network.head_dim, _grid(network, size), network.device)
     texts = _Texts(network, state.recipe, text_of, negative)
     scene = _Scene(network, rope, size, shot_seeds or {})
-    memory = state.memory
-    if memory is None or memory.store.frame_shape[1] != network.own_heads:
-        films = state.latents[0].shape[0] if state.latents else 1
-        memory = _blank(network, state.recipe, state.settings, size, films)
+    memory = memory_for(network, state, size)
     if chunks:
-        again = state.recipe.recompute or any(chunk.rewrite for chunk in chunks)
-        memory.store.reserve(chunks[-1].latents[1] + (twice_held(state.recipe, state.settings) if again else 0))
+        memory.store.reserve(most_held(state.recipe, state.settings, chunks))
     for i, chunk in enumerate(chunks):
         if chunk.index != state.chunks:
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")

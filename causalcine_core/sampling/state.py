@@ -179,9 +179,11 @@ def most_near(recipe: Recipe, settings: MemorySettings) -> int:
     return recipe.sink + ((settings.window or 0) + 2) * recipe.chunk
 
 
-def twice_held(recipe: Recipe, settings: MemorySettings) -> int:
-    """Latent frames of the window that lie in the store as they were and anew, while it is written once more."""
-    return max(0, (settings.window or 0) - 1) * recipe.chunk
+def most_held(recipe: Recipe, settings: MemorySettings, chunks: Sequence[PlannedChunk]) -> int:
+    """Slots that a film takes whose next chunks these are: its latent frames; and its window once more, but for a chunk, where that
+    is written anew while it is still held as it was."""
+    again = recipe.recompute or any(chunk.rewrite for chunk in chunks)
+    return chunks[-1].latents[1] + (max(0, (settings.window or 0) - 1) * recipe.chunk if again else 0)
 
 
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -84,6 +84,19 @@ def test_two_workers_make_the_film_of_one_process_and_stay_for_the_next(server: 
     assert {process.pid for process in workers(server)} == hands
 
 
+def test_a_film_of_workers_goes_on_without_them(server: Server) -> None:
+    """Its state has no memory, which the next sampler writes anew: as a film that one process made goes on."""
+    graph = with_workers(film(seconds=2, seed=11))
+    graph["20"] = node("CausalCineSampler", **(graph["3"]["inputs"] | {"model": ["1", 0]}))
+    for key, before in (("30", "3"), ("31", "20")):
+        graph[key] = node("CausalCineSampler", **(graph["20"]["inputs"] | {"state": [before, 1]}))
+        graph[f"{key}.frames"] = node("CausalCineStreamingDecode", samples=[key, 0], vae=["1", 2])
+    graph["23"] = node("TestCompareImages", a=["30.frames", 0], b=["31.frames", 0])
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert float(run.history["outputs"]["23"]["text"][0]) < TOLERANCE
+
+
 def test_a_cancel_stops_the_workers_and_they_go_on_with_the_next(server: Server) -> None:
     with server.client() as client:
         prompt = client.queue(with_workers(film(seconds=60, seed=8)))

@@ -14,7 +14,7 @@ from causalcine_core.memory.cache import GIB, frame_bytes
 from causalcine_core.memory.slab import numbers, quantize
 from causalcine_core.memory.views import RolloutView, Span
 from causalcine_core.sampling import State, begin, rollout
-from causalcine_core.sampling.state import twice_held
+from causalcine_core.sampling.state import most_held
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
 
@@ -54,7 +54,7 @@ def test_a_window_that_is_written_again_takes_no_more_than_was_foretold(window, 
     chunks = [replace(chunk, rewrite=chunk.index in (8, 20, 21)) for chunk in planned(26)]
     for budget in (None, gib(60)):
         state = start(MemorySettings(window, 2, storage=storage, budget=budget), recompute=recompute)
-        foretold = state.memory.store.bytes_for(chunks[-1].latents[1] + twice_held(state.recipe, state.settings))
+        foretold = state.memory.store.bytes_for(most_held(state.recipe, state.settings, chunks))
         for chunk in rollout(network(tiny_net()), chunks, text, state, size=SIZE):
             assert chunk.state.memory.store.held == foretold
 
