@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+FILM = ("CausalCineSaveVideo", "CausalCineMemoryMap")
 STORY = "a red robot walks through a forest\n\na blue cat sits on a beach at sunset\n\nthe red robot waves"
 
 
@@ -44,6 +45,11 @@ def compared(latent: dict[str, Any], loader: dict[str, Any], vae_slot: int, **st
         "4": node(kind, samples=["1", 0], vae=["2", vae_slot], **stock),
         "5": node("TestCompareImages", a=["3", 0], b=["4", 0]),
     }
+
+
+def without_film(graph: dict[str, Any]) -> dict[str, Any]:
+    """The same without its mp4 and memory map, which take their time: only what other outputs need is run."""
+    return {key: entry for key, entry in graph.items() if entry["class_type"] not in FILM}
 
 
 def find(graph: dict[str, Any], kind: str) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from causalcine_core.vae import TinyDecoder
 
 from .checkpoint import lora_into, write_gguf
-from .graphs import find, node
+from .graphs import find, node, without_film
 from .server import PACK, Server, inside, install
 
 
@@ -82,7 +82,7 @@ def test_a_stock_wan_model_with_a_recipe_gives_the_same_film(server: Server, gra
     graph["23"] = node("CausalCineStreamingDecode", samples=[sampler, 0], vae=vae)
     graph["24"] = node("CausalCineStreamingDecode", samples=["22", 0], vae=vae)
     graph["25"] = node("TestCompareImages", a=["23", 0], b=["24", 0])
-    run = server.run(graph)
+    run = server.run(without_film(graph))
     assert run.status == "success", run.error
     assert float(run.history["outputs"]["25"]["text"][0]) < 1 / 255
 
@@ -139,7 +139,7 @@ def test_a_training_file_is_read_and_the_node_says_what_was_taken(
     graph["23"] = node("CausalCineStreamingDecode", samples=[sampler, 0], vae=vae)
     graph["24"] = node("CausalCineStreamingDecode", samples=["22", 0], vae=vae)
     graph["25"] = node("TestCompareImages", a=["23", 0], b=["24", 0])
-    run = server.run(graph)
+    run = server.run(without_film(graph))
     assert run.status == "success", run.error
     assert float(run.history["outputs"]["25"]["text"][0]) < 1 / 255
     said = "\n".join(run.texts)
@@ -171,7 +171,7 @@ def test_a_lora_acts_exactly_as_if_merged(server: Server, graph: dict[str, Any],
         graph[f"6{i}"] = node("CausalCineStreamingDecode", samples=[f"5{i}", 0], vae=sampler["inputs"]["vae"])
     graph["70"] = node("TestCompareImages", a=["61", 0], b=["62", 0])
     graph["71"] = node("TestCompareImages", a=["60", 0], b=["62", 0])
-    run = server.run(graph)
+    run = server.run(without_film(graph))
     assert run.status == "success", run.error
     assert float(run.history["outputs"]["70"]["text"][0]) < 1 / 255
     assert float(run.history["outputs"]["71"]["text"][0]) > 4 / 255
@@ -243,7 +243,7 @@ def test_a_lora_on_a_gguf_model_acts_as_if_merged(
         graph[f"6{i}"] = node("CausalCineStreamingDecode", samples=[f"5{i}", 0], vae=sampler["vae"])
     graph["70"] = node("TestCompareImages", a=["61", 0], b=["62", 0])
     graph["71"] = node("TestCompareImages", a=["61", 0], b=["60", 0])
-    run = server.run(graph)
+    run = server.run(without_film(graph))
     assert run.status == "success", run.error
     apart, effect = (float(run.history["outputs"][key]["text"][1]) for key in ("70", "71"))
     assert apart < 0.05 * effect and effect > 0.5 / 255
