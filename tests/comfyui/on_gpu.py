@@ -18,9 +18,7 @@ from unittest import mock
 
 graph, custom_nodes, models, output, free = sys.argv[1:6]
 sys.argv = [sys.argv[0], *sys.argv[6:]]
-sys.path.insert(
-    0, str(Path.cwd())
-)  # instead of this file's folder, where a module may have the name of one of ComfyUI's
+sys.path[0] = str(Path.cwd())  # not this file's folder, whose modules may have the names of ComfyUI's
 
 spec = importlib.util.spec_from_file_location("pretended", Path(__file__).parents[1] / "gpu.py")
 pretended: Any = importlib.util.module_from_spec(spec)
