@@ -63,7 +63,7 @@ def film_needs(
     chunks = plan(
         Story([Shot("film", seconds=seconds)]), chunk=recipe.chunk, first_chunk=recipe.first_chunk, fps=recipe.fps
     ).chunks
-    frames, branches = chunks[-1].latents[1], 1 if recipe.guidance == 1 else 2
+    frames, branches = chunks[-1].latents[1], recipe.branches
     shape = ((width // stride) * (height // stride), config.num_heads, config.head_dim)
     frame = frame_bytes(config.num_layers, branches, shape, dtype)
     small = frame_bytes(config.num_layers, branches, shape)
@@ -94,13 +94,12 @@ def film_needs(
 def working_bytes(config: WanConfig, recipe: Recipe, settings: MemorySettings, tokens: int, dtype: torch.dtype) -> int:
     """What a chunk takes on the device beside weights and store: the rotated copy of what it sees (`Span`), the keys and values of
     two texts, and the activations of a pass. tokens: of one latent frame."""
-    branches = 1 if recipe.guidance == 1 else 2
     span = (settings.top_k or 0) + most_near(recipe, settings) + recipe.at_once - recipe.chunk
-    layer = 2 * branches * config.dim * dtype.itemsize  # of one token's keys and values
+    layer = 2 * recipe.branches * config.dim * dtype.itemsize  # of one token's keys and values
     seen = layer * span * tokens
     kept = seen * config.num_layers if seen * config.num_layers <= Span.ROOM else seen
     texts = 2 * layer * config.text_len * config.num_layers
-    activations = 4 * branches * recipe.at_once * tokens * (2 * config.ffn_dim + 12 * config.dim)
+    activations = 4 * recipe.branches * recipe.at_once * tokens * (2 * config.ffn_dim + 12 * config.dim)
     return kept + texts + activations
 
 

@@ -202,7 +202,10 @@ class _Stream:
         self._gpu.settle()
         return self
 
-    wait_stream = wait_event = record_event = record = wait = synchronize = __enter__ = __exit__ = _done
+    wait_stream = wait_event = record_event = record = wait = synchronize = __enter__ = _done
+
+    def __exit__(self, *_: Any) -> None:
+        """Errors go on: what `_done` gives would hold them back."""
 
     def query(self) -> bool:
         return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from causalcine_core.model import CausalWanTransformer, WanConfig
-from causalcine_core.sampling import Network, Recipe
+from causalcine_core.network import Network, describe_network
+from causalcine_core.sampling import Recipe
 from causalcine_core.story import PlannedChunk
 
 TINY = WanConfig(dim=96, ffn_dim=128, num_heads=2, num_layers=3, freq_dim=32, text_dim=24, text_len=8)
@@ -25,10 +26,8 @@ def tiny_net(seed: int = 0, config: WanConfig = TINY) -> CausalWanTransformer:
 
 
 def network(net: CausalWanTransformer) -> Network:
-    config = net.config
-    return Network(
-        net, config.num_layers, config.num_heads, config.head_dim, config.in_dim, torch.device("cpu"), torch.float32
-    )
+    """Of a net, where it lies."""
+    return describe_network(net, "")
 
 
 def tiny_recipe(**changes) -> Recipe:

@@ -216,9 +216,8 @@ def least_budget(settings: MemorySettings, full: int, small: int, near: int, chu
 
 
 def _spare(settings: MemorySettings, chunk: int) -> int:
-    """Frames beside those in view: the newest chunk and what the last state still holds; or the window, but for a chunk, while it
-    is written once more."""
-    return max(2, (settings.window or 0) - 1) * chunk
+    """Frames beside those in view: the newest chunk and what the last state still holds, or those that are written once more."""
+    return max(2 * chunk, settings.written_again(chunk))
 
 
 def frame_bytes(layers: int, batch: int, frame_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:

@@ -48,6 +48,10 @@ class MemorySettings:
     def on_host(self) -> bool:
         return self.storage.startswith("host")
 
+    def written_again(self, chunk: int) -> int:
+        """Frames that lie in the store as they were and anew, while the window is written once more: all of it but a chunk."""
+        return max(0, (self.window or 0) - 1) * chunk
+
     def resolve(self, window: int, top_k: int) -> MemorySettings:
         """Fill what was left open with the checkpoint's own numbers."""
         window = window if self.window is None else self.window

@@ -106,6 +106,11 @@ class Recipe:
         return self.sampler == "rolling"
 
     @property
+    def branches(self) -> int:
+        """Of a film: the guided and the unguided one, each with keys and values of its own, or one where nothing guides."""
+        return 1 if self.guidance == 1 else 2
+
+    @property
     def at_once(self) -> int:
         """Latent frames that are made at once."""
         return self.chunk * (self.steps if self.rolling else 1)

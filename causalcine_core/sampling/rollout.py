@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -63,7 +62,7 @@ def begin(
 def _blank(network: Network, recipe: Recipe, settings: MemorySettings, size: tuple[int, int], batch: int) -> KVMemory:
     """A memory of nothing yet."""
     grid = _grid(network, size)
-    branches = batch * (1 if recipe.guidance == 1 else 2)
+    branches = batch * recipe.branches
     shape = (grid[0] * grid[1], network.own_heads, network.head_dim)
     return KVMemory(open_store(recipe, settings, network.layers, branches, shape, network.dtype, network.device))
 
@@ -228,13 +227,11 @@ class _Scene:
 
     def noise(self, chunk: PlannedChunk, state: State, memory: KVMemory, use: str = "") -> Callable[[], Tensor]:
         """Fresh noise for a chunk of all films that are made side by side, `[B, C, c, h, w]`, call by call."""
-        branches = memory.store.batch
-        batch = branches if state.recipe.guidance == 1 else branches // 2
+        batch, device = memory.store.batch // state.recipe.branches, self.network.device
         shape = (batch, self.network.channels, chunk.length, *self.size)
         generator = chunk_generator(self.seed(chunk, state), chunk.index, use)
-        device = self.network.device  # pinned memory is copied while the host goes on
-        draw = partial(torch.randn, shape, generator=generator, pin_memory=device.type == "cuda")
-        return lambda: draw().to(device, non_blocking=True)
+        pinned = device.type == "cuda"  # is copied while the host goes on
+        return lambda: torch.randn(shape, generator=generator, pin_memory=pinned).to(device, non_blocking=True)
 
     def clean(self, index: int, state: State, memory: KVMemory) -> Tensor:
         """A chunk that was made, as the pass that writes it reads it: model space `[B, C, c, h, w]`."""

@@ -180,10 +180,9 @@ def most_near(recipe: Recipe, settings: MemorySettings) -> int:
 
 
 def most_held(recipe: Recipe, settings: MemorySettings, chunks: Sequence[PlannedChunk]) -> int:
-    """Slots that a film takes whose next chunks these are: its latent frames; and its window once more, but for a chunk, where that
-    is written anew while it is still held as it was."""
+    """Slots that a film takes whose next chunks these are: its latent frames, and those that are written once more."""
     again = recipe.recompute or any(chunk.rewrite for chunk in chunks)
-    return chunks[-1].latents[1] + (max(0, (settings.window or 0) - 1) * recipe.chunk if again else 0)
+    return chunks[-1].latents[1] + (settings.written_again(recipe.chunk) if again else 0)
 
 
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

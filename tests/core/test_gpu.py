@@ -15,11 +15,11 @@ import torch
 from benchmarks.shapes import DECODERS, measure_shape
 from causalcine_core import MemorySettings, Pipeline, Shot, State, Story
 from causalcine_core.memory import STORAGES
-from causalcine_core.network import Network, describe_network
+from causalcine_core.network import Network
 from causalcine_core.sampling import begin, rollout
 
 from ..gpu import GPU, pretended_gpu
-from ..helpers import TINY, planned, text, tiny_net, tiny_recipe
+from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
 
 SIZE = (4, 4)
 SETTINGS = MemorySettings(1, 2)
@@ -40,12 +40,12 @@ VARIANTS = {
 }
 
 
-def made(network: Network, settings: MemorySettings, chunks: int = 8, state: State | None = None, **recipe) -> State:
+def made(maker: Network, settings: MemorySettings, chunks: int = 8, state: State | None = None, **recipe) -> State:
     """A film of two-chunk shots, or the rest of it."""
-    state = state or begin(network, tiny_recipe(**recipe), settings, size=SIZE, seed=1)
+    state = state or begin(maker, tiny_recipe(**recipe), settings, size=SIZE, seed=1)
     film = planned(chunks, shots=[i // 2 for i in range(chunks)])[state.chunks :]
     film = [replace(chunk, cut=state.recipe.cut, take=chunk.index // 2 * 2) for chunk in film]
-    for chunk in rollout(network, film, text, state, size=SIZE, negative=text(99)):
+    for chunk in rollout(maker, film, text, state, size=SIZE, negative=text(99)):
         state = chunk.state
     return state
 
@@ -55,15 +55,14 @@ def largest(difference: torch.Tensor) -> float:
 
 
 def on_gpu(layers: int = TINY.num_layers) -> Network:
-    net = tiny_net(config=replace(TINY, num_layers=layers)).to(GPU)
-    return describe_network(net, "tiny")
+    return network(tiny_net(config=replace(TINY, num_layers=layers)).to(GPU))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_film_of_a_gpu_is_that_of_a_cpu(variant):
     """Nothing of another device is in any operation, and nothing is read before it has arrived."""
     settings, recipe = VARIANTS[variant]
-    expected = made(describe_network(tiny_net(), "tiny"), settings, **recipe)
+    expected = made(network(tiny_net()), settings, **recipe)
     with pretended_gpu():
         state = made(on_gpu(), settings, **recipe)
     assert largest(state.film() - expected.film()) < 1e-3
@@ -81,9 +80,9 @@ def test_no_pass_is_waited_for(variant):
 
     def waits(steps: int, layers: int) -> int:
         with pretended_gpu() as gpu:
-            network = on_gpu(layers)
+            maker = on_gpu(layers)
             gpu.waits.clear()
-            made(network, settings, steps=steps, **recipe)
+            made(maker, settings, steps=steps, **recipe)
         return gpu.waits.total()
 
     few = waits(4, 2)
@@ -93,7 +92,7 @@ def test_no_pass_is_waited_for(variant):
 def test_pinned_memory_is_whole_pages_and_is_let_go_of():
     """Pages of its own: one that is locked twice is refused. What the driver refuses is used as it is."""
     settings, _ = VARIANTS["host"]
-    expected = made(describe_network(tiny_net(), "tiny"), settings).film()
+    expected = made(network(tiny_net()), settings).film()
     with pretended_gpu() as gpu:
         state = made(on_gpu(), settings)
         locked = [call.args for call in gpu.driver.cudaHostRegister.call_args_list]
@@ -118,19 +117,19 @@ def test_pinned_memory_is_whole_pages_and_is_let_go_of():
 def test_a_film_goes_on_from_a_file_on_another_device(storage, tmp_path):
     """Begun on a GPU, kept, and continued on a CPU; and the other way round."""
     settings = replace(SETTINGS, storage=storage)
-    whole = made(describe_network(tiny_net(), "tiny"), settings, chunks=8).film()
+    whole = made(network(tiny_net()), settings, chunks=8).film()
 
-    def half(network: Network, name: str) -> None:
-        made(network, settings, chunks=5).save(tmp_path / name)
+    def half(maker: Network, name: str) -> None:
+        made(maker, settings, chunks=5).save(tmp_path / name)
 
-    def rest(network: Network, name: str) -> torch.Tensor:
-        return made(network, settings, chunks=8, state=State.load(tmp_path / name, device=network.device)).film()
+    def rest(maker: Network, name: str) -> torch.Tensor:
+        return made(maker, settings, chunks=8, state=State.load(tmp_path / name, device=maker.device)).film()
 
-    half(describe_network(tiny_net(), "tiny"), "cpu")
+    half(network(tiny_net()), "cpu")
     with pretended_gpu():
         half(on_gpu(), "gpu")
         assert largest(rest(on_gpu(), "cpu") - whole) < 1e-3
-    assert largest(rest(describe_network(tiny_net(), "tiny"), "gpu") - whole) < 1e-3
+    assert largest(rest(network(tiny_net()), "gpu") - whole) < 1e-3
 
 
 def test_a_pipeline_on_a_gpu_writes_the_same_film(checkpoint, tmp_path):
