@@ -12,7 +12,7 @@ import torch
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.model import CausalWanTransformer, WanConfig
-from causalcine_core.network import pick_dtype, prepare_network
+from causalcine_core.runner import pick_dtype, prepare_network
 from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout, sampling_levels
 from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, plan
 

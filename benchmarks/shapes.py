@@ -21,7 +21,7 @@ from causalcine_core.memory import MemorySettings
 from causalcine_core.memory.cache import GIB
 from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
 from causalcine_core.model.kernels import AUTO, Fastest, Kernel
-from causalcine_core.network import pick_compute, pick_device, pick_dtype, prepare_network
+from causalcine_core.runner import pick_compute, pick_device, pick_dtype, prepare_network
 from causalcine_core.sampling import begin, rollout
 from causalcine_core.story import check_size
 from causalcine_core.vae import TinyDecoder, WanVAE, published_vae

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .atomic import write_atomic
 from .errors import InputError, WorkerLostError
 from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, parse_size, plan
-from .whole import write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -280,7 +280,7 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
 
     import torch
 
-    from .parallel import Team
+    from .distributed import SequenceParallel
     from .pipeline import Pipeline
     from .report import memory_map, to_json
 
@@ -289,7 +289,7 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
     dtype = getattr(torch, args.dtype) if args.dtype else None
     asked: dict[str, Any] = {"state": state, "memory": _memory_settings(args)}
     asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
-    team = Team.join(args.device)
+    team = SequenceParallel.join(args.device)
     if team is not None:  # a launcher asks its workers to stop when one of them is gone
         signal.signal(signal.SIGTERM, lambda *_: team.stop())
     how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
@@ -315,9 +315,9 @@ def _make(args: argparse.Namespace, story: Story | None, state: State | None) ->
     report["written"] = [made, report["frames"]]
     if args.save_state:
         video.state.save(files["state"], memory=team is None and not args.small_state)
-    write_whole(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
-    write_whole(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
-    write_whole(files["map"], memory_map(report, watch.pictures).save)
+    write_atomic(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
+    write_atomic(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
+    write_atomic(files["map"], memory_map(report, watch.pictures).save)
     _tell(video, report, notes[:1], files, args.json)
     if team is not None:
         team.leave()
@@ -520,7 +520,7 @@ def _vocabulary_notes(story: Story, header: Mapping[str, Any]) -> list[str]:
 
 def _causalcine_header(path: Path) -> dict[str, Any]:
     """The `causalcine` entry of a checkpoint's header; reads no weights."""
-    from .model.checkpoint import read_header
+    from .weights.checkpoint import read_header
 
     metadata = read_header(path).get("__metadata__", {})
     try:
@@ -575,11 +575,11 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from .model import WanConfig
-    from .model.checkpoint import read_header
-    from .model.network import describe_network_file
+    from .model.load import describe_network_file
     from .needs import film_needs, to_dict
-    from .network import pick_device, pick_dtype
+    from .runner import pick_device, pick_dtype
     from .sampling import Recipe, choose_family
+    from .weights.checkpoint import read_header
 
     path = Path(args.file)
     own = {} if path.is_dir() else json.loads(read_header(path).get("__metadata__", {}).get("causalcine", "{}"))
@@ -607,8 +607,8 @@ def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
 def describe_file(path: Path) -> dict[str, Any]:
     """What a file of weights is, from its header alone: kind, parameters by part, number types, recipe, card."""
     from .convert import describe_network_in
-    from .model.checkpoint import PARTS, read_header
-    from .model.files import is_pickle
+    from .weights.checkpoint import PARTS, read_header
+    from .weights.source import is_pickle
 
     if path.is_dir() or is_pickle(path):
         kind = "folder" if path.is_dir() else ".pt file"

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from .errors import InputError
-from .model.checkpoint import FORMAT, cast_like, save_weights
-from .model.diagnose import no_network
-from .model.files import open_source
-from .model.layouts import find_layout
-from .model.network import NetworkInfo, describe_source, read_network
+from .model.load import NetworkInfo, describe_source, read_network
 from .model.transformer import CausalWanTransformer
 from .sampling import Choice, choose_family
 from .sampling.families import find_family
 from .video import check_output
+from .weights.checkpoint import FORMAT, cast_like, save_weights
+from .weights.diagnose import no_network
+from .weights.layouts import find_layout
+from .weights.source import open_source
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from .memory import MemorySettings
 from .memory.cache import GIB, frame_bytes, least_budget
-from .memory.views import Span
+from .memory.rollout_view import Span
 from .model import CausalWanTransformer, WanConfig
 from .model.float8 import FLOAT8
 from .sampling import Recipe

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .distributed import SequenceParallel
 from .errors import InputError, WorkerLostError
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
-from .model.checkpoint import Checkpoint, assign
 from .model.kernels import AUTO
 from .model.transformer import Compute
-from .network import Network, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
-from .parallel import Team
+from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
 from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
 from .text import NanoTextEncoder, TextConfig, prompt_warnings
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
+from .weights.checkpoint import Checkpoint, assign
 
 ASSETS = Path(__file__).parent / "assets"
 BUILT_IN = {"nano": ASSETS / "nano.safetensors"}
@@ -43,7 +43,7 @@ class Pipeline:
     Make one with `from_pretrained`. `recipe` holds how the checkpoint wants to be run.
     """
 
-    def __init__(self, network: Network, text: NanoTextEncoder, vae: WanVAE, recipe: Recipe, name: str = "unnamed"):
+    def __init__(self, network: Runner, text: NanoTextEncoder, vae: WanVAE, recipe: Recipe, name: str = "unnamed"):
         self.network, self.text, self.vae, self.recipe, self.name = network, text, vae, recipe, name
 
     @classmethod
@@ -55,7 +55,7 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         attention: str = AUTO,
         compile: bool = False,
-        team: Team | None = None,
+        team: SequenceParallel | None = None,
     ) -> Pipeline:
         """Load an all-in-one checkpoint: `nano` (built in) or a file.
 

@@ -24,9 +24,9 @@ from ..causalcine_core.sampling.rollout import memory_for
 from ..causalcine_core.sampling.state import most_held
 from ..causalcine_core.story import MAX_SEED, check_size
 from ..causalcine_core.vae import published_vae
-from .adapt import crew as crews
 from .adapt import model as models
 from .adapt import vae as vaes
+from .adapt import workers as crews
 from .adapt.progress import Progress, warn
 from .film import latent_of
 from .memory import MemoryType, StateType

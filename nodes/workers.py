@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .adapt import crew
+from .adapt import workers as crew
 
 
 class CausalCineWorkers(io.ComfyNode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from causalcine_core.model import CausalWanTransformer, WanConfig
-from causalcine_core.network import Network, describe_network
+from causalcine_core.runner import Runner, describe_network
 from causalcine_core.sampling import Recipe
 from causalcine_core.story import PlannedChunk
 
@@ -25,7 +25,7 @@ def tiny_net(seed: int = 0, config: WanConfig = TINY) -> CausalWanTransformer:
     return net.eval()
 
 
-def network(net: CausalWanTransformer) -> Network:
+def network(net: CausalWanTransformer) -> Runner:
     """Of a net, where it lies."""
     return describe_network(net, "")
 

@@ -18,10 +18,10 @@ import torch
 from safetensors import safe_open
 
 from causalcine_core.model import PRESETS, save_checkpoint
-from causalcine_core.model.compact import compact
 from causalcine_core.sampling import SAMPLERS, Recipe
 from causalcine_core.text import TextConfig
 from causalcine_core.vae import load_vae
+from causalcine_core.weights.int8 import compact
 
 from .teacher_forcing import Model
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from causalcine_core.errors import InputError
 from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
-from causalcine_core.vae.checkpoint import read_metadata
+from causalcine_core.vae.load import read_metadata
 
 from . import HOME
 from .data.world import make_film, make_still

@@ -1,9 +1,9 @@
 """What a rollout remembers, and what it recalls."""
 
 from .cache import FrameStore, KVMemory
+from .rollout_view import FoldedView, PackedView, RolloutView
 from .routing import describe, describe_query, route
 from .settings import ROUTINGS, STORAGES, MemorySettings
-from .views import FoldedView, PackedView, RolloutView
 
 __all__ = [
     "ROUTINGS",

@@ -126,7 +126,7 @@ class FrameStore:
     def read(self, layer: int, rows: Rows, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, n, S, H, D]`, in the store's dtype; `chosen`: of these rows only, `[B, k]` into n.
 
-        Chosen rows of a store on the host are `Ahead`'s to read.
+        Chosen rows of a store on the host are `Prefetch`'s to read.
         """
         index, cold = rows.index, rows.in_cold
         if cold is not None and self.cold.host:

@@ -1,9 +1,9 @@
 """The causal Wan transformer."""
 
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ..weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .config import PRESETS, WanConfig
 from .kernels import KERNELS
-from .network import NetworkFile, load_transformer, read_network
+from .load import NetworkFile, load_transformer, read_network
 from .transformer import CausalWanTransformer, Compute, TextKV, forward, project_text
 
 __all__ = [

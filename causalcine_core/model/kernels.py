@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..atomic import write_atomic
 from ..errors import InputError
-from ..whole import write_whole
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -142,7 +142,7 @@ def _write(file: Path | None, choices: dict[str, str]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         table = json.dumps(_read(file) | choices, indent=1)
-        write_whole(file, lambda path: path.write_text(table))
+        write_atomic(file, lambda path: path.write_text(table))
     except OSError:
         pass
 

@@ -1,6 +1,6 @@
 """Noise levels, recipes, and the rollout."""
 
-from ..network import Network
+from ..runner import Runner
 from .families import FAMILIES, Choice, Family, choose_family, find_family
 from .recipe import SAMPLERS, Recipe
 from .rollout import Chunk, StepInfo, begin, rollout
@@ -14,9 +14,9 @@ __all__ = [
     "Chunk",
     "ChunkRecord",
     "Family",
-    "Network",
     "Pending",
     "Recipe",
+    "Runner",
     "State",
     "StepInfo",
     "add_noise",

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..memory import FoldedView, KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
 from ..model.transformer import TextKV, View, project_text
-from ..network import Network
+from ..runner import Runner
 from ..story import PlannedChunk
 from ..vae import denormalize, normalize
 from .recipe import Recipe
@@ -51,7 +51,7 @@ class Chunk:
 
 
 def begin(
-    network: Network, recipe: Recipe, settings: MemorySettings, *, size: tuple[int, int], seed: int, batch: int = 1
+    network: Runner, recipe: Recipe, settings: MemorySettings, *, size: tuple[int, int], seed: int, batch: int = 1
 ) -> State:
     """The state before the first chunk. size: latent height and width. batch: films made side by side."""
     settings = settings.resolve(recipe.window, recipe.top_k)
@@ -59,7 +59,7 @@ def begin(
     return State(memory, recipe, settings, seed, model=network.fingerprint)
 
 
-def _blank(network: Network, recipe: Recipe, settings: MemorySettings, size: tuple[int, int], batch: int) -> KVMemory:
+def _blank(network: Runner, recipe: Recipe, settings: MemorySettings, size: tuple[int, int], batch: int) -> KVMemory:
     """A memory of nothing yet."""
     grid = _grid(network, size)
     branches = batch * recipe.branches
@@ -67,7 +67,7 @@ def _blank(network: Network, recipe: Recipe, settings: MemorySettings, size: tup
     return KVMemory(open_store(recipe, settings, network.layers, branches, shape, network.dtype, network.device))
 
 
-def memory_for(network: Network, state: State, size: tuple[int, int]) -> KVMemory:
+def memory_for(network: Runner, state: State, size: tuple[int, int]) -> KVMemory:
     """What a film remembers where it goes on here: of nothing yet, to be written anew, where its memory was left out or lies on
     other workers. size: latent height and width."""
     memory = state.memory
@@ -78,7 +78,7 @@ def memory_for(network: Network, state: State, size: tuple[int, int]) -> KVMemor
 
 
 def rollout(
-    network: Network,
+    network: Runner,
     chunks: Sequence[PlannedChunk],
     text_of: Callable[[int], Tensor],
     state: State,
@@ -127,7 +127,7 @@ def rollout(
 class _Texts:
     """Cross-attention keys and values of the texts in force, made anew only where they change."""
 
-    def __init__(self, network: Network, recipe: Recipe, text_of: Callable[[int], Tensor], negative: Tensor | None):
+    def __init__(self, network: Runner, recipe: Recipe, text_of: Callable[[int], Tensor], negative: Tensor | None):
         if recipe.guidance != 1 and negative is None:
             raise InputError(f"guidance is {recipe.guidance:g}: a guided rollout needs the text of the negative prompt")
         self.network, self.text_of = network, text_of
@@ -181,7 +181,7 @@ class _Scene:
     """What all chunks of a rollout share. size: latent height and width. seeds: of shots that have their own. last: what the
     newest chunk saw, with all that it gathered, until that chunk is written."""
 
-    network: Network
+    network: Runner
     rope: Rope
     size: tuple[int, int]
     seeds: dict[int, int]
@@ -392,5 +392,5 @@ def _angles(memory: KVMemory, state: State, chunk: PlannedChunk) -> Tensor:
     return state.recipe.shot_angle * (torch.tensor(shots, dtype=torch.float64) - chunk.shot)
 
 
-def _grid(network: Network, size: tuple[int, int]) -> tuple[int, int]:
+def _grid(network: Runner, size: tuple[int, int]) -> tuple[int, int]:
     return size[0] // network.patch[0], size[1] // network.patch[1]

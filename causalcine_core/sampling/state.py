@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..atomic import write_atomic
 from ..errors import InputError
 from ..memory import FrameStore, KVMemory, MemorySettings
 from ..story import PlannedChunk, PlannedShot
 from ..vae import VAEState
-from ..whole import write_whole
 from .recipe import Recipe
 
 FORMAT = "causalcine-state-2"
@@ -111,7 +111,7 @@ class State:
         }
         whole = {name: t.contiguous() for name, t in tensors.items()}
         metadata = {"format": FORMAT, "causalcine_state": json.dumps(header)}
-        write_whole(Path(path), lambda partial: save_file(whole, str(partial), metadata=metadata))
+        write_atomic(Path(path), lambda partial: save_file(whole, str(partial), metadata=metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from ...causalcine_core.errors import InputError
 from ...causalcine_core.model import CausalWanTransformer, WanConfig
-from ...causalcine_core.model.checkpoint import check_weights
 from ...causalcine_core.model.kernels import AUTO, Kernel, find_kernel
 from ...causalcine_core.model.transformer import Compute
-from ...causalcine_core.network import Network, fingerprint, pick_dtype, pick_fold
+from ...causalcine_core.runner import Runner, fingerprint, pick_dtype, pick_fold
 from ...causalcine_core.sampling import Recipe
 from ...causalcine_core.vae import SCALES
+from ...causalcine_core.weights.checkpoint import check_weights
 from .progress import tell
 
 # What travels with a MODEL, as attachments: every clone of a patcher shares them, none is ever changed in place.
@@ -151,11 +151,11 @@ def config_of(model: Any) -> WanConfig:
     return WanConfig(num_layers=len(net.blocks), patch_size=tuple(net.patch_size), **shape)
 
 
-def network_of(model: Any) -> Network:
+def network_of(model: Any) -> Runner:
     """A MODEL as the rollout wants it. The caller loads it on its device first."""
     config = config_of(model)
     base = model.model
-    return Network(
+    return Runner(
         net=base.diffusion_model,
         layers=config.num_layers,
         heads=config.num_heads,

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from causalcine_core.model import CausalWanTransformer, WanConfig, save_checkpoint
-from causalcine_core.model.compact import compact
 from causalcine_core.pipeline import Pipeline
 from causalcine_core.sampling import Recipe
 from causalcine_core.vae import VAEConfig, WanVAE
+from causalcine_core.weights.int8 import compact
 
 from .server import python_of
 

@@ -278,13 +278,13 @@ import torch, comfy.ops
 from comfy.ldm.wan.model import WanModel
 sys.path.insert(0, {str(PACK)!r})
 from causalcine_core.memory import MemorySettings
-from causalcine_core.sampling import Network, Recipe, begin, rollout
+from causalcine_core.sampling import Runner, Recipe, begin, rollout
 from causalcine_core.story import Story, plan
 kind = dict(dtype=torch.bfloat16, device="cpu", operations=comfy.ops.disable_weight_init)
 net = WanModel(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64, **kind)
 for parameter in net.parameters():
     torch.nn.init.normal_(parameter, std=0.02)
-network = Network(net, 2, 2, 128, 16, torch.device("cpu"), torch.bfloat16)
+network = Runner(net, 2, 2, 128, 16, torch.device("cpu"), torch.bfloat16)
 state = begin(network, Recipe(steps=2), MemorySettings(), size=(4, 4), seed=1)
 with torch.inference_mode():
     chunks = plan(Story.parse("a film")).chunks
@@ -307,7 +307,7 @@ import torch, comfy.supported_models
 from comfy.k_diffusion.sampling import sample_ar_video
 sys.path.insert(0, {str(PACK)!r})
 from causalcine_core.memory import MemorySettings
-from causalcine_core.sampling import Network, Recipe, begin, chunk_generator, rollout
+from causalcine_core.sampling import Runner, Recipe, begin, chunk_generator, rollout
 from causalcine_core.story import PlannedChunk
 from causalcine_core.vae import normalize
 block, blocks, seed = {block}, 4, 3
@@ -336,7 +336,7 @@ with torch.no_grad(), mock.patch("torch.randn_like", lambda like: next(again)):
     start = torch.cat([of[0] for of in drawn], 2)
     extra = {{"model_options": {{"transformer_options": options}}, "seed": seed}}
     theirs = sample_ar_video(model, start, sigmas, extra, disable=True, num_frame_per_block=block)
-network = Network(base.diffusion_model, 2, 2, 128, 16, torch.device("cpu"), torch.float32)
+network = Runner(base.diffusion_model, 2, 2, 128, 16, torch.device("cpu"), torch.float32)
 recipe = Recipe(chunk=block, first_chunk=block, sampler="renoise", levels=tuple((1000 * sigmas[:-1]).tolist()), guidance=1.0)
 state = begin(network, recipe, MemorySettings(window=blocks, top_k=0), size=(8, 8), seed=seed)
 chunks = [PlannedChunk(i, 0, (i * block, i * block + block), (0, 1)) for i in range(blocks)]

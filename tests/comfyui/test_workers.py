@@ -179,11 +179,11 @@ import asyncio, sys
 import utils.extra_config, nodes
 sys.modules["ray"] = None
 asyncio.run(nodes.load_custom_node({str(pack)!r}))
-crew = next(module for name, module in sys.modules.items() if name.endswith("parallel.crew"))
+crew = next(module for name, module in sys.modules.items() if name.endswith("distributed.ray_executor"))
 config = next(module for name, module in sys.modules.items() if name.endswith("causalcine_core.model")).WanConfig
 import torch
 try:
-    crew.Crew(2, "cpu").load("none", config(dim=256, ffn_dim=256, num_heads=2, num_layers=1), dtype=torch.float32)
+    crew.RayExecutor(2, "cpu").load("none", config(dim=256, ffn_dim=256, num_heads=2, num_layers=1), dtype=torch.float32)
 except ValueError as error:
     print("SAID", error)
 """

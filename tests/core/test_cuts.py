@@ -8,7 +8,7 @@ import torch
 from causalcine_core.cut import Cut
 from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
-from causalcine_core.memory.sight import sight
+from causalcine_core.memory.visibility import visibility
 from causalcine_core.sampling import State, begin, rollout
 from causalcine_core.story import Shot, Story, plan
 
@@ -28,33 +28,35 @@ def film(cut: str, *, blend: int | None = None, **changes):
 
 
 def test_native_sees_the_window_and_may_recall_the_rest():
-    seen = sight([3, 3, 3, 3], 2, window=2)
+    seen = visibility([3, 3, 3, 3], 2, window=2)
     assert seen.near == (6, 7, 8, 9, 10, 11)
     assert list(seen.far) == [0, 1, 2, 3, 4, 5]
     assert seen.gap == 0
 
 
 def test_flush_empties_the_window_but_for_its_last_frames_and_keeps_the_memory():
-    seen = sight([3, 3, 3], 3, window=2, cut=Cut(flush=True, keep=2))
+    seen = visibility([3, 3, 3], 3, window=2, cut=Cut(flush=True, keep=2))
     assert seen.near == (7, 8)
     assert list(seen.far) == list(range(7))
-    later = sight([3, 3, 3, 3], 3, window=2, cut=Cut(flush=True, keep=2))
+    later = visibility([3, 3, 3, 3], 3, window=2, cut=Cut(flush=True, keep=2))
     assert later.near == (7, 8, 9, 10, 11)
-    assert sight([3, 3, 3], 0, window=2, cut=Cut(flush=True)) == sight([3, 3, 3], 0, window=2)  # no cut before shot 0
+    assert visibility([3, 3, 3], 0, window=2, cut=Cut(flush=True)) == visibility(
+        [3, 3, 3], 0, window=2
+    )  # no cut before shot 0
 
 
 def test_rope_jump_sets_only_the_first_chunk_of_a_shot_apart():
     cut = Cut(rope_jump=True, jump=24)
-    assert sight([3, 3, 3], 3, window=1, cut=cut).gap == 24
-    assert sight([3, 3, 3, 3], 3, window=1, cut=cut).gap == 0
-    assert sight([], 0, window=1, cut=cut).gap == 0
+    assert visibility([3, 3, 3], 3, window=1, cut=cut).gap == 24
+    assert visibility([3, 3, 3, 3], 3, window=1, cut=cut).gap == 0
+    assert visibility([], 0, window=1, cut=cut).gap == 0
 
 
 def test_pinned_and_sink_stay_in_view_and_are_not_recalled():
-    seen = sight([3] * 6, 2, window=1, sink=1, cut=Cut(pinned=True))
+    seen = visibility([3] * 6, 2, window=1, sink=1, cut=Cut(pinned=True))
     assert seen.near == (0, 6, 7, 8, 15, 16, 17)
     assert set(seen.far) == set(range(15)) - {0, 6, 7, 8}
-    assert sight([3, 3], 1, window=1, cut=Cut(pinned=True)).near == (3, 4, 5)  # in the window already: not twice
+    assert visibility([3, 3], 1, window=1, cut=Cut(pinned=True)).near == (3, 4, 5)  # in the window already: not twice
 
 
 @pytest.mark.parametrize("cut", ["fade", "flush+", "native+flush", "soft+flush", "rewrite", "flush+flush", "", 3, None])

@@ -15,7 +15,7 @@ import torch
 from benchmarks.shapes import DECODERS, measure_shape
 from causalcine_core import MemorySettings, Pipeline, Shot, State, Story
 from causalcine_core.memory import STORAGES
-from causalcine_core.network import Network
+from causalcine_core.runner import Runner
 from causalcine_core.sampling import begin, rollout
 
 from ..gpu import GPU, pretended_gpu
@@ -40,7 +40,7 @@ VARIANTS = {
 }
 
 
-def made(maker: Network, settings: MemorySettings, chunks: int = 8, state: State | None = None, **recipe) -> State:
+def made(maker: Runner, settings: MemorySettings, chunks: int = 8, state: State | None = None, **recipe) -> State:
     """A film of two-chunk shots, or the rest of it."""
     state = state or begin(maker, tiny_recipe(**recipe), settings, size=SIZE, seed=1)
     film = planned(chunks, shots=[i // 2 for i in range(chunks)])[state.chunks :]
@@ -54,7 +54,7 @@ def largest(difference: torch.Tensor) -> float:
     return float(difference.abs().max())
 
 
-def on_gpu(layers: int = TINY.num_layers) -> Network:
+def on_gpu(layers: int = TINY.num_layers) -> Runner:
     return network(tiny_net(config=replace(TINY, num_layers=layers)).to(GPU))
 
 
@@ -119,10 +119,10 @@ def test_a_film_goes_on_from_a_file_on_another_device(storage, tmp_path):
     settings = replace(SETTINGS, storage=storage)
     whole = made(network(tiny_net()), settings, chunks=8).film()
 
-    def half(maker: Network, name: str) -> None:
+    def half(maker: Runner, name: str) -> None:
         made(maker, settings, chunks=5).save(tmp_path / name)
 
-    def rest(maker: Network, name: str) -> torch.Tensor:
+    def rest(maker: Runner, name: str) -> torch.Tensor:
         return made(maker, settings, chunks=8, state=State.load(tmp_path / name, device=maker.device)).film()
 
     half(network(tiny_net()), "cpu")

@@ -27,10 +27,10 @@ from causalcine_core.model import (
     project_text,
     read_network,
 )
-from causalcine_core.model.compact import compact
-from causalcine_core.model.layouts import find_layout, wan_name
-from causalcine_core.model.lora import merge_lora
 from causalcine_core.model.rope import Rope
+from causalcine_core.weights.int8 import compact
+from causalcine_core.weights.layouts import find_layout, wan_name
+from causalcine_core.weights.lora import merge_lora
 
 from ..helpers import tiny_net
 
@@ -221,7 +221,7 @@ def test_quantised_files_are_read(tmp_path):
 def test_sizes_are_told_from_shapes(tmp_path):
     """1.3B, 5B and 14B, as a header alone: no tensor is read."""
     from causalcine_core.model.config import PRESETS
-    from causalcine_core.model.network import infer_config
+    from causalcine_core.model.load import infer_config
 
     for name in ("1.3b", "5b", "14b"):
         net = CausalWanTransformer(PRESETS[name], device="meta")
@@ -390,7 +390,7 @@ def test_wrong_files_are_named_with_the_likely_cause(tmp_path, capsys, kind):
 def test_a_known_size_with_fewer_blocks_is_incomplete():
     """A cut file is no smaller model."""
     from causalcine_core.model.config import PRESETS
-    from causalcine_core.model.network import infer_config
+    from causalcine_core.model.load import infer_config
 
     shapes = {n: tuple(t.shape) for n, t in CausalWanTransformer(PRESETS["1.3b"], device="meta").state_dict().items()}
     cut = {name: shape for name, shape in shapes.items() if not name.startswith(("blocks.28.", "blocks.29."))}
@@ -548,7 +548,7 @@ def test_a_stopped_convert_leaves_the_old_file(tmp_path, capsys, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("causalcine_core.model.checkpoint.save_file", full)
+    monkeypatch.setattr("causalcine_core.weights.checkpoint.save_file", full)
     assert run(capsys, "convert", good, out)[0] == 1
     assert out.read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["out.safetensors", "x.safetensors"]
 

@@ -12,7 +12,7 @@ from causalcine_core import cli
 from causalcine_core.errors import InputError
 from causalcine_core.memory import STORAGES, MemorySettings
 from causalcine_core.memory.cache import GIB
-from causalcine_core.memory.views import Span
+from causalcine_core.memory.rollout_view import Span
 from causalcine_core.model.float8 import FLOAT8
 from causalcine_core.needs import film_needs, working_bytes
 from causalcine_core.pipeline import BUILT_IN, Pipeline

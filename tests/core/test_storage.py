@@ -9,10 +9,10 @@ import torch
 
 from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, MemorySettings
-from causalcine_core.memory.ahead import Ahead
 from causalcine_core.memory.cache import GIB, frame_bytes
+from causalcine_core.memory.prefetch import Prefetch
+from causalcine_core.memory.rollout_view import RolloutView, Span
 from causalcine_core.memory.slab import numbers, quantize
-from causalcine_core.memory.views import RolloutView, Span
 from causalcine_core.sampling import State, begin, rollout
 from causalcine_core.sampling.state import most_held
 
@@ -172,7 +172,7 @@ def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
     for layer in range(2):
         store.cold.write(layer, store.cold.places(place), *torch.randn(2, 2, 6, 4, 2, 3))
     far = store.rows(place, torch.ones(6, dtype=torch.bool))
-    ahead = Ahead(store, far)
+    ahead = Prefetch(store, far)
     for choice in ([[0, 1], [2, 3]], [[0, 1], [2, 3]], [[1, 4], [3, 2]], [[5, 0], [5, 0]]):
         for layer in range(2):
             chosen = torch.tensor(choice)
@@ -204,7 +204,7 @@ def test_routing_of_the_first_step_is_kept_for_the_chunk():
 
 
 def test_a_span_too_large_to_keep_gives_the_same_film(monkeypatch):
-    from causalcine_core.memory.views import Span
+    from causalcine_core.memory.rollout_view import Span
 
     kept = run(start(MemorySettings(1, 2)), 5).film()
     monkeypatch.setattr(Span, "ROOM", 0)

@@ -25,7 +25,7 @@ from causalcine_core.vae import (
     uint8_to_frames,
 )
 from causalcine_core.vae import wan as wan_module
-from causalcine_core.vae.checkpoint import vae_from_weights
+from causalcine_core.vae.load import vae_from_weights
 
 SMALL_WAN = VAEConfig(dim=4, z_dim=16, num_res_blocks=2)  # Wan2.1's four stages, thin
 SMALL_PATCHED = VAEConfig(dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2)

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..atomic import write_atomic
 from ..errors import InputError
-from ..whole import write_whole
-from .compact import expand
-from .safefile import read_header
+from .header import read_header
+from .int8 import expand
 
 FORMAT = 1
 PARTS = {"model": "model.diffusion_model.", "text": "text_encoder.", "vae": "vae."}
@@ -89,7 +89,7 @@ def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], he
     """Write tensors with a `causalcine` entry in the header; the file appears under its name only when it is whole."""
     tensors = {name: t.detach().contiguous() for name, t in weights.items()}
     metadata = {"causalcine": json.dumps(header)}
-    write_whole(Path(path), lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    write_atomic(Path(path), lambda partial: save_file(tensors, str(partial), metadata=metadata))
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

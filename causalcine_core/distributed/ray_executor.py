@@ -1,10 +1,10 @@
 """Workers that a program hires through Ray, not being one of them itself: ComfyUI, a notebook.
 
-    crew = Crew(4)
+    crew = RayExecutor(4)
     crew.load("model.safetensors", config, dtype=torch.bfloat16)
     network = replace(network, crew=crew)       rollouts of this network are now made by the crew
 
-The workers are a `Team` (a GPU each where there are any) and keep the memories of what they made; the program has states
+The workers are a `SequenceParallel` (a GPU each where there are any) and keep the memories of what they made; the program has states
 without memory. One that it continues is found again by its last latent.
 """
 
@@ -27,15 +27,15 @@ from ..model import WanConfig
 from ..model.kernels import AUTO
 from ..sampling import Chunk, ChunkRecord, State, StepInfo
 from ..story import PlannedChunk
-from .team import share_heads
-from .wire import dumps, loads
+from .sequence_parallel import share_heads
+from .serialization import dumps, loads
 from .worker import Answer, Job
 
 SOURCE = Path(__file__).parents[2]
 POLL = 0.05  # seconds between two looks at how far a chunk is
 
 
-class Crew:
+class RayExecutor:
     """`size` workers on this machine. They start when a network is loaded, and stay until `close`, or until nobody has the crew."""
 
     def __init__(self, size: int, device: str | None = None):
@@ -199,7 +199,7 @@ def _hand(ray: Any) -> Any:
 
     class Hand:
         def __init__(self, *given: Any):
-            from causalcine_core.parallel.worker import Worker
+            from causalcine_core.distributed.worker import Worker
 
             self.worker = Worker(*given)
 

@@ -16,12 +16,12 @@ from ..cut import Cut
 from ..model.attention import attend, chunk_attention
 from ..model.kernels import Kernel
 from ..model.rope import Rope, rotate, rotated
-from .ahead import Ahead
 from .cache import KVMemory
+from .prefetch import Prefetch
 from .routing import choose, describe, describe_query, route
 from .settings import MemorySettings
-from .sight import Sight, sight
 from .slab import Places, numbers
+from .visibility import Visibility, visibility
 
 
 class RolloutView:
@@ -47,7 +47,7 @@ class RolloutView:
         `sight`. angles: radians `[frames]` by which each remembered frame is turned in time against the chunk, on top of its
         place. total: sums scores over those who have the other heads; None: all heads are here."""
         store = memory.store
-        seen = sight(memory.lengths, shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
+        seen = visibility(memory.lengths, shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
         self.memory, self.frames, self._total = memory, frames, total
         self._keep_choice = settings.routing == "first_step"
         self._asked_k = settings.top_k or 0
@@ -55,7 +55,7 @@ class RolloutView:
         self._far_rows, self._near_rows = memory.rows(self._far), memory.rows(near)
         self._k = min(self._asked_k, len(self._far))
         self._turns = None if angles is None else (rope.turn(angles[near]), rope.turn(angles[self._far]))
-        self._ahead = Ahead(store, self._far_rows) if self._k and store.cold.host else None
+        self._ahead = Prefetch(store, self._far_rows) if self._k and store.cold.host else None
         self._chosen: list[Tensor | None] = [None] * store.layers
         self._written: Places | None = None  # of the store, where passes leave their keys and values
         self._span = Span(rope, store.layers, self._k, len(near), frames, seen.gap)
@@ -177,7 +177,7 @@ class Segment:
 
     first: int
     frames: int
-    seen: Sight
+    seen: Visibility
 
 
 class PackedView:
@@ -209,7 +209,7 @@ class PackedView:
         packed = torch.tensor(of_frame[: self.clean] + of_frame[self.history :])
         self._turn = rope.turn(shot_angle * packed) if shot_angle else None
         seen = [
-            sight(chunks[:i], shots.index(shots[i]), window=settings.window or 0, sink=sink, cut=cut)
+            visibility(chunks[:i], shots.index(shots[i]), window=settings.window or 0, sink=sink, cut=cut)
             for i in range(len(chunks))
         ]
         starts = [sum(chunks[:i]) for i in range(len(chunks))]

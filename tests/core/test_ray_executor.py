@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from causalcine_core.distributed import serialization
+from causalcine_core.distributed.ray_executor import RayExecutor
 from causalcine_core.errors import InputError, WorkerLostError
 from causalcine_core.memory import MemorySettings
-from causalcine_core.parallel import wire
-from causalcine_core.parallel.crew import Crew
 from causalcine_core.sampling import State, begin, rollout
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
@@ -37,7 +37,7 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def crew(weights):
     pytest.importorskip("ray")
-    hired = Crew(2, "cpu")
+    hired = RayExecutor(2, "cpu")
     hired.load(weights, TINY, dtype=torch.float32)
     yield hired
     hired.close()
@@ -46,7 +46,7 @@ def crew(weights):
     ray.shutdown()
 
 
-def run(state: State, count: int, crew: Crew | None = None, planned_ahead: int = 0, **options) -> State:
+def run(state: State, count: int, crew: RayExecutor | None = None, planned_ahead: int = 0, **options) -> State:
     """`count` more chunks of the film, by the crew or in this process, of which some more are planned."""
     net = replace(network(tiny_net()), crew=crew)
     end = state.chunks + count
@@ -56,7 +56,7 @@ def run(state: State, count: int, crew: Crew | None = None, planned_ahead: int =
     return state
 
 
-def start(crew: Crew | None = None, **recipe) -> State:
+def start(crew: RayExecutor | None = None, **recipe) -> State:
     return begin(replace(network(tiny_net()), crew=crew), tiny_recipe(**recipe), MemorySettings(), size=SIZE, seed=3)
 
 
@@ -76,7 +76,7 @@ def test_a_crew_makes_the_film_of_this_process_and_keeps_its_memory(crew):
         forks = [run(first, n, crew) for n in (3, 2)]  # each from the workers' memory
     finally:
         del crew._ask
-    jobs = [wire.loads(given[0]) for name, given in asked if name == "begin"]
+    jobs = [serialization.loads(given[0]) for name, given in asked if name == "begin"]
     assert all(job.known for job in jobs)
     assert all(set(job.texts) == {SHOTS[4], SHOTS[5]} for job in jobs)
     here = run(start(), 4)
@@ -134,23 +134,23 @@ def test_a_worker_that_dies_is_an_error_at_once_with_the_film_so_far(crew, weigh
 
 def test_what_a_crew_cannot_do_is_said_in_a_sentence(crew, weights, monkeypatch):
     with pytest.raises(InputError, match="3 workers cannot share 2 attention heads evenly: start 1, 2"):
-        Crew(3, "cpu").load(weights, TINY, dtype=torch.float32)
+        RayExecutor(3, "cpu").load(weights, TINY, dtype=torch.float32)
     with pytest.raises(InputError, match="workers is 0: at least one is needed"):
-        Crew(0, "cpu")
+        RayExecutor(0, "cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="workers is 2, but there are 1 GPUs here"):
-        Crew(2, "cuda")
+        RayExecutor(2, "cuda")
     bad = replace(start(crew), settings=MemorySettings(1, 2, budget=1e-9))
     with pytest.raises(InputError, match=r"memory\.budget is 1e-09 GiB"):
         run(bad, 1, crew)
     assert crew.at_work
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"several workers need Ray, which is not usable here .*: pip install ray"):
-        Crew(2, "cpu").load(weights, TINY, dtype=torch.float32)
+        RayExecutor(2, "cpu").load(weights, TINY, dtype=torch.float32)
 
 
 def test_values_are_read_by_whatever_name_a_process_knows_this_package():
     """As ComfyUI does, which calls a pack by its folder."""
     foreign = pickle.dumps(tiny_recipe(), protocol=2).replace(b"ccausalcine_core", b"c/packs/Cine.causalcine_core")
     assert b"/packs/Cine" in foreign
-    assert wire.loads(foreign) == tiny_recipe()
+    assert serialization.loads(foreign) == tiny_recipe()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .checkpoint import assign
-from .compact import expand
+from ..weights.checkpoint import assign
+from ..weights.diagnose import no_network, wrong_network
+from ..weights.int8 import expand
+from ..weights.layouts import COMPANIONS, Layout, Shape, find_layout, is_lora
+from ..weights.lora import merge_lora
+from ..weights.source import Source, open_source
 from .config import PRESETS, WanConfig
-from .diagnose import no_network, wrong_network
-from .files import Source, open_source
-from .layouts import COMPANIONS, Layout, Shape, find_layout, is_lora
-from .lora import merge_lora
 from .transformer import CausalWanTransformer
 
 HEAD_DIM = 128  # of every public Wan; shapes do not tell it

@@ -11,26 +11,26 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .distributed import SequenceParallel
 from .errors import InputError
 from .model import CausalWanTransformer
 from .model.float8 import FLOAT8, to_float8
 from .model.kernels import AUTO, find_kernel
 from .model.packed import pack
 from .model.transformer import Compute, TextKV, View, forward
-from .parallel import Team
 
 # Rows: 0.81 of the time of two passes at 192 rows of 256 channels, 0.96 at 768 of 512.
 FOLDED = 1024
 
 
 class Elsewhere(Protocol):
-    """Others who make rollouts, as `parallel.crew.Crew`."""
+    """Others who make rollouts, as `distributed.ray_executor.RayExecutor`."""
 
     def rollout(self, *given: Any, **options: Any) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
-class Network:
+class Runner:
     """A causal network ready to run: a module tree with Wan's names, and where and how it computes."""
 
     net: Any
@@ -42,7 +42,7 @@ class Network:
     dtype: torch.dtype
     patch: tuple[int, int] = (2, 2)
     fingerprint: str = ""
-    team: Team | None = None  # the workers that share it, this process among them
+    team: SequenceParallel | None = None  # the workers that share it, this process among them
     crew: Elsewhere | None = None  # who makes its rollouts in this process's stead
     compute: Compute = field(default_factory=Compute)
 
@@ -95,7 +95,7 @@ def pick_dtype(device: torch.device, asked: torch.dtype | None = None) -> torch.
 
 def prepare_network(
     net: CausalWanTransformer, identity: str, dtype: torch.dtype | None = None, compute: Compute | None = None
-) -> Network:
+) -> Runner:
     """A network of ours that will only compute from now on: its linears in 8-bit floats where `dtype` says so, and on a CPU
     packed, unless it is compiled."""
     network = describe_network(net, identity)
@@ -107,10 +107,10 @@ def prepare_network(
     return network
 
 
-def describe_network(net: CausalWanTransformer, identity: str) -> Network:
+def describe_network(net: CausalWanTransformer, identity: str) -> Runner:
     """A network of ours, as the rollout wants it."""
     config, weight = net.config, net.get_parameter("blocks.0.self_attn.q.weight")
-    return Network(
+    return Runner(
         net,
         config.num_layers,
         config.num_heads,

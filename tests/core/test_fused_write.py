@@ -9,7 +9,7 @@ import torch
 
 from causalcine_core import MemorySettings
 from causalcine_core.model.transformer import Compute
-from causalcine_core.sampling import Network, State, begin, rollout
+from causalcine_core.sampling import Runner, State, begin, rollout
 
 from ..helpers import network, planned, text, tiny_net, tiny_recipe
 
@@ -18,7 +18,7 @@ ROWS = 3 * 6  # tokens of a chunk of three frames
 SHOTS = [0, 0, 1, 1, 1, 2, 0, 0]
 
 
-def folding(fold: int) -> Network:
+def folding(fold: int) -> Runner:
     return replace(network(tiny_net()), compute=Compute(fold=fold))
 
 

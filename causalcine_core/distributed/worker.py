@@ -1,4 +1,4 @@
-"""One worker of a `Crew`: it holds the network, makes the same rollout as the others, and tells what it made."""
+"""One worker of a `RayExecutor`: it holds the network, makes the same rollout as the others, and tells what it made."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from ..errors import InputError, WorkerLostError
 from ..memory import KVMemory
 from ..model import CausalWanTransformer, WanConfig, read_network
-from ..model.checkpoint import assign
-from ..network import Network, pick_compute, pick_device, prepare_network
+from ..runner import Runner, pick_compute, pick_device, prepare_network
 from ..sampling import Chunk, Pending, State, StepInfo, rollout
 from ..story import PlannedChunk
-from .team import Team
-from .wire import dumps, loads
+from ..weights.checkpoint import assign
+from .sequence_parallel import SequenceParallel
+from .serialization import dumps, loads
 
 KEPT = 8  # memories of films, or of where a film was forked, that a worker keeps
 
@@ -59,8 +59,8 @@ class Worker:
     rank: int
     size: int
     device: str
-    team: Team | None = None
-    network: Network | None = None
+    team: SequenceParallel | None = None
+    network: Runner | None = None
     _memories: OrderedDict[str, KVMemory] = field(default_factory=OrderedDict)
     _stream: Iterator[Chunk] | None = None
     _growing: str | None = None  # name of the memory that the running rollout made last
@@ -92,7 +92,7 @@ class Worker:
 
     def meet(self, where: str) -> None:
         if self.size > 1:
-            self.team = Team.meet(self.rank, self.size, where, gpu=self.device.startswith("cuda"))
+            self.team = SequenceParallel.meet(self.rank, self.size, where, gpu=self.device.startswith("cuda"))
 
     def load(self, path: str, config: dict[str, Any], dtype: torch.dtype, identity: str, attention: str) -> None:
         """Take the network of a file, instead of the one that is there."""

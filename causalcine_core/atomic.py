@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` make a file under a temporary name beside `path`, then rename it; nothing half-written is left."""
     partial = path.with_name(f".causalcine-{secrets.token_hex(6)}{path.suffix}")
     try:

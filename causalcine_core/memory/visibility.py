@@ -13,7 +13,7 @@ from ..cut import Cut
 
 
 @dataclass(frozen=True)
-class Sight:
+class Visibility:
     """near: frames always seen, in temporal order. far: frames that may be recalled. gap: positions left empty between
     all that is seen and the chunk itself."""
 
@@ -22,7 +22,9 @@ class Sight:
     gap: int = 0
 
 
-def sight(history: Sequence[int], shot_start: int, *, window: int, sink: int = 0, cut: Cut | None = None) -> Sight:
+def visibility(
+    history: Sequence[int], shot_start: int, *, window: int, sink: int = 0, cut: Cut | None = None
+) -> Visibility:
     """What the next chunk sees.
 
     Args:
@@ -48,4 +50,4 @@ def sight(history: Sequence[int], shot_start: int, *, window: int, sink: int = 0
     far: Sequence[int] = range(sunk, first)
     if len(kept) > sunk:
         far = [frame for frame in far if frame not in kept]
-    return Sight(near, far, cut.jump if cut.rope_jump and 0 < shot_start == len(history) else 0)
+    return Visibility(near, far, cut.jump if cut.rope_jump and 0 < shot_start == len(history) else 0)

@@ -15,8 +15,8 @@ import torch
 
 from causalcine_core import Pipeline, State, Story
 from causalcine_core.cli import SOURCE
+from causalcine_core.distributed import SequenceParallel
 from causalcine_core.errors import InputError
-from causalcine_core.parallel import Team
 
 
 def story(path: Path, seconds: float) -> str:
@@ -107,5 +107,5 @@ def test_a_worker_that_dies_leaves_a_film_that_can_be_finished(tmp_path, checkpo
 
 def test_heads_that_cannot_be_shared_are_named():
     with pytest.raises(InputError, match=r"5 workers cannot share 12 attention heads evenly: start 1, 2, 3, 4, 6, 12"):
-        Team(0, 5).heads(12)
-    assert Team(0, 4).heads(12) == 3
+        SequenceParallel(0, 5).heads(12)
+    assert SequenceParallel(0, 4).heads(12) == 3

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
+from .header import looks_pickled, read_header
 from .layouts import Shape
-from .safefile import looks_pickled, read_header
 
 SAFE_TORCH = (2, 6)  # before it, weights_only could be got around (CVE-2025-32434)
 

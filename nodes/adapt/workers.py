@@ -16,19 +16,19 @@ import comfy.sd
 import folder_paths
 import torch
 
+from ...causalcine_core.distributed.ray_executor import RayExecutor
+from ...causalcine_core.distributed.sequence_parallel import share_heads
 from ...causalcine_core.errors import InputError, WorkerLostError
 from ...causalcine_core.model.kernels import AUTO
-from ...causalcine_core.network import Network
-from ...causalcine_core.parallel.crew import Crew
-from ...causalcine_core.parallel.team import share_heads
+from ...causalcine_core.runner import Runner
 from ...causalcine_core.sampling import State
 from . import model as models
 from .progress import tell, warn
 
 CREW = "causalcine_crew"
 
-_crews: weakref.WeakValueDictionary[tuple[int, str], Crew] = weakref.WeakValueDictionary()  # by size and device
-_weights: weakref.WeakKeyDictionary[Crew, tuple[Any, ...]] = weakref.WeakKeyDictionary()  # which ones a crew has
+_crews: weakref.WeakValueDictionary[tuple[int, str], RayExecutor] = weakref.WeakValueDictionary()  # by size and device
+_weights: weakref.WeakKeyDictionary[RayExecutor, tuple[Any, ...]] = weakref.WeakKeyDictionary()  # which ones a crew has
 _lost: tuple[str, State] | None = None  # a job, and how far it had come
 
 
@@ -37,17 +37,17 @@ def with_workers(model: Any, count: int) -> Any:
     count = count or (1 if _on_cpu(model) else torch.cuda.device_count())
     share_heads(count, models.config_of(model).num_heads)
     key = (count, _device(model))
-    crew = _crews.get(key) or Crew(*key)  # starts nothing yet
+    crew = _crews.get(key) or RayExecutor(*key)  # starts nothing yet
     _crews[key] = crew
     return models.with_attachment(model, CREW, crew)
 
 
-def crew_of(model: Any) -> Crew | None:
+def crew_of(model: Any) -> RayExecutor | None:
     """The workers that a MODEL asks for."""
     return model.get_attachment(CREW)
 
 
-def give(crew: Crew, model: Any, network: Network) -> None:
+def give(crew: RayExecutor, model: Any, network: Runner) -> None:
     """The crew gets this MODEL's weights, patches and all, unless it has them. They go through a file that ComfyUI writes."""
     weights = (weakref.ref(model.model), model.patches_uuid, network.dtype)
     if crew.at_work and _weights.get(crew) == weights:

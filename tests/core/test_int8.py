@@ -2,7 +2,7 @@
 
 import torch
 
-from causalcine_core.model.compact import SCALE, compact, expand
+from causalcine_core.weights.int8 import SCALE, compact, expand
 
 
 def test_large_matrices_lose_less_than_a_step_and_small_ones_a_half():

@@ -37,7 +37,7 @@ def share_heads(workers: int, heads: int) -> int:
 
 
 @dataclass(frozen=True)
-class Team:
+class SequenceParallel:
     """This worker's place among `size` that make one film."""
 
     rank: int
@@ -45,7 +45,7 @@ class Team:
     _stopped: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod
-    def join(cls, device: str | None = None, timeout: timedelta = timedelta(minutes=10)) -> Team | None:
+    def join(cls, device: str | None = None, timeout: timedelta = timedelta(minutes=10)) -> SequenceParallel | None:
         """The team that torchrun started, joined; None where it started none, or one worker.
 
         device: what the workers compute on, `cpu` or `cuda`; None: a GPU each where there are any. timeout: how long a
@@ -60,7 +60,9 @@ class Team:
         return cls.meet(int(os.environ["RANK"]), size, "env://", gpu=gpu, timeout=timeout)
 
     @classmethod
-    def meet(cls, rank: int, size: int, where: str, *, gpu: bool, timeout: timedelta = timedelta(minutes=10)) -> Team:
+    def meet(
+        cls, rank: int, size: int, where: str, *, gpu: bool, timeout: timedelta = timedelta(minutes=10)
+    ) -> SequenceParallel:
         """The team of `size` who all call this. where: as PyTorch names it, `tcp://host:port`. gpu: whether each has one."""
         dist.init_process_group(
             "nccl" if gpu else "gloo", init_method=where, rank=rank, world_size=size, timeout=timeout
@@ -132,7 +134,7 @@ class Team:
 class _Traded:
     """A view for whom rows of all heads are traded for all rows of some heads, and back. tokens: rows' tokens, by worker."""
 
-    team: Team
+    team: SequenceParallel
     view: View
     tokens: Sequence[int]
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.checkpoint import read_weights
-from ..model.compact import SCALE, expand
+from ..weights.checkpoint import read_weights
+from ..weights.int8 import SCALE, expand
 from .wan import VAEConfig, WanVAE
 
 Weights = dict[str, Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor
 from .cache import FrameStore, Page, Rows
 
 
-class Ahead:
+class Prefetch:
     """Reads what a chunk recalls, where frames may lie on the host.
 
     While a layer computes, the pages are fetched that the next one chose in the last pass: denoising passes of a chunk
