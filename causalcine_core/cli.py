@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print the report, without chunks, as the last line")
 
     inspect = command("inspect", _inspect, "Say what a checkpoint or a state file holds.")
-    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("file", metavar="nano|FILE")
     inspect.add_argument(
         "--size", metavar="WxH", help="what a film of this size and length needs; default: the model's size"
     )
@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "Write a Wan transformer of any known layout as one safetensors file that CausalCine runs. A .pt is read as tensors "
         "only.",
     )
-    convert.add_argument("source", metavar="IN", help="a .pt or .safetensors file, or a diffusers folder")
+    convert.add_argument("source", metavar="IN", help="a .pt or .safetensors file, a diffusers folder, or nano")
     convert.add_argument("output", metavar="OUT.safetensors", help="replaced if it is there")
     convert.add_argument("--lora", metavar="FILE", help="a LoRA to merge in, as LongLive 1.0 and MemFlow need it")
     convert.add_argument("--alpha", type=_value, metavar="N", help="of a LoRA that names none; default: its rank")
@@ -474,11 +474,12 @@ def _table(shots: Sequence[Mapping[str, Any]], fps: float) -> str:
 def _story_check(args: argparse.Namespace) -> None:
     story = Story.load(args.story)
     from .memory import MemorySettings
-    from .pipeline import BUILT_IN
     from .report import check_report
     from .sampling import Recipe
+    from .weights.built_in import model_path
+    from .weights.checkpoint import read_card
 
-    header = _causalcine_header(BUILT_IN.get(args.model, Path(args.model)))
+    header = read_card(model_path(args.model))
     recipe = Recipe.from_dict(header["recipe"])
     pace = pace_notes(story.fps, recipe.fps)
     changes = {name: getattr(story, name) for name in ("fps", "width", "height", "negative")}
@@ -518,19 +519,6 @@ def _vocabulary_notes(story: Story, header: Mapping[str, Any]) -> list[str]:
     return prompt_warnings(TextConfig.from_dict(header["text"]), prompts)
 
 
-def _causalcine_header(path: Path) -> dict[str, Any]:
-    """The `causalcine` entry of a checkpoint's header; reads no weights."""
-    from .weights.checkpoint import read_header
-
-    metadata = read_header(path).get("__metadata__", {})
-    try:
-        header = json.loads(metadata["causalcine"])
-        header["recipe"]
-    except (KeyError, ValueError, TypeError):
-        raise InputError(f"checkpoint {path} is no CausalCine all-in-one file: its header holds no recipe") from None
-    return header
-
-
 def _convert(args: argparse.Namespace) -> None:
     import torch
 
@@ -553,10 +541,15 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    facts = describe_file(Path(args.file))
+    from .inspect import describe_file, describe_film
+    from .weights.built_in import model_path
+
+    path = model_path(args.file)
+    facts = describe_file(path)
     film = ("size", "seconds", "memory_budget", "memory_storage", "window", "top_k", "dtype")
     if any(getattr(args, name) is not None for name in film):
-        facts["film"] = _film_needs(args)
+        size = parse_size(args.size) if args.size is not None else None
+        facts["film"] = describe_film(path, _memory_settings(args), size=size, seconds=args.seconds, dtype=args.dtype)
     if args.json:
         print(json.dumps(facts))
         return
@@ -568,76 +561,6 @@ def _inspect(args: argparse.Namespace) -> None:
                 print(f"  {key:<18} {text if len(text) <= 160 else text[:159] + chr(0x2026)}")
         else:
             print(f"{name:<20} {value:,}" if isinstance(value, int) else f"{name:<20} {value}")
-
-
-def _film_needs(args: argparse.Namespace) -> dict[str, Any]:
-    """What a film of the asked size and length needs on this model."""
-    import torch
-
-    from .model import WanConfig
-    from .model.load import describe_network_file
-    from .needs import film_needs, to_dict
-    from .runner import pick_device, pick_dtype
-    from .sampling import Recipe, choose_family
-    from .weights.checkpoint import read_header
-
-    path = Path(args.file)
-    own = {} if path.is_dir() else json.loads(read_header(path).get("__metadata__", {}).get("causalcine", "{}"))
-    if own and own.get("kind") != "network":
-        config, recipe = WanConfig.from_dict(own["model"]), Recipe.from_dict(own["recipe"])
-    else:
-        info = describe_network_file(path)
-        config, recipe = info.config, choose_family(info.config, info.header).recipe
-    width, height = recipe.width, recipe.height
-    if args.size is not None:
-        width, height = parse_size(args.size)
-    settings = _memory_settings(args)
-    needs = film_needs(
-        config,
-        recipe,
-        settings,
-        width=width,
-        height=height,
-        seconds=60.0 if args.seconds is None else args.seconds,
-        dtype=getattr(torch, args.dtype) if args.dtype else pick_dtype(pick_device(None)),
-    )
-    return {"size": f"{width}x{height}", **to_dict(needs, settings)}
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """What a file of weights is, from its header alone: kind, parameters by part, number types, recipe, card."""
-    from .convert import describe_network_in
-    from .weights.checkpoint import PARTS, read_header
-    from .weights.source import is_pickle
-
-    if path.is_dir() or is_pickle(path):
-        kind = "folder" if path.is_dir() else ".pt file"
-        return {"file": str(path), "kind": kind} | describe_network_in(path)
-    header = read_header(path)
-    metadata = header.pop("__metadata__", {})
-    sizes = {name: math.prod(entry["shape"]) for name, entry in header.items()}
-    facts: dict[str, Any] = {"file": str(path), "kind": "safetensors file", "bytes": path.stat().st_size}
-    facts |= {"tensors": len(header), "numbers": sum(sizes.values())}
-    facts["types"] = ", ".join(sorted({entry["dtype"] for entry in header.values()}))
-    if "causalcine_state" in metadata:
-        state = json.loads(metadata["causalcine_state"])
-        facts["kind"] = "CausalCine film state, for causalcine continue"
-        facts |= {"chunks": len(state["records"]), "shots": len(state["shots"]), "seed": str(state["seed"])}
-        facts |= {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
-        return facts
-    own = json.loads(metadata.pop("causalcine", "{}"))
-    if own and own.get("kind") != "network":
-        facts["kind"] = f"CausalCine all-in-one checkpoint, format {own.get('format')}"
-        parts = {part: sum(n for name, n in sizes.items() if name.startswith(prefix)) for part, prefix in PARTS.items()}
-        facts["parameters"] = {part: f"{n:,}" for part, n in parts.items()}
-        for name in ("model", "text", "vae", "recipe", "card"):
-            if own.get(name):
-                facts[name] = own[name] if isinstance(own[name], dict) else {"": own[name]}
-        return facts
-    facts |= describe_network_in(path)
-    if metadata:
-        facts["metadata"] = metadata
-    return facts
 
 
 # --- the source checkout

@@ -11,15 +11,13 @@ from typing import Any
 import torch
 
 from .errors import InputError
-from .model.load import NetworkInfo, describe_source, read_network
+from .model.load import NetworkInfo, read_network
 from .model.transformer import CausalWanTransformer
 from .sampling import Choice, choose_family
 from .sampling.families import find_family
 from .video import check_output
+from .weights.built_in import model_path
 from .weights.checkpoint import FORMAT, cast_like, save_weights
-from .weights.diagnose import no_network
-from .weights.layouts import find_layout
-from .weights.source import open_source
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def convert(
     """Write the transformer of `source` under Wan's own names, with a `causalcine` header.
 
     Args:
-        source: a file (`.safetensors`, or `.pt` read as tensors only) or folder in any known layout.
+        source: a file (`.safetensors`, or `.pt` read as tensors only) or folder in any known layout, or `nano`.
         output: a `.safetensors` file; it is replaced once the new one is whole.
         lora: to be merged in. alpha: of one that names none (its rank by default).
         part: which of several networks to take; by default the averaged weights.
@@ -60,7 +58,7 @@ def convert(
         find_family(family)
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
         raise InputError(f"alpha is {alpha!r}: it must be a number above 0")
-    file = read_network(source, part=part, lora=lora, alpha=alpha, pickles=True)
+    file = read_network(model_path(source), part=part, lora=lora, alpha=alpha, pickles=True)
     choice = choose_family(file.config, file.header, family)
     weights = file.weights
     if dtype is not None:
@@ -82,35 +80,3 @@ def _header(file: NetworkInfo, choice: Choice, lora: str | os.PathLike[str] | No
         "family_reason": choice.reason,
         "source": origin,
     }
-
-
-def describe_network_in(path: Path) -> dict[str, Any]:
-    """What `causalcine inspect` says of a transformer in any layout; of a file that holds none, what it looks like."""
-    source = open_source(path, pickles=True)
-    shapes = source.shapes
-    layout = find_layout(shapes)
-    if layout is None:
-        return {"no Wan transformer": no_network(shapes)}
-    facts: dict[str, Any] = {"kind": "Wan transformer"}
-    facts["layout"] = layout.name + (f", {layout.part}" if layout.part else "")
-    inside = layout.shapes(shapes)
-    patch = inside.get("patch_embedding.weight")
-    if patch:
-        blocks = {name.split(".")[1] for name in inside if name.startswith("blocks.")}
-        facts["network"] = {
-            "dim": patch[0],
-            "latent channels": patch[1],
-            "patch": list(patch[2:]),
-            "blocks": len(blocks),
-        }
-    try:
-        info = describe_source(source)
-    except InputError as error:
-        return facts | {"problem": str(error)}
-    choice = choose_family(info.config, info.header)
-    facts["matched"] = f"{info.matched} of {info.total} weights"
-    facts["family"] = str(choice)
-    facts["recipe"] = {name: value for name, value in choice.recipe.to_dict().items() if value not in (None, "")}
-    if info.notes:
-        facts["notes"] = "; ".join(info.notes)
-    return facts

@@ -22,10 +22,8 @@ from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
 from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
 from .text import NanoTextEncoder, TextConfig, prompt_warnings
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
+from .weights.built_in import model_path
 from .weights.checkpoint import Checkpoint, assign
-
-ASSETS = Path(__file__).parent / "assets"
-BUILT_IN = {"nano": ASSETS / "nano.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,9 @@ class Pipeline:
         together, each of whom calls this.
         """
         compute = pick_compute(pick_device(device), attention, compile)
-        path = BUILT_IN.get(str(source), Path(source))
-        pipe = cls.from_checkpoint(load_checkpoint(path), name=str(source), device=device, dtype=dtype, compute=compute)
+        pipe = cls.from_checkpoint(
+            load_checkpoint(model_path(source)), name=str(source), device=device, dtype=dtype, compute=compute
+        )
         pipe.network = replace(pipe.network, team=team)
         return pipe
 

@@ -12,10 +12,10 @@ from comfy_api.latest import io
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.model import WanConfig, load_checkpoint, read_network
 from ..causalcine_core.model.kernels import AUTO, KERNELS, find_kernel
-from ..causalcine_core.pipeline import BUILT_IN
 from ..causalcine_core.sampling import FAMILIES, Recipe, choose_family
 from ..causalcine_core.text import NanoTextEncoder, TextConfig
 from ..causalcine_core.vae import vae_from_weights
+from ..causalcine_core.weights.built_in import BUILT_IN
 from ..causalcine_core.weights.checkpoint import assign
 from .adapt import clip, model, vae
 from .adapt.progress import tell

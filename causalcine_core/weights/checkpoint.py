@@ -45,6 +45,17 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise InputError(f"checkpoint {path} cannot be read ({error})") from error
 
 
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The `causalcine` entry of an all-in-one file: configs, recipe and card. Reads no weights."""
+    metadata = read_header(path).get("__metadata__", {})
+    try:
+        header: dict[str, Any] = json.loads(metadata["causalcine"])
+        header["recipe"]
+    except (KeyError, ValueError, TypeError):
+        raise InputError(f"checkpoint {path} is no CausalCine all-in-one file: its header holds no recipe") from None
+    return header
+
+
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read an all-in-one file."""
     weights, metadata = read_weights(path)

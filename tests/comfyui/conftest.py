@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from causalcine_core.pipeline import BUILT_IN
+from causalcine_core.weights.built_in import BUILT_IN
 
 from .checkpoint import random_checkpoint, random_wan, random_wan_vae
 from .graphs import node

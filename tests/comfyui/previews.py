@@ -16,7 +16,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from causalcine_core.pipeline import BUILT_IN
+from causalcine_core.weights.built_in import BUILT_IN
 
 from .server import PACK, Server, install, installations
 

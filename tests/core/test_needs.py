@@ -15,8 +15,9 @@ from causalcine_core.memory.cache import GIB
 from causalcine_core.memory.rollout_view import Span
 from causalcine_core.model.float8 import FLOAT8
 from causalcine_core.needs import film_needs, working_bytes
-from causalcine_core.pipeline import BUILT_IN, Pipeline
+from causalcine_core.pipeline import Pipeline
 from causalcine_core.story import Shot, Story
+from causalcine_core.weights.built_in import BUILT_IN
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,14 @@ def test_the_least_budget_is_the_least_that_is_taken(pipe: Pipeline, storage):
     pipe.stream(story, memory=replace(settings, budget=1.001 * least), decode=False)
     with pytest.raises(InputError, match="need at least"):
         pipe.stream(story, memory=replace(settings, budget=0.99 * least), decode=False)
+
+
+def test_every_command_knows_the_built_in_model_by_its_name(tmp_path, capsys):
+    (tmp_path / "s.txt").write_text("a cat")
+    assert cli.main(["inspect", "nano", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"].startswith("CausalCine all-in-one")
+    assert cli.main(["story", "check", str(tmp_path / "s.txt"), "--model", "nano"]) == 0
+    assert cli.main(["convert", "nano", str(tmp_path / "network.safetensors")]) == 0
 
 
 def test_inspect_says_what_a_film_needs(capsys):

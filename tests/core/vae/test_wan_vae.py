@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from causalcine_core import Pipeline
 from causalcine_core.errors import InputError
-from causalcine_core.pipeline import BUILT_IN
 from causalcine_core.vae import (
     VAEConfig,
     VAEState,
@@ -26,6 +25,7 @@ from causalcine_core.vae import (
 )
 from causalcine_core.vae import wan as wan_module
 from causalcine_core.vae.load import vae_from_weights
+from causalcine_core.weights.built_in import BUILT_IN
 
 SMALL_WAN = VAEConfig(dim=4, z_dim=16, num_res_blocks=2)  # Wan2.1's four stages, thin
 SMALL_PATCHED = VAEConfig(dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2)

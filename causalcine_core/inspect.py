@@ -1,0 +1,118 @@
+"""`causalcine inspect`: what a file of weights or a state is, from its header, and what a film on it would need."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import InputError
+from .memory import MemorySettings
+from .model import WanConfig
+from .model.load import describe_network_file, describe_source
+from .needs import film_needs, to_dict
+from .runner import pick_device, pick_dtype
+from .sampling import Recipe, choose_family
+from .weights.checkpoint import PARTS, read_header
+from .weights.diagnose import no_network
+from .weights.layouts import find_layout
+from .weights.source import is_pickle, open_source
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """What a file of weights is, from its header alone: kind, parameters by part, number types, recipe, card."""
+    if path.is_dir() or is_pickle(path):
+        kind = "folder" if path.is_dir() else ".pt file"
+        return {"file": str(path), "kind": kind} | describe_network_in(path)
+    header = read_header(path)
+    metadata = header.pop("__metadata__", {})
+    sizes = {name: math.prod(entry["shape"]) for name, entry in header.items()}
+    facts: dict[str, Any] = {"file": str(path), "kind": "safetensors file", "bytes": path.stat().st_size}
+    facts |= {"tensors": len(header), "numbers": sum(sizes.values())}
+    facts["types"] = ", ".join(sorted({entry["dtype"] for entry in header.values()}))
+    if "causalcine_state" in metadata:
+        state = json.loads(metadata["causalcine_state"])
+        facts["kind"] = "CausalCine film state, for causalcine continue"
+        facts |= {"chunks": len(state["records"]), "shots": len(state["shots"]), "seed": str(state["seed"])}
+        facts |= {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
+        return facts
+    own = json.loads(metadata.pop("causalcine", "{}"))
+    if own and own.get("kind") != "network":
+        facts["kind"] = f"CausalCine all-in-one checkpoint, format {own.get('format')}"
+        parts = {part: sum(n for name, n in sizes.items() if name.startswith(prefix)) for part, prefix in PARTS.items()}
+        facts["parameters"] = {part: f"{n:,}" for part, n in parts.items()}
+        for name in ("model", "text", "vae", "recipe", "card"):
+            if own.get(name):
+                facts[name] = own[name] if isinstance(own[name], dict) else {"": own[name]}
+        return facts
+    facts |= describe_network_in(path)
+    if metadata:
+        facts["metadata"] = metadata
+    return facts
+
+
+def describe_network_in(path: Path) -> dict[str, Any]:
+    """What `causalcine inspect` says of a transformer in any layout; of a file that holds none, what it looks like."""
+    source = open_source(path, pickles=True)
+    shapes = source.shapes
+    layout = find_layout(shapes)
+    if layout is None:
+        return {"no Wan transformer": no_network(shapes)}
+    facts: dict[str, Any] = {"kind": "Wan transformer"}
+    facts["layout"] = layout.name + (f", {layout.part}" if layout.part else "")
+    inside = layout.shapes(shapes)
+    patch = inside.get("patch_embedding.weight")
+    if patch:
+        blocks = {name.split(".")[1] for name in inside if name.startswith("blocks.")}
+        facts["network"] = {
+            "dim": patch[0],
+            "latent channels": patch[1],
+            "patch": list(patch[2:]),
+            "blocks": len(blocks),
+        }
+    try:
+        info = describe_source(source)
+    except InputError as error:
+        return facts | {"problem": str(error)}
+    choice = choose_family(info.config, info.header)
+    facts["matched"] = f"{info.matched} of {info.total} weights"
+    facts["family"] = str(choice)
+    facts["recipe"] = {name: value for name, value in choice.recipe.to_dict().items() if value not in (None, "")}
+    if info.notes:
+        facts["notes"] = "; ".join(info.notes)
+    return facts
+
+
+def describe_film(
+    path: Path,
+    settings: MemorySettings,
+    *,
+    size: tuple[int, int] | None = None,
+    seconds: float | None = None,
+    dtype: str | None = None,
+) -> dict[str, Any]:
+    """What a film on this model needs, from its header alone.
+
+    size: width and height, the model's own by default. seconds: 60 by default. dtype: torch's name of the network's
+    number type, by default as `pick_dtype`. Raises InputError as `film_needs` and `describe_network_file` do.
+    """
+    own = {} if path.is_dir() else json.loads(read_header(path).get("__metadata__", {}).get("causalcine", "{}"))
+    if own and own.get("kind") != "network":
+        config, recipe = WanConfig.from_dict(own["model"]), Recipe.from_dict(own["recipe"])
+    else:
+        info = describe_network_file(path)
+        config, recipe = info.config, choose_family(info.config, info.header).recipe
+    width, height = size or (recipe.width, recipe.height)
+    needs = film_needs(
+        config,
+        recipe,
+        settings,
+        width=width,
+        height=height,
+        seconds=60.0 if seconds is None else seconds,
+        dtype=getattr(torch, dtype) if dtype else pick_dtype(pick_device(None)),
+    )
+    return {"size": f"{width}x{height}", **to_dict(needs, settings)}
