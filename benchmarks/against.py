@@ -12,9 +12,10 @@ import torch
 
 from causalcine_core.memory import MemorySettings
 from causalcine_core.model import CausalWanTransformer, WanConfig
+from causalcine_core.plan import PlannedChunk, Timeline, plan
 from causalcine_core.runner import pick_dtype, prepare_network
 from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout, sampling_levels
-from causalcine_core.story import PlannedChunk, Shot, Story, Timeline, plan
+from causalcine_core.story import Shot, Story
 
 from .reference import Reference
 

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .atomic import write_atomic
 from .errors import InputError, WorkerLostError
-from .story import SHOT_SYNTAX, Story, check_seed, check_size, pace_notes, parse_size, plan
+from .plan import plan
+from .story import Story, check_seed, check_size, pace_notes, parse_size
+from .story_formats import SHOT_SYNTAX
 
 if TYPE_CHECKING:
     from PIL import Image

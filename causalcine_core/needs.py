@@ -12,9 +12,10 @@ from .memory.cache import GIB, frame_bytes, least_budget
 from .memory.rollout_view import Span
 from .model import CausalWanTransformer, WanConfig
 from .model.float8 import FLOAT8
+from .plan import plan
 from .sampling import Recipe
 from .sampling.state import most_held, most_near, open_store
-from .story import Shot, Story, check_size, plan
+from .story import Shot, Story, check_size
 from .vae import published_vae
 
 

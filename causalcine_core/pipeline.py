@@ -17,9 +17,10 @@ from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
+from .plan import PlannedShot, plan
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
-from .story import PlannedShot, Story, check_seed, check_size, pace_notes, plan
+from .story import Story, check_seed, check_size, pace_notes
 from .text import NanoTextEncoder, TextConfig, prompt_warnings
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
 from .weights.built_in import model_path

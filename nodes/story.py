@@ -9,7 +9,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..causalcine_core.story import MAX_BLEND, SHOT_SYNTAX, Shot, Story, join_prompt
+from ..causalcine_core.story import MAX_BLEND, Shot, Story, join_prompt
+from ..causalcine_core.story_formats import SHOT_SYNTAX
 from .adapt import clip as clips
 from .adapt.progress import warn
 from .loaders import checked

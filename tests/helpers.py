@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from causalcine_core.model import CausalWanTransformer, WanConfig
+from causalcine_core.plan import PlannedChunk
 from causalcine_core.runner import Runner, describe_network
 from causalcine_core.sampling import Recipe
-from causalcine_core.story import PlannedChunk
 
 TINY = WanConfig(dim=96, ffn_dim=128, num_heads=2, num_layers=3, freq_dim=32, text_dim=24, text_len=8)
 

@@ -25,8 +25,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..errors import InputError, WorkerLostError
 from ..model import WanConfig
 from ..model.kernels import AUTO
+from ..plan import PlannedChunk
 from ..sampling import Chunk, ChunkRecord, State, StepInfo
-from ..story import PlannedChunk
 from .sequence_parallel import share_heads
 from .serialization import dumps, loads
 from .worker import Answer, Job

@@ -16,9 +16,9 @@ from torch import Tensor
 from ..errors import InputError, WorkerLostError
 from ..memory import KVMemory
 from ..model import CausalWanTransformer, WanConfig, read_network
+from ..plan import PlannedChunk
 from ..runner import Runner, pick_compute, pick_device, prepare_network
 from ..sampling import Chunk, Pending, State, StepInfo, rollout
-from ..story import PlannedChunk
 from ..weights.checkpoint import assign
 from .sequence_parallel import SequenceParallel
 from .serialization import dumps, loads

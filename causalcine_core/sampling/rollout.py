@@ -15,8 +15,8 @@ from ..errors import InputError
 from ..memory import FoldedView, KVMemory, MemorySettings, RolloutView
 from ..model.rope import Rope
 from ..model.transformer import TextKV, View, project_text
+from ..plan import PlannedChunk
 from ..runner import Runner
-from ..story import PlannedChunk
 from ..vae import denormalize, normalize
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator, predict_clean, sampling_levels

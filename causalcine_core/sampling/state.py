@@ -17,7 +17,7 @@ from torch import Tensor
 from ..atomic import write_atomic
 from ..errors import InputError
 from ..memory import FrameStore, KVMemory, MemorySettings
-from ..story import PlannedChunk, PlannedShot
+from ..plan import PlannedChunk, PlannedShot
 from ..vae import VAEState
 from .recipe import Recipe
 

@@ -198,8 +198,8 @@ def film(model):
     network = models.network_of(model)
     recipe = core.Recipe(steps=2, sampler="renoise")
     state = core.begin(network, recipe, part("causalcine_core.memory").MemorySettings(), size=(6, 8), seed=1)
-    story = part("causalcine_core.story")
-    chunks = story.plan(story.Story([story.Shot("a film", frames=21)])).chunks
+    story, plan = part("causalcine_core.story"), part("causalcine_core.plan")
+    chunks = plan.plan(story.Story([story.Shot("a film", frames=21)])).chunks
     text = torch.randn(1, 512, 4096, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         *_, last = core.rollout(network, chunks, lambda shot: text, state, size=(6, 8))
@@ -279,7 +279,8 @@ from comfy.ldm.wan.model import WanModel
 sys.path.insert(0, {str(PACK)!r})
 from causalcine_core.memory import MemorySettings
 from causalcine_core.sampling import Runner, Recipe, begin, rollout
-from causalcine_core.story import Story, plan
+from causalcine_core.plan import plan
+from causalcine_core.story import Story
 kind = dict(dtype=torch.bfloat16, device="cpu", operations=comfy.ops.disable_weight_init)
 net = WanModel(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64, **kind)
 for parameter in net.parameters():
@@ -308,7 +309,7 @@ from comfy.k_diffusion.sampling import sample_ar_video
 sys.path.insert(0, {str(PACK)!r})
 from causalcine_core.memory import MemorySettings
 from causalcine_core.sampling import Runner, Recipe, begin, chunk_generator, rollout
-from causalcine_core.story import PlannedChunk
+from causalcine_core.plan import PlannedChunk
 from causalcine_core.vae import normalize
 block, blocks, seed = {block}, 4, 3
 shape = dict(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64)

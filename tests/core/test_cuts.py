@@ -9,8 +9,9 @@ from causalcine_core.cut import Cut
 from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
 from causalcine_core.memory.visibility import visibility
+from causalcine_core.plan import plan
 from causalcine_core.sampling import State, begin, rollout
-from causalcine_core.story import Shot, Story, plan
+from causalcine_core.story import Shot, Story
 
 from ..helpers import network, text, tiny_net, tiny_recipe
 

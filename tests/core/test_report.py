@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from causalcine_core import MemorySettings, Pipeline, Recipe, Shot, State, Story
+from causalcine_core.plan import plan
 from causalcine_core.report import build_report, check_report, memory_map, recall_summary, to_json
-from causalcine_core.story import plan
 
 STORY = Story([Shot("a fox runs", frames=33), Shot("snow", frames=30), Shot("the fox sleeps", frames=20)])
 

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from causalcine_core.errors import InputError
-from causalcine_core.story import MAX_SEED, MAX_SHOTS, Shot, Story, Timeline, check_size, cut_notes, plan
+from causalcine_core.plan import Timeline, cut_notes, plan
+from causalcine_core.story import MAX_SEED, MAX_SHOTS, Shot, Story, check_size
 
 TAGGED = "[global caption] A fox in winter. [per shot caption] It runs. [shot cut] It sleeps. [shot cut] It wakes."
 
