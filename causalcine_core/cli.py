@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     command("bench", _bench, "Measure the engine (needs a source checkout).", add_help=False)
     train = command("train", _train, "Run a training stage (needs a source checkout).", add_help=False)
     train.add_argument(
-        "stage", metavar="STAGE", nargs="?", help="a module of training/, such as vae or teacher_forcing"
+        "stage", metavar="STAGE", nargs="?", help="a module of training/stages/, such as vae or teacher_forcing"
     )
     return parser
 
@@ -573,17 +573,19 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    folder = SOURCE / "training"
+    folder = SOURCE / "training" / "stages"
     stages = sorted(p.stem for p in folder.glob("*.py") if "\ndef main(" in p.read_text(encoding="utf-8"))
     if stages and args.stage not in stages:
         raise InputError(f"STAGE must be one of {', '.join(stages)}, got {args.stage or 'none'}")
-    _source_module("training", args.stage).main(args.rest)
+    _source_module("training", f"stages.{args.stage}").main(args.rest)
 
 
 def _source_module(folder: str, name: str) -> Any:
     """A module of a folder that is never installed."""
-    if not (SOURCE / folder / f"{name}.py").is_file():
-        raise InputError(f"this needs the source checkout of CausalCine: there is no {folder}/{name}.py in {SOURCE}")
+    if not (SOURCE / folder / f"{name.replace('.', '/')}.py").is_file():
+        raise InputError(
+            f"this needs the source checkout of CausalCine: there is no {folder}/{name.replace('.', '/')}.py in {SOURCE}"
+        )
     if str(SOURCE) not in sys.path:
         sys.path.insert(0, str(SOURCE))
     return importlib.import_module(f"{folder}.{name}")

@@ -23,7 +23,7 @@ from causalcine_core.text import TextConfig
 from causalcine_core.vae import load_vae
 from causalcine_core.weights.int8 import compact
 
-from .teacher_forcing import Model
+from .stages.teacher_forcing import Model
 
 
 def card(state: dict[str, Any], vae_metadata: dict[str, str], quality: dict[str, Any] | None) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def card(state: dict[str, Any], vae_metadata: dict[str, str], quality: dict[str,
     return {
         "command": "causalcine train vae training/recipes/vae.yaml; causalcine train vae training/recipes/vae_decoder.yaml --init "
         "VAE; causalcine train teacher_forcing training/recipes/nano.yaml",
-        "data": "training.data.world: procedural films rendered by this repository, no downloads",
+        "data": "training.world: procedural films rendered by this repository, no downloads",
         "seed": recipe["seed"],
         "hardware": "; ".join(f"{name}: {seconds / 3600:.2f} h" for name, seconds in state["hardware"].items()),
         "torch": torch.__version__,

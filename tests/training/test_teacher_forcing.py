@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from causalcine_core.memory import MemorySettings
 from causalcine_core.text import TextConfig
 from causalcine_core.vae import normalize
-from training import teacher_forcing
-from training.data.grammar import mentions
-from training.dataset import Reunions, Sample, Shards, clip, film, still, take
-from training.pointing import _cover
-from training.teacher_forcing import Model, Phase, Trainer, TrainRecipe, draw_levels, packed_loss
+from training.data.shards import Reunions, Sample, Shards, clip, film, still, take
+from training.losses.pointing import _cover
+from training.stages import teacher_forcing
+from training.stages.teacher_forcing import Model, Phase, Trainer, TrainRecipe, draw_levels, packed_loss
+from training.world.grammar import mentions
 
 from ..helpers import TINY
 

@@ -7,8 +7,8 @@ import torch
 
 from causalcine_core.errors import InputError
 from causalcine_core.vae import VAEConfig, WanVAE, load_vae, normalize, save_vae
-from training import vae as training
-from training import vae_start as start
+from training.components import vae_start as start
+from training.stages import vae as training
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Training data: a procedural world of multi-shot films with exact captions (see `world`)."""
+"""Films as latents on disk, and the samples that a training step is made of."""

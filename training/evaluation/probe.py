@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from causalcine_core.errors import InputError
 from causalcine_core.vae import WanVAE, frames_to_uint8, load_vae, uint8_to_frames
-from training.data.world import COLOURS, KINDS, MARKS, SETTINGS, TIMES, Film, Shot, make_film, make_still
+from training.world import COLOURS, KINDS, MARKS, SETTINGS, TIMES, Film, Shot, make_film, make_still
 
 ASSET = Path(__file__).parent / "assets" / "probe.safetensors"
 FORMAT = "causalcine-probe-1"

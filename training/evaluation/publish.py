@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from causalcine_core.errors import InputError
 from causalcine_core.video import CARD, DIM, GROUND, INK, fit_text, font
-from training.data.world import Film
+from training.world import Film
 
 from .intervals import Estimate
 

@@ -30,7 +30,7 @@ from causalcine_core import Pipeline, Story
 from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, STORAGES, MemorySettings
 from causalcine_core.sampling import State
-from training.data.world import Film, make_film
+from training.world import Film, make_film
 
 from . import publish
 from .cuts import cut_scores, find_cuts

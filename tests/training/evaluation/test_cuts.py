@@ -12,9 +12,9 @@ from PIL import Image
 
 from causalcine_core.errors import InputError
 from causalcine_core.video import VideoWriter
-from training.data.world import make_film, make_still
 from training.evaluation import cuts
 from training.evaluation.cuts import asked_cuts, cut_scores, cuts_from_scores, find_cuts
+from training.world import make_film, make_still
 
 
 @pytest.fixture(scope="module", autouse=True)

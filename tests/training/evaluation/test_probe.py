@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from causalcine_core.errors import InputError
-from training.data.world import make_film
 from training.evaluation import probe as probes
 from training.evaluation.probe import (
     ASSET,
@@ -21,6 +20,7 @@ from training.evaluation.probe import (
     read_shot,
     save_probe,
 )
+from training.world import make_film
 
 FILM = make_film(60_000_009)
 

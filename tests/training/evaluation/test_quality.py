@@ -12,7 +12,6 @@ from causalcine_core import Pipeline, Story
 from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
 from causalcine_core.sampling import Recipe
-from training.data.world import make_film
 from training.evaluation import cut_modes, publish, quality
 from training.evaluation.probe import Probe, save_probe
 from training.evaluation.quality import (
@@ -26,6 +25,7 @@ from training.evaluation.quality import (
     read_film,
     without_memory,
 )
+from training.world import make_film
 
 SMALL = Recipe(steps=1, width=32, height=32, window=1, top_k=2, guidance=2.0)
 

@@ -34,9 +34,9 @@ from causalcine_core.errors import InputError
 from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
 from causalcine_core.vae.load import read_metadata
 
-from . import HOME
-from .data.world import make_film, make_still
-from .vae_start import start_linear
+from .. import HOME
+from ..components.vae_start import start_linear
+from ..world import make_film, make_still
 
 HELD_OUT_SEED = 900_000_000  # seeds from here on are never trained on
 GROUP = 4  # pixel frames of one latent frame

@@ -1,4 +1,4 @@
-"""`python -m training.data preview --seed 1 -o out.png`: look at what the model will be trained on."""
+"""`python -m training.world preview --seed 1 -o out.png`: look at what the model will be trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .world import make_film, make_still, random_story
+from . import make_film, make_still, random_story
 
 SCALE, TEXT = 2, 46  # enlargement of a frame; pixels for a caption
 
@@ -43,7 +43,7 @@ def stills(seed: int, rows: int, size: tuple[int, int]) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.world", description=__doc__)
     parser.add_argument("what", choices=("preview", "stills", "story"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rows", type=int, default=4, help="films or rows of stills")

@@ -31,10 +31,11 @@ from causalcine_core.model.transformer import View
 from causalcine_core.sampling import add_noise, shifted
 from causalcine_core.text import NanoTextEncoder, TextConfig
 
-from . import HOME, dataset
-from .data.world import CAPTION_VOCABULARY
-from .dataset import Reunions, Sample, Shards
-from .pointing import Pointing
+from .. import HOME
+from ..data import shards as dataset
+from ..data.shards import Reunions, Sample, Shards
+from ..losses.pointing import Pointing
+from ..world import CAPTION_VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -385,7 +386,9 @@ def _machine() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path, default=HOME / "data", help="folder of shards made by training.dataset")
+    parser.add_argument(
+        "--data", type=Path, default=HOME / "data", help="folder of shards made by training.data.shards"
+    )
     parser.add_argument(
         "--work",
         type=Path,

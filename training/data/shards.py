@@ -3,7 +3,7 @@
 A shard is one safetensors file: `latents [n, 16, F, h, w]` in float16 (VAE space) and, in its metadata, one JSON
 record per film. Shards appear by rename, so a trainer may read while a maker still writes.
 
-    python -m training.dataset --kind films --vae VAE --out DIR --count 2000
+    python -m training.data.shards --kind films --vae VAE --out DIR --count 2000
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from torch import Tensor
 
 from causalcine_core.story import Story
 from causalcine_core.vae import WanVAE, load_vae, normalize
-from training.data.grammar import NAMES, mentions, with_looks
-from training.data.world import FRAMINGS, Film, make_film, plan_still
+
+from ..world import FRAMINGS, Film, make_film, plan_still
+from ..world.grammar import NAMES, mentions, with_looks
 
 CHUNK = 3
 _PIECE = 48  # pixel frames encoded at once

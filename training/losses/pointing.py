@@ -24,8 +24,8 @@ from causalcine_core.memory import PackedView
 from causalcine_core.memory.routing import describe, describe_query
 from causalcine_core.model.kernels import Kernel
 
-from .data.grammar import NAMES
-from .dataset import Box
+from ..data.shards import Box
+from ..world.grammar import NAMES
 
 
 class Pointing:

@@ -8,12 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from training.data.characters import draw_character, pose
-from training.data.film import FEET, HEIGHTS
-from training.data.grammar import mentions
-from training.data.light import LIGHTS
-from training.data.settings import Stage, View
-from training.data.world import (
+from training.world import (
     ACTIONS,
     CAPTION_VOCABULARY,
     COLOURS,
@@ -34,6 +29,11 @@ from training.data.world import (
     render_shot,
     tokenize,
 )
+from training.world.characters import draw_character, pose
+from training.world.film import FEET, HEIGHTS
+from training.world.grammar import mentions
+from training.world.light import LIGHTS
+from training.world.settings import Stage, View
 
 SEEDS = range(150)
 

@@ -1,4 +1,4 @@
-"""The small world that the built-in model is trained on: everything public, in one place to import from."""
+"""The procedural world that the built-in model is trained on: films with exact captions and truth. All that is public is here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from .film import (
 from .grammar import CAPTION_VOCABULARY, LOOK_WORDS, NAMES, tokenize
 from .settings import FRAMINGS, SETTINGS, TIMES, VIEWPOINTS
 
-ShotTruth = Shot
-
 __all__ = [
     "ACTIONS",
     "CAPTION_VOCABULARY",
@@ -37,7 +35,6 @@ __all__ = [
     "Character",
     "Film",
     "Shot",
-    "ShotTruth",
     "boundaries",
     "make_clip",
     "make_film",

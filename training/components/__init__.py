@@ -1,0 +1,1 @@
+"""What every stage shares around its update."""
