@@ -24,7 +24,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from causalcine_core import MemorySettings, Pipeline, State, Story
-from causalcine_core.cli import COMPUTED
+from causalcine_core.commands.arguments import COMPUTED
 from causalcine_core.errors import InputError
 from causalcine_core.memory import STORAGES
 from causalcine_core.model import KERNELS, PRESETS

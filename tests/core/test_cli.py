@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from causalcine_core import Pipeline, cli
+from causalcine_core.commands import checkout
 from causalcine_core.video import read_video
 
 STORY = {"seed": 3, "shots": [{"prompt": "a fox runs", "frames": 21}, {"prompt": "a fox in the snow", "frames": 24}]}
@@ -284,7 +285,7 @@ def test_commands_need_a_name_and_training_a_stage(run):
 
 
 def test_without_a_source_checkout_training_says_so(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "SOURCE", tmp_path)
+    monkeypatch.setattr(checkout, "SOURCE", tmp_path)
     for args in (("train", "vae", "recipe.yaml"), ("bench",)):
         code, _, err = run(*args)
         assert (code, len(err)) == (2, 1)

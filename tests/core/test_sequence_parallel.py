@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from causalcine_core import Pipeline, State, Story
-from causalcine_core.cli import SOURCE
+from causalcine_core.commands.checkout import SOURCE
 from causalcine_core.distributed import SequenceParallel
 from causalcine_core.errors import InputError
 

@@ -1,0 +1,176 @@
+"""The arguments of the command line. Nothing here imports torch: help and bad arguments answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import InputError
+from ..story_formats import SHOT_SYNTAX
+
+if TYPE_CHECKING:
+    from ..memory import MemorySettings
+
+STORED = ("float32", "bfloat16", "float16")  # number types, by torch's names: of a file, and of a network that runs
+COMPUTED = (*STORED, "float8_e4m3fn")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InputError where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> Parser:
+    """The whole command line. The namespace it makes has `module`, the command's in this package; where it has `passes_on`, that
+    module reads the arguments which are unknown here."""
+    parser = Parser(prog="causalcine", description="A story in, a multi-shot video out.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, module: str, text: str, **options: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False, **options)
+        sub.set_defaults(module=module, passes_on=False)
+        return sub
+
+    generate = command("generate", "generate", "Make a film from a story, with a report and two pictures beside it.")
+    _add_story(generate)
+    _add_making(generate)
+    generate.add_argument("--width", type=_value, metavar="PIXELS", help="default: as the story or the model says")
+    generate.add_argument("--height", type=_value, metavar="PIXELS")
+
+    more = command(
+        "continue",
+        "continue_film",
+        "Append a story to a film kept with --save-state, or finish one that was cut short. The video holds the new part "
+        "only; the report and the memory map are of the whole film.",
+    )
+    more.add_argument("state", metavar="STATE", help="file written by --save-state")
+    more.add_argument(
+        "story", metavar="STORY", nargs="?", help="what follows; without it, what was planned and not made"
+    )
+    _add_making(more)
+
+    story = commands.add_parser("story", help="Work on story files.", allow_abbrev=False)
+    actions = story.add_subparsers(dest="action", required=True, metavar="ACTION")
+    text = "Say what was read from a story and where each cut lands. Makes nothing."
+    check = actions.add_parser("check", help=text, description=text, allow_abbrev=False)
+    check.set_defaults(module="story_check", passes_on=False)
+    _add_story(check)
+    check.add_argument("--model", default="nano", metavar="nano|FILE", help="whose chunks the cuts land on")
+    check.add_argument("--json", action="store_true", help="print the report, without chunks, as the last line")
+
+    inspect = command("inspect", "inspect_file", "Say what a checkpoint or a state file holds.")
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument(
+        "--size", metavar="WxH", help="what a film of this size and length needs; default: the model's size"
+    )
+    inspect.add_argument("--seconds", type=_value, metavar="S", help="length of that film; default: 60")
+    _add_memory(inspect)
+    inspect.add_argument(
+        "--dtype",
+        choices=COMPUTED,
+        help="default: bfloat16 where this machine is fast in it, else float32",
+    )
+    inspect.add_argument("--json", action="store_true", help="print it as the last line of JSON")
+
+    convert = command(
+        "convert",
+        "convert_file",
+        "Write a Wan transformer of any known layout as one safetensors file that CausalCine runs. A .pt is read as tensors "
+        "only.",
+    )
+    convert.add_argument("source", metavar="IN", help="a .pt or .safetensors file, or a diffusers folder")
+    convert.add_argument("output", metavar="OUT.safetensors", help="replaced if it is there")
+    convert.add_argument("--lora", metavar="FILE", help="a LoRA to merge in, as LongLive 1.0 and MemFlow need it")
+    convert.add_argument("--alpha", type=_value, metavar="N", help="of a LoRA that names none; default: its rank")
+    convert.add_argument(
+        "--part", metavar="NAME", help="such as generator; default: averaged weights where there are any"
+    )
+    convert.add_argument(
+        "--family", metavar="NAME", help="whose recipe to write; default: told from the file, or guessed"
+    )
+    convert.add_argument("--dtype", choices=STORED, help="default: as in the file")
+
+    bench = command("bench", "bench", "Measure the engine (needs a source checkout).", add_help=False)
+    train = command("train", "train", "Run a training stage (needs a source checkout).", add_help=False)
+    train.add_argument("stage", metavar="STAGE", nargs="?", help="such as vae or teacher_forcing")
+    for passing in (bench, train):
+        passing.set_defaults(passes_on=True)
+    return parser
+
+
+def memory_settings(args: argparse.Namespace) -> MemorySettings:
+    """What was asked of the memory; everything else as usual. `routing` is no question of `inspect`."""
+    from ..memory import MemorySettings
+
+    asked = {"window": args.window, "top_k": args.top_k, "routing": getattr(args, "routing", None)}
+    asked |= {"budget": args.memory_budget, "storage": args.memory_storage}
+    return MemorySettings(**{name: value for name, value in asked.items() if value is not None})
+
+
+def _value(text: str) -> int | float | str:
+    """An argument as JSON would read it: the same checks, in the same words, then hold for both."""
+    if re.fullmatch(r"[+-]?\d{1,4000}", text):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return text
+
+
+def _add_story(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("story", metavar="STORY", help=f"story file; forms: {SHOT_SYNTAX}")
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--window", type=_value, metavar="W", help="chunks of local history; default: as the model was trained")
+    add("--top-k", type=_value, metavar="K", help="older frames that each layer recalls; default: as trained")
+    add("--memory-budget", type=_value, metavar="GIB", help="most that remembered frames may take; default: no limit")
+    add("--memory-storage", metavar="HOW", help="frames beyond the window: full (default), 8bit, host or host_8bit")
+
+
+def _add_making(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT.mp4",
+        help="replaced if it is there; OUT.json, OUT.png, OUT.memory.png too",
+    )
+    add("--model", default="nano", metavar="nano|FILE", help="the built-in model or an all-in-one safetensors file")
+    add(
+        "--seed", type=_value, metavar="N", help="0 to 2^64 - 1; default: the story's, else 0 (in continue: the film's)"
+    )
+    _add_memory(parser)
+    add("--routing", metavar="WHEN", help="every_step: each pass chooses what it recalls; first_step: keep its choice")
+    add(
+        "--cut",
+        metavar="MODE",
+        help="how shots follow one another, where the story does not say; default: as the model",
+    )
+    add("--steps", type=_value, metavar="N", help="denoising passes a chunk; default: as the model wants")
+    add("--guidance", type=_value, metavar="G", help="1 is none; default: as the model wants")
+    add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")
+    add(
+        "--dtype",
+        choices=COMPUTED,
+        help="of the transformer; default: by device; float8_e4m3fn needs torchao",
+    )
+    add(
+        "--attention",
+        default="auto",
+        metavar="KERNEL",
+        help="a kernel by name; default: on a GPU the fastest, measured once",
+    )
+    add("--compile", action="store_true", help="compile the network with torch.compile: slow to begin, then faster")
+    add("--save-state", metavar="FILE", help="also keep the film's state, for causalcine continue")
+    add(
+        "--small-state",
+        action="store_true",
+        help="leave out of it what is remembered: that is then written anew, one pass for each chunk made",
+    )
+    add("--json", action="store_true", help="print the report as the last line")

@@ -1,0 +1,15 @@
+"""`causalcine continue`: a story appended to a film, or the rest of one that was cut short."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..story import Story
+
+
+def run(args: argparse.Namespace) -> None:
+    story = Story.load(args.story) if args.story is not None else None
+    from ..sampling import State
+    from .making import make_film
+
+    make_film(args, story, State.load(args.state))

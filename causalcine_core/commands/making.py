@@ -1,0 +1,122 @@
+"""Making a film for `generate` and `continue`: the video, and the report, pictures and state beside it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..atomic import write_atomic
+from ..distributed import SequenceParallel
+from ..errors import InputError, WorkerLostError
+from ..pipeline import Pipeline, Video
+from ..report import memory_map, to_json
+from ..sampling import State
+from ..story import Story, check_seed, check_size
+from ..video import check_output
+from .arguments import memory_settings
+from .console import is_first, shot_table
+from .progress import Watch
+
+
+def make_film(args: argparse.Namespace, story: Story | None, state: State | None) -> None:
+    files = output_files(args) if is_first() else {}
+    if args.seed is not None:
+        check_seed(args.seed)
+    if story is not None and story.width is not None and story.height is not None:
+        check_size(story.width, story.height)
+    if args.cut is not None and story is not None and story.cut is None:
+        story = dataclasses.replace(story, cut=args.cut)
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    asked: dict[str, Any] = {"state": state, "memory": memory_settings(args)}
+    asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    team = SequenceParallel.join(args.device)
+    if team is not None:  # a launcher asks its workers to stop when one of them is gone
+        signal.signal(signal.SIGTERM, lambda *_: team.stop())
+    how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
+    pipe = Pipeline.from_pretrained(args.model, team=team, **how)
+    if not is_first():
+        for _ in pipe.stream(story, decode=False, **asked):
+            pass
+        if team is not None:
+            team.leave()
+        return
+    notes = story.notes if story else ()
+    hints = [*notes[1:], *pipe.check(story)]
+    made = state.frames if state else 0
+    shots = len(story.shots) if story else len({chunk.shot for chunk in state.planned}) if state else 0
+    with Watch(shots, made) as watch:
+        try:
+            video = pipe.generate(story, output=files["video"], on_step=watch.step, on_chunk=watch.chunk, **asked)
+        except WorkerLostError as lost:
+            raise OSError(_kept(lost, files, made)) from lost
+    report = video.report
+    report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
+    report["settings"]["global"] = story.global_prompt if story else ""
+    report["written"] = [made, report["frames"]]
+    if args.save_state:
+        video.state.save(files["state"], memory=team is None and not args.small_state)
+    write_atomic(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
+    write_atomic(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
+    write_atomic(files["map"], memory_map(report, watch.pictures).save)
+    _tell(video, report, notes[:1], files, args.json)
+    if team is not None:
+        team.leave()
+
+
+def output_files(args: argparse.Namespace) -> dict[str, Path]:
+    """Every file to be written, once it is known that each can be and none is an input."""
+    video = check_output(args.output, ".mp4")
+    beside = {"report": ".json", "sheet": ".png", "map": ".memory.png"}
+    files = {"video": video} | {name: video.with_name(video.stem + end) for name, end in beside.items()}
+    if args.save_state:
+        files["state"] = Path(args.save_state)
+    story = Path(args.story).resolve() if args.story is not None else None
+    for name, path in files.items():
+        check_output(path, path.suffix.lower())
+        if path.resolve() == story:
+            raise InputError(
+                f"{path} would be overwritten by the {name}, but it is the story; choose another name for {video}"
+            )
+    if args.save_state and files["state"].resolve() in {
+        path.resolve() for name, path in files.items() if name != "state"
+    }:
+        raise InputError(f"--save-state {args.save_state} is also the name of another output; choose another")
+    return files
+
+
+def _kept(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
+    """Keeps the state of a film whose team fell apart, and says where everything is."""
+    if lost.state is None:
+        return f"{lost} before the first chunk was whole: nothing was written"
+    seconds = (lost.state.frames - made) / lost.state.recipe.fps
+    kept = f"{lost}: the {seconds:.1f} s made so far are in {files['video']}"
+    if "state" not in files:
+        return f"{kept}; with --save-state the film could be finished from there"
+    lost.state.save(files["state"], memory=False)
+    return f"{kept}; finish it with: causalcine continue {files['state']} -o REST.mp4"
+
+
+def _tell(video: Video, report: dict[str, Any], notes: Sequence[str], files: Mapping[str, Path], as_json: bool) -> None:
+    """The result for the reader: stdout is the table, or with --json the report alone; warnings go to stderr."""
+    for warning in report["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(report))
+        return
+    begin, end = report["written"]
+    seconds = sum(chunk["seconds"] for chunk in report["chunks"] if chunk["frames"][0] >= begin)
+    shots = [shot for shot in report["shots"] if shot["frames"][1] > begin]
+    print("; ".join(notes) or f"{len(shots)} shots")
+    print(shot_table(shots, report["fps"]))
+    print(f"{video.path}: {end - begin} frames, {(end - begin) / report['fps']:.1f} s, sampled in {seconds:.1f} s")
+    for name in ("report", "sheet", "map", "state"):
+        if name in files:
+            print(f"{files[name]}: {name}")
