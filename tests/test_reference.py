@@ -1,0 +1,183 @@
+"""The engine's rollout is the method as `reference` writes it down: latents and recalled frames, setting by setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from causalcine_core.memory import MemorySettings
+from causalcine_core.model import CausalWanTransformer, WanConfig
+from causalcine_core.model.transformer import Compute
+from causalcine_core.plan import plan
+from causalcine_core.runner import Runner, describe_network
+from causalcine_core.sampling import Recipe, begin, rollout
+from causalcine_core.story import Shot as StoryShot
+from causalcine_core.story import Story
+from causalcine_core.vae import normalize
+
+from . import reference
+from .helpers import text
+from .reference import Shot
+
+CONFIG = WanConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=2, freq_dim=16, text_dim=24, text_len=8)
+SIZE = (4, 6)  # latents; two rows of three patches
+SEED = 11
+
+
+def weights(seed: int = 0) -> dict[str, Tensor]:
+    """Random ones, of which every single one is felt: attention has its favourites, modulation and gates reach from -1 to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    out = {}
+    for name, like in CausalWanTransformer(CONFIG, device="meta").state_dict().items():
+        drawn = torch.randn(like.shape, generator=generator)
+        if name.endswith("modulation"):
+            out[name] = 0.4 * drawn
+        elif "norm" in name and name.endswith("weight"):
+            out[name] = 1.3 + 0.4 * drawn
+        elif like.ndim == 1:
+            out[name] = 0.3 * drawn
+        else:
+            out[name] = drawn / like.flatten(1).shape[1] ** 0.5
+    return out
+
+
+def engine(**options: Any) -> Runner:
+    net = CausalWanTransformer(CONFIG).requires_grad_(False)
+    net.load_state_dict(weights())
+    return replace(describe_network(net.eval(), "reference"), compute=Compute(**options))
+
+
+def ours(
+    shots: list[Shot], settings: MemorySettings, *, fold: int, negative: Tensor | None, stops: bool, **fields: Any
+):
+    """Chunks of a film. stops: after each it goes on from a state without its memory, as from a small file."""
+    recipe = Recipe(width=8 * SIZE[1], height=8 * SIZE[0], **fields)
+    story, position = [], 0
+    for n, shot in enumerate(shots):
+        latents = (recipe.first_chunk if n == 0 else recipe.chunk) + (shot.chunks - 1) * recipe.chunk
+        end = position + latents * 4 - (3 if n == 0 else 0)
+        blend = shot.blend if "soft" in shot.cut else None
+        story.append(StoryShot(str(n), frames=end - position, cut=shot.cut, blend=blend))
+        position = end
+    chunks = plan(Story(story), chunk=recipe.chunk, first_chunk=recipe.first_chunk).chunks
+    assert [chunk.shot for chunk in chunks] == [n for n, shot in enumerate(shots) for _ in range(shot.chunks)]
+    state = begin(engine(), recipe, settings, size=SIZE, seed=SEED, batch=len(shots[0].text))
+    made: list[Any] = []
+    while len(made) < len(chunks):
+        seeds = {n: shot.seed for n, shot in enumerate(shots) if shot.seed is not None}
+        film = rollout(
+            engine(fold=fold),
+            chunks[len(made) :],
+            lambda shot: shots[shot].text,
+            state,
+            size=SIZE,
+            negative=negative,
+            shot_seeds=seeds,
+        )
+        for chunk in film:
+            made.append(chunk)
+            state = chunk.state
+            if stops:
+                state = replace(state, memory=None)
+                break
+    return made
+
+
+FILM = (3, 2, 3)  # chunks of each shot
+
+
+@dataclass(frozen=True)
+class Case:
+    """fields: of the recipe. memory: its settings. cuts: of the second and third shot. films: side by side."""
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+    cuts: tuple[str, str] = ("native", "native")
+    blend: int = 0
+    films: int = 1
+    seed: int | None = None
+    fold: int = 0
+    stops: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+RICH = {"guidance": 2.5, "context_noise": 0.15, "sampler": "renoise", "top_k": 3, "steps": 3}
+CASES = [
+    Case("plain"),
+    Case("euler", {"steps": 4, "sampler": "euler"}),
+    Case("unipc", {"steps": 5, "sampler": "unipc", "shift": 3.0}),
+    Case("renoise", {"steps": 3, "sampler": "renoise"}),
+    Case("levels", {"levels": (1000.0, 700.0, 300.0), "first_levels": (1000.0, 900.0, 600.0, 200.0), "sampler": "renoise"}),
+    Case("guided", {"guidance": 3.0}),
+    Case("guided below 1", {"guidance": 0.5}),
+    Case("context noise", {"context_noise": 0.2}),
+    Case("two films", {}, films=2),
+    Case("guided, noisy context, two films", RICH, films=2),
+    Case("frame by frame", {"chunk": 1, "first_chunk": 1, "window": 2, "top_k": 3}),
+    Case("first frame", {"first_chunk": 1, **RICH}),
+    Case("no window", {"window": 0, "top_k": 4}),
+    Case("no routing", {"window": 2, "top_k": 0}),
+    Case("wide window", {"window": 3, "top_k": 5}),
+    Case("more than there is", {"window": 1, "top_k": 30}),
+    Case("sink", {"sink": 4, "top_k": 2}),
+    Case("choice of the first step", {"steps": 3}, {"routing": "first_step"}),
+    Case("flush", {"window": 2, "cut_keep": 2}, cuts=("flush", "flush")),
+    Case("flush of all", {"window": 2, "cut_keep": 0}, cuts=("flush", "native")),
+    Case("flush of little", {"window": 2, "cut_keep": 5, "sink": 1}, cuts=("flush", "flush")),
+    Case("rope jump", {"cut_jump": 7}, cuts=("rope_jump", "rope_jump")),
+    Case("pinned", {"top_k": 3}, cuts=("pinned", "pinned")),
+    Case("all cuts", {"window": 2, "cut_keep": 1, "cut_jump": 5, "sink": 2}, cuts=("flush+rope_jump+pinned", "flush+pinned")),
+    Case("soft", {}, cuts=("soft", "flush"), blend=1),
+    Case("soft, soft", RICH, cuts=("soft", "soft"), blend=2),
+    Case("soft after a cut", {"window": 2, "cut_keep": 1}, cuts=("flush+pinned", "soft"), blend=1),
+    Case("rewrite", {"window": 2}, cuts=("soft+rewrite", "soft+rewrite")),
+    Case("rewrite, guided", {"window": 2, **RICH}, cuts=("soft+rewrite", "flush"), blend=1),
+    Case("recompute", {"recompute": True, "window": 2, "top_k": 0, "context_noise": 0.1}),
+    Case("recompute, routed", {"recompute": True, "window": 2, "sink": 1, "guidance": 2.0}),
+    Case("turned shots", {"shot_angle": 0.4, "top_k": 3}),
+    Case("turned shots, all cuts", {"shot_angle": 0.4, "window": 2, "guidance": 2.0}, cuts=("flush+rope_jump", "pinned")),
+    Case("a shot's own seed", RICH, seed=5),
+    Case("on the host", RICH, {"storage": "host"}, films=2),
+    Case("in 8 bits", {"window": 1, "top_k": 4}, {"storage": "8bit"}),
+    Case("in 8 bits on the host", {"window": 1, "top_k": 4, "guidance": 2.0}, {"storage": "host_8bit"}),
+    Case("fused", {}, fold=10**6),
+    Case("fused, rich", RICH, films=2, fold=10**6, cuts=("flush", "pinned")),
+    Case("fused, frame by frame", {"chunk": 1, "first_chunk": 1, "sampler": "unipc", "shot_angle": 0.3}, fold=10**6),
+    Case("fused, soft", {"context_noise": 0.1}, cuts=("soft", "soft+rewrite"), blend=1, fold=10**6),
+    Case("stopped and gone on", RICH, films=2, stops=True),
+    Case("stopped, rewritten", {"window": 2, "sink": 1}, cuts=("soft+rewrite", "flush"), stops=True),
+    Case("stopped, recomputed", {"window": 2, "recompute": True}, stops=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_film_is_the_methods(case):
+    cuts = ("native", *case.cuts)
+    shots = [
+        Shot(text(n, case.films), count, cut, case.blend if "soft" in cut else 0, case.seed if n == 1 else None)
+        for n, (count, cut) in enumerate(zip(FILM, cuts, strict=True))
+    ]
+    guided = case.fields.get("guidance", 1.0) != 1.0
+    negative = text(50) if guided else None
+    memory = MemorySettings(**case.memory)
+    fields = {"chunk": 3, "first_chunk": 3, "steps": 2, "window": 1, "top_k": 2} | case.fields
+    made = ours(shots, memory, fold=case.fold, negative=negative, stops=case.stops, **fields)
+
+    own = reference.Settings(**fields, routing=memory.routing, eight_bit=memory.eight_bit)
+    network = reference.Network(
+        {name: t.double() for name, t in weights().items()}, CONFIG.num_heads, CONFIG.num_layers
+    )
+    double = [replace(shot, text=shot.text.double()) for shot in shots]
+    film = reference.Film(network, double, own, SIZE, SEED, negative.double() if guided else None)
+    for one, other in zip(made, film.make(), strict=True):
+        off = 1e-3 if memory.eight_bit else 5e-5  # a key may be rounded the other way
+        torch.testing.assert_close(normalize(one.latent).double(), other.latent, atol=off, rtol=off)
+        recalled = [[f for f in row if f >= 0] for row in one.routing.tolist()]
+        assert recalled == [other.recalled[0][0].get(layer, []) for layer in range(CONFIG.num_layers)]
