@@ -32,7 +32,7 @@ SHAPES = {  # side of the latent, and the chunk that is called late
     ),
 }
 WINDOW, TOP_K, CHUNK = 3, 5, 3
-RECIPE = Recipe(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
+RECIPE = Recipe.of(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
 
 
 def against_reference(chunks: int = 16, warm: int = 8, quick: bool = False) -> dict[str, dict[str, float]]:

@@ -97,8 +97,8 @@ def frames_per_second(pipe: Pipeline, story: Story, **settings: Any) -> dict[str
     frames = video.state.frames
     engine = sum(record.seconds for record in video.state.records)
     return {
-        "steps": video.state.recipe.steps,
-        "guidance": video.state.recipe.guidance,
+        "steps": video.state.recipe.schedule.steps,
+        "guidance": video.state.recipe.guidance.scale,
         "story_to_mp4_fps": round(frames / whole, 2),
         "engine_fps": round(frames / engine, 2),
         "decode_and_write_share": round(1 - engine / whole, 3),
@@ -115,7 +115,7 @@ def shares(pipe: Pipeline, story: Story) -> dict[str, float]:
     pipe = _with_named_attention(pipe)
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         began = time.perf_counter()
-        done: Chunk = next(iter(pipe.stream(None, state=state, steps=pipe.recipe.steps)))
+        done: Chunk = next(iter(pipe.stream(None, state=state, steps=pipe.recipe.schedule.steps)))
         whole = time.perf_counter() - began
     out = {"decode": (whole - done.seconds) / whole} | dict.fromkeys(GROUPS, 0.0)
     engine, total = done.seconds / whole, sum(event.self_cpu_time_total for event in trace.events())

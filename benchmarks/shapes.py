@@ -118,7 +118,7 @@ def chunk_tflop(config: WanConfig, grid: tuple[int, int]) -> float:
     own, span = CHUNK * tokens, (TOP_K + (WINDOW + 1) * CHUNK) * tokens
     linears = 2 * own * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
     attention = 4 * own * (span + config.text_len) * config.dim
-    return (RECIPE.steps + 1) * config.num_layers * (linears + attention) / 1e12
+    return (RECIPE.schedule.steps + 1) * config.num_layers * (linears + attention) / 1e12
 
 
 def _random(module: Any, device: torch.device) -> Any:

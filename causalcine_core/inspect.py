@@ -105,7 +105,7 @@ def describe_film(
     else:
         info = describe_network_file(path)
         config, recipe = info.config, choose_family(info.config, info.header).recipe
-    width, height = size or (recipe.width, recipe.height)
+    width, height = size or (recipe.picture.width, recipe.picture.height)
     needs = film_needs(
         config,
         recipe,
@@ -115,4 +115,4 @@ def describe_film(
         seconds=60.0 if seconds is None else seconds,
         dtype=getattr(torch, dtype) if dtype else pick_dtype(pick_device(None)),
     )
-    return {"size": f"{width}x{height}", **to_dict(needs, settings)}
+    return {"size": f"{width}x{height}", **to_dict(needs, recipe.memory(settings))}

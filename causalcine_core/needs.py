@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .memory import MemorySettings
+from .memory import MemorySettings, ResolvedMemory
 from .memory.cache import GIB, frame_bytes, least_budget
 from .memory.rollout_view import Span
 from .model import CausalWanTransformer, WanConfig
@@ -45,7 +45,7 @@ class Needs:
 def film_needs(
     config: WanConfig,
     recipe: Recipe,
-    settings: MemorySettings,
+    memory: MemorySettings,
     *,
     width: int,
     height: int,
@@ -60,10 +60,9 @@ def film_needs(
     dtype = torch.bfloat16 if eight_bit else dtype
     stride = published_vae(config.in_dim).spatial_stride * config.patch_size[1]
     check_size(width, height, stride)
-    settings = settings.resolve(recipe.window, recipe.top_k)
-    chunks = plan(
-        Story([Shot("film", seconds=seconds)]), chunk=recipe.chunk, first_chunk=recipe.first_chunk, fps=recipe.fps
-    ).chunks
+    settings = recipe.memory(memory)
+    time, film = recipe.timeline, Story([Shot("film", seconds=seconds)])
+    chunks = plan(film, chunk=time.chunk, first_chunk=time.first_chunk, fps=time.fps).chunks
     frames, branches = chunks[-1].latents[1], recipe.branches
     shape = ((width // stride) * (height // stride), config.num_heads, config.head_dim)
     frame = frame_bytes(config.num_layers, branches, shape, dtype)
@@ -87,15 +86,15 @@ def film_needs(
         frames=frames,
         kept_frames=frames
         if store.limit is None
-        else min(frames, near - recipe.chunk + store.limit),  # no pinned chunk
-        least_budget=least_budget(settings, frame, small, near, recipe.chunk),
+        else min(frames, near - recipe.timeline.chunk + store.limit),  # no pinned chunk
+        least_budget=least_budget(settings, frame, small, near, recipe.timeline.chunk),
     )
 
 
-def working_bytes(config: WanConfig, recipe: Recipe, settings: MemorySettings, tokens: int, dtype: torch.dtype) -> int:
+def working_bytes(config: WanConfig, recipe: Recipe, settings: ResolvedMemory, tokens: int, dtype: torch.dtype) -> int:
     """What a chunk takes on the device beside weights and store: the rotated copy of what it sees (`Span`), the keys and values of
     two texts, and the activations of a pass. tokens: of one latent frame."""
-    span = (settings.top_k or 0) + most_near(recipe, settings) + recipe.at_once - recipe.chunk
+    span = settings.top_k + most_near(recipe, settings) + recipe.at_once - recipe.timeline.chunk
     layer = 2 * recipe.branches * config.dim * dtype.itemsize  # of one token's keys and values
     seen = layer * span * tokens
     kept = seen * config.num_layers if seen * config.num_layers <= Span.ROOM else seen
@@ -104,7 +103,7 @@ def working_bytes(config: WanConfig, recipe: Recipe, settings: MemorySettings, t
     return kept + texts + activations
 
 
-def advice(needs: Needs, settings: MemorySettings) -> list[str]:
+def advice(needs: Needs, settings: ResolvedMemory) -> list[str]:
     """Sentences for a person: what it takes, and what to change for less."""
     gib = {name: value / GIB for name, value in asdict(needs).items()}
     host = f", and {gib['host']:.2f} GiB of the host's memory" if needs.host else ""
@@ -126,5 +125,5 @@ def advice(needs: Needs, settings: MemorySettings) -> list[str]:
     return lines
 
 
-def to_dict(needs: Needs, settings: MemorySettings) -> dict[str, Any]:
+def to_dict(needs: Needs, settings: ResolvedMemory) -> dict[str, Any]:
     return asdict(needs) | {"advice": advice(needs, settings)}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .distributed import SequenceParallel
 from .errors import InputError, WorkerLostError
-from .memory import MemorySettings
+from .memory import MemorySettings, ResolvedMemory
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
@@ -113,7 +113,7 @@ class Pipeline:
             )
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
-        recipe = recipe or Recipe(steps=2, width=32, height=32, window=1, top_k=2, seconds=1.5)
+        recipe = recipe or Recipe.of(steps=2, width=32, height=32, window=1, top_k=2, seconds=1.5)
         return cls(describe_network(net, f"random-{seed}"), text, vae, recipe, "random")
 
     def stream(
@@ -139,21 +139,23 @@ class Pipeline:
         comes a chunk later.
         """
         recipe = state.recipe if state else self.recipe
-        recipe = _override(recipe, steps, guidance)
+        asked = {"steps": steps, "guidance": guidance}
+        recipe = recipe.changed(**{name: value for name, value in asked.items() if value is not None})
         if seed is None:
             seed = story.seed if story is not None and story.seed is not None else (state.seed if state else 0)
         check_seed(seed)
         if state is None:
             if story is None:
                 raise InputError("story is missing: without a state to continue there is nothing to make")
+            picture = recipe.picture
             pixels = check_size(
-                _first(width, story.width, recipe.width), _first(height, story.height, recipe.height), self.stride
+                _first(width, story.width, picture.width), _first(height, story.height, picture.height), self.stride
             )
             size = (pixels[1] // self.vae.config.spatial_stride, pixels[0] // self.vae.config.spatial_stride)
             if story.negative is not None:
-                recipe = replace(recipe, negative=story.negative)
+                recipe = recipe.changed(negative=story.negative)
             if story.fps is not None:
-                recipe = replace(recipe, fps=story.fps)
+                recipe = recipe.changed(fps=story.fps)
             start = begin(self.network, recipe, memory or MemorySettings(), size=size, seed=seed)
         else:
             size = self._check_state(state, recipe, story, width, height)
@@ -174,7 +176,7 @@ class Pipeline:
             lambda shot: self.encode(prompts[shot]),
             state,
             size=size,
-            negative=self.encode(state.recipe.negative) if state.recipe.guidance != 1 else None,
+            negative=self.encode(state.recipe.guidance.negative) if state.recipe.guidance.on else None,
             shot_seeds=seeds,
             on_step=on_step,
         )
@@ -235,7 +237,7 @@ class Pipeline:
         check_output(output, ".mp4")
         stream = self.stream(story, overlap=self.network.device.type == "cuda", **settings)
         state = settings.get("state")
-        fps = _first(story.fps if story else None, (state.recipe if state else self.recipe).fps)
+        fps = _first(story.fps if story else None, (state.recipe if state else self.recipe).timeline.fps)
         writer: VideoWriter | None = None
         try:
             for chunk in stream:
@@ -265,7 +267,7 @@ class Pipeline:
         if story is None:
             return []
         prompts = [story.prompt(i) for i in range(len(story.shots))]
-        return [*pace_notes(story.fps, self.recipe.fps), *prompt_warnings(self.text.config, prompts)]
+        return [*pace_notes(story.fps, self.recipe.timeline.fps), *prompt_warnings(self.text.config, prompts)]
 
     def describe(self) -> dict[str, Any]:
         """What the report says of the model."""
@@ -295,15 +297,15 @@ class Pipeline:
         recipe = state.recipe
         planned = plan(
             story,
-            chunk=recipe.chunk,
-            first_chunk=recipe.first_chunk,
-            fps=recipe.fps,
+            chunk=recipe.timeline.chunk,
+            first_chunk=recipe.timeline.first_chunk,
+            fps=recipe.timeline.fps,
             temporal_stride=self.vae.config.temporal_stride,
             start_chunk=state.chunks,
             start_shot=len(begun),
-            seconds=recipe.seconds,
-            cut=recipe.cut,
-            phrase=recipe.cut_phrase,
+            seconds=recipe.timeline.seconds,
+            cut=recipe.cut.mode,
+            phrase=recipe.cut.phrase,
             before=state.records[-1].plan if state.records else None,
         )
         shots: tuple[PlannedShot, ...] = (*begun, *planned.shots)
@@ -319,13 +321,13 @@ class Pipeline:
             raise InputError(
                 f"state was made by another model ({state.model}) than {self.name} ({self.network.fingerprint})"
             )
-        if (recipe.guidance == 1) != (state.recipe.guidance == 1):
+        if recipe.branches != state.recipe.branches:
             raise InputError(
                 "guidance cannot be switched on or off inside a film: its memory has the other number of branches"
             )
         stride = self.vae.config.spatial_stride
         size = (state.latents[0].shape[3], state.latents[0].shape[4])
-        have = {"height": size[0] * stride, "width": size[1] * stride, "fps": state.recipe.fps}
+        have = {"height": size[0] * stride, "width": size[1] * stride, "fps": state.recipe.timeline.fps}
         asked = {
             "width": _first(width, story.width if story else None),
             "height": _first(height, story.height if story else None),
@@ -339,7 +341,7 @@ class Pipeline:
         return size
 
 
-def _continued(settings: MemorySettings, asked: MemorySettings | None) -> MemorySettings:
+def _continued(settings: ResolvedMemory, asked: MemorySettings | None) -> ResolvedMemory:
     """Memory settings of a film that goes on: its store stays as it was opened."""
     if asked is None:
         return settings
@@ -349,18 +351,10 @@ def _continued(settings: MemorySettings, asked: MemorySettings | None) -> Memory
                 f"memory.{name} is {given!r}, but the film to continue was begun with {getattr(settings, name)!r}: leave it as "
                 "it was, or start anew"
             )
-    resolved = asked.resolve(settings.window or 0, settings.top_k or 0)
+    resolved = asked.resolve(settings.window, settings.top_k)
     return replace(resolved, budget=settings.budget, storage=settings.storage)
 
 
 def _first(*values: Any) -> Any:
     """The first value that was given."""
     return next((value for value in values if value is not None), None)
-
-
-def _override(recipe: Recipe, steps: int | None, guidance: float | None) -> Recipe:
-    if steps is not None and steps != recipe.steps:
-        recipe = replace(recipe, steps=steps, levels=None)
-    if guidance is not None:
-        recipe = replace(recipe, guidance=guidance)
-    return recipe

@@ -21,7 +21,7 @@ from .plan import Plan, PlannedShot, Timeline, cut_notes
 from .video import CARD, DIM, GROUND, INK, SHOT_COLOURS, fit_text, font
 
 if TYPE_CHECKING:
-    from .memory import KVMemory, MemorySettings
+    from .memory import KVMemory, ResolvedMemory
     from .sampling import Recipe, State
 
 FORMAT = 1
@@ -78,7 +78,7 @@ def check_report(
     plan: Plan,
     *,
     recipe: Recipe,
-    settings: MemorySettings,
+    settings: ResolvedMemory,
     size: tuple[int, int],
     seed: int,
     model: Mapping[str, Any],
@@ -91,7 +91,7 @@ def check_report(
 
 def _head(
     recipe: Recipe,
-    settings: MemorySettings,
+    settings: ResolvedMemory,
     shots: Sequence[PlannedShot],
     frames: int,
     size: tuple[int, int],
@@ -100,14 +100,14 @@ def _head(
     warnings: Iterable[str],
     temporal_stride: int,
 ) -> dict[str, Any]:
-    values = recipe.to_dict()
+    values, fps = recipe.to_dict(), recipe.timeline.fps
     for name in ("fps", "width", "height"):  # they stand above
         del values[name]
-    notes = cut_notes(shots, recipe.chunk * temporal_stride)
+    notes = cut_notes(shots, recipe.timeline.chunk * temporal_stride)
     return {
         "format": FORMAT,
         "frames": frames,
-        "fps": int(recipe.fps) if recipe.fps == int(recipe.fps) else recipe.fps,
+        "fps": int(fps) if fps == int(fps) else fps,
         "size": list(size),
         "seed": seed,
         "model": dict(model),

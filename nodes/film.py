@@ -12,7 +12,7 @@ FPS = 16.0  # of Wan 2.1, where a LATENT does not say
 
 def latent_of(state: State) -> dict[str, Any]:
     """The film so far as a LATENT, in VAE space."""
-    return {"samples": state.film(), KEY: {"fps": float(state.recipe.fps)}}
+    return {"samples": state.film(), KEY: {"fps": float(state.recipe.timeline.fps)}}
 
 
 def fps_of(samples: dict[str, Any]) -> float:

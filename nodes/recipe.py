@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -213,11 +212,12 @@ def override(
     """A recipe with every value that was really given. Explicit levels move with the shift, and give way to steps."""
     given: dict[str, Any] = {}
     if chunk:
-        given |= {"chunk": chunk, "first_chunk": 1 if recipe.first_chunk == 1 else chunk}
+        given |= {"chunk": chunk, "first_chunk": 1 if recipe.timeline.first_chunk == 1 else chunk}
     if shift:
-        for name in ("levels", "first_levels"):
-            if getattr(recipe, name) is not None:
-                given[name] = reshifted(getattr(recipe, name), recipe.shift, shift)
+        explicit = {"levels": recipe.schedule.timesteps, "first_levels": recipe.schedule.first_timesteps}
+        for name, timesteps in explicit.items():
+            if timesteps is not None:
+                given[name] = reshifted(timesteps, recipe.schedule.shift, shift)
     if steps:
         given["levels"] = None
     named: dict[str, Any] = {"steps": steps, "shift": shift, "negative": negative, "first_chunk": first_chunk}
@@ -233,7 +233,7 @@ def override(
     given |= {name: value for name, value in counts.items() if value >= 0}
     choices = {"sampler": sampler, "cut": cut, "recompute": RECOMPUTE.get(recompute, recompute)}
     given |= {name: value for name, value in choices.items() if value != AS_MODEL}
-    return replace(recipe, **given)
+    return recipe.changed(**given)
 
 
 def _levels(name: str, text: str) -> tuple[float, ...]:

@@ -128,7 +128,7 @@ class CausalCineSampler(io.ComfyNode):
             on_step=progress,
             decode=False,
         )
-        progress.begin(len(pipeline.start.planned), pipeline.start.recipe.steps)
+        progress.begin(len(pipeline.start.planned), pipeline.start.recipe.schedule.steps)
         try:
             with contextlib.closing(stream), pipeline.running(preview):
                 for chunk in stream:
@@ -173,8 +173,8 @@ class ComfyPipeline(Pipeline):
         prompts = {shot.index: shot.prompt for shot in state.shots}
         for shot in state.read_next(state.planned, elsewhere=self.network.crew is not None):
             self.encode(prompts[shot])  # now: an encoder that runs later could push the model off its device
-        if state.recipe.guidance != 1:
-            self.encode(state.recipe.negative)
+        if state.recipe.guidance.on:
+            self.encode(state.recipe.guidance.negative)
         return super()._run(state, size, on_step)
 
     @contextlib.contextmanager

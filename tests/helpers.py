@@ -32,7 +32,7 @@ def network(net: CausalWanTransformer) -> Runner:
 
 def tiny_recipe(**changes) -> Recipe:
     fields = {"chunk": 3, "first_chunk": 3, "steps": 2, "window": 1, "top_k": 2, "width": 32, "height": 32}
-    return Recipe(**{**fields, **changes})
+    return Recipe.of(**{**fields, **changes})
 
 
 def planned(count: int, chunk: int = 3, first_chunk: int = 3, shots: list[int] | None = None) -> list[PlannedChunk]:

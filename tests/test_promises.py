@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from causalcine_core.cut import Cut
-from causalcine_core.memory import KVMemory, MemorySettings, PackedView, RolloutView, route
+from causalcine_core.memory import KVMemory, MemorySettings, PackedView, ResolvedMemory, RolloutView, route
 from causalcine_core.memory.cache import FrameStore
 from causalcine_core.model import TextKV, project_text
 from causalcine_core.model.rope import Rope
@@ -50,7 +50,7 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink, an
     """The packed pass gives for every noisy chunk what the cached rollout gives on the same clean history."""
     cut = Cut.parse(cut)
     net, count = tiny_net(), 6
-    settings = MemorySettings(window, top_k)
+    settings = ResolvedMemory(window, top_k)
     lengths = [first] + [chunk] * (count - 1)
     frames = sum(lengths)
     generator = torch.Generator().manual_seed(1)
@@ -106,7 +106,7 @@ def test_promise_2_base_parity(frames):
     generator = torch.Generator().manual_seed(2)
     latents, prompt = torch.randn(1, 16, frames, 8, 4, generator=generator), text(0)
     memory = KVMemory(FrameStore(TINY.num_layers, 1, (8, 2, TINY.head_dim), torch.float32, torch.device("cpu")))
-    view = RolloutView(memory, MemorySettings(3, 5), Rope(TINY.head_dim, (4, 2), "cpu"), frames)
+    view = RolloutView(memory, ResolvedMemory(3, 5), Rope(TINY.head_dim, (4, 2), "cpu"), frames)
     with torch.no_grad():
         kv = TextKV(project_text(net, prompt), torch.zeros(1, frames, dtype=torch.int64), frames)
         ours = net(latents, torch.full((1, frames), 321.0), kv, view)
@@ -131,7 +131,7 @@ def test_promise_3_no_leak(chunk, first):
 def test_promise_3_no_leak_inside_the_packed_pass():
     """Teacher forcing: what a later chunk holds, clean or noisy, is invisible to earlier chunks."""
     net, lengths = tiny_net(), [3, 3, 3, 3]
-    rope, settings = Rope(TINY.head_dim, (2, 2), "cpu"), MemorySettings(1, 2)
+    rope, settings = Rope(TINY.head_dim, (2, 2), "cpu"), ResolvedMemory(1, 2)
     generator = torch.Generator().manual_seed(3)
     clean, noisy = (torch.randn(1, 16, 12, *SIZE, generator=generator) for _ in range(2))
     kv_layers = project_text(net, text(0))

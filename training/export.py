@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with safe_open(str(args.vae), "pt") as file:
         vae_metadata = file.metadata() or {}
     quality = json.loads(args.quality.read_text()) if args.quality else None
-    rollout = Recipe(
+    rollout = Recipe.of(
         steps=args.steps,
         sampler=args.sampler,
         shift=recipe["shift"],

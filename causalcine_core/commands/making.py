@@ -96,7 +96,7 @@ def _kept(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
     """Keeps the state of a film whose team fell apart, and says where everything is."""
     if lost.state is None:
         return f"{lost} before the first chunk was whole: nothing was written"
-    seconds = (lost.state.frames - made) / lost.state.recipe.fps
+    seconds = (lost.state.frames - made) / lost.state.recipe.timeline.fps
     kept = f"{lost}: the {seconds:.1f} s made so far are in {files['video']}"
     if "state" not in files:
         return f"{kept}; with --save-state the film could be finished from there"

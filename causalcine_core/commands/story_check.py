@@ -15,7 +15,6 @@ from .console import shot_table
 
 def run(args: argparse.Namespace) -> None:
     story = Story.load(args.story)
-    from ..memory import MemorySettings
     from ..report import check_report
     from ..sampling import Recipe
     from ..weights.built_in import model_path
@@ -23,17 +22,17 @@ def run(args: argparse.Namespace) -> None:
 
     header = read_card(model_path(args.model))
     recipe = Recipe.from_dict(header["recipe"])
-    pace = pace_notes(story.fps, recipe.fps)
+    pace = pace_notes(story.fps, recipe.timeline.fps)
     changes = {name: getattr(story, name) for name in ("fps", "width", "height", "negative")}
-    recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
-    check_size(recipe.width, recipe.height)
-    timing = {name: getattr(recipe, name) for name in ("chunk", "first_chunk", "fps", "seconds")}
-    planned = plan(story, **timing)
+    recipe = recipe.changed(**{name: value for name, value in changes.items() if value is not None})
+    size = (recipe.picture.width, recipe.picture.height)
+    check_size(*size)
+    planned = plan(story, **dataclasses.asdict(recipe.timeline))
     report = check_report(
         planned,
         recipe=recipe,
-        settings=MemorySettings().resolve(recipe.window, recipe.top_k),
-        size=(recipe.width, recipe.height),
+        settings=recipe.memory(),
+        size=size,
         seed=story.seed or 0,
         model={"name": args.model, **header.get("model", {})},
         warnings=[*story.notes[1:], *pace, *_vocabulary_notes(story, header)],

@@ -3,7 +3,7 @@
 from .cache import FrameStore, KVMemory
 from .rollout_view import FoldedView, PackedView, RolloutView
 from .routing import describe, describe_query, route
-from .settings import ROUTINGS, STORAGES, MemorySettings
+from .settings import ROUTINGS, STORAGES, MemorySettings, ResolvedMemory
 
 __all__ = [
     "ROUTINGS",
@@ -13,6 +13,7 @@ __all__ = [
     "KVMemory",
     "MemorySettings",
     "PackedView",
+    "ResolvedMemory",
     "RolloutView",
     "describe",
     "describe_query",

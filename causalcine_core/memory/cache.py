@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .settings import MemorySettings
+from .settings import ResolvedMemory
 from .slab import Slab, Slot, numbers
 
 GIB = 2**30
@@ -52,12 +52,12 @@ class FrameStore:
         dtype: torch.dtype,
         device: torch.device | str,
         *,
-        settings: MemorySettings | None = None,
+        settings: ResolvedMemory | None = None,
         near: int = 0,
         chunk: int = 1,
     ):
         """near: most frames that a chunk always sees, its own included; chunk: frames of a chunk. Both size a budget."""
-        settings = settings or MemorySettings()
+        settings = settings or ResolvedMemory(0, 0)
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device = dtype, torch.device(device)
         frame = frame_bytes(layers, batch, frame_shape, dtype)
@@ -186,7 +186,7 @@ class FrameStore:
 
 
 def share_out(
-    settings: MemorySettings, full: int, small: int, near: int, chunk: int
+    settings: ResolvedMemory, full: int, small: int, near: int, chunk: int
 ) -> tuple[int | None, int | None, int | None]:
     """How many slots the hot and the cold tier begin with, and how many frames beyond the near ones a memory may keep.
 
@@ -199,7 +199,7 @@ def share_out(
     hot, one = near + spare, small if settings.eight_bit else full
     cold = int((settings.budget * GIB - hot * full) // one)
     pending = chunk if apart else 0  # cooled already while what they replace is still held
-    if cold < (settings.top_k or 0) + pending:
+    if cold < settings.top_k + pending:
         need = least_budget(settings, full, small, near, chunk) / GIB
         raise InputError(
             f"memory.budget is {settings.budget:g} GiB: this size, window and top_k need at least {need:.3g} GiB; raise it, or "
@@ -208,14 +208,14 @@ def share_out(
     return (hot, cold, cold - pending) if apart else (hot + cold, None, cold)
 
 
-def least_budget(settings: MemorySettings, full: int, small: int, near: int, chunk: int) -> int:
+def least_budget(settings: ResolvedMemory, full: int, small: int, near: int, chunk: int) -> int:
     """Bytes of the smallest budget that `share_out` takes, told the same."""
-    recalled = settings.top_k or 0
+    recalled = settings.top_k
     cold = recalled + (chunk if settings.storage != "full" else 0)
     return (near + _spare(settings, chunk)) * full + cold * (small if settings.eight_bit else full)
 
 
-def _spare(settings: MemorySettings, chunk: int) -> int:
+def _spare(settings: ResolvedMemory, chunk: int) -> int:
     """Frames beside those in view: the newest chunk and what the last state still holds, or those that are written once more."""
     return max(2 * chunk, settings.written_again(chunk))
 

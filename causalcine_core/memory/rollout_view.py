@@ -19,7 +19,7 @@ from ..model.rope import Rope, rotate, rotated
 from .cache import KVMemory
 from .prefetch import Prefetch
 from .routing import choose, describe, describe_query, route
-from .settings import MemorySettings
+from .settings import ResolvedMemory
 from .slab import Places, numbers
 from .visibility import Visibility, visibility
 
@@ -33,7 +33,7 @@ class RolloutView:
     def __init__(
         self,
         memory: KVMemory,
-        settings: MemorySettings,
+        settings: ResolvedMemory,
         rope: Rope,
         frames: int,
         *,
@@ -47,10 +47,10 @@ class RolloutView:
         `sight`. angles: radians `[frames]` by which each remembered frame is turned in time against the chunk, on top of its
         place. total: sums scores over those who have the other heads; None: all heads are here."""
         store = memory.store
-        seen = visibility(memory.lengths, shot_start or 0, window=settings.window or 0, sink=sink, cut=cut)
+        seen = visibility(memory.lengths, shot_start or 0, window=settings.window, sink=sink, cut=cut)
         self.memory, self.frames, self._total = memory, frames, total
         self._keep_choice = settings.routing == "first_step"
-        self._asked_k = settings.top_k or 0
+        self._asked_k = settings.top_k
         self._far, near = memory.kept(seen.far), memory.kept(seen.near)
         self._far_rows, self._near_rows = memory.rows(self._far), memory.rows(near)
         self._k = min(self._asked_k, len(self._far))
@@ -190,7 +190,7 @@ class PackedView:
     def __init__(
         self,
         chunks: list[int],
-        settings: MemorySettings,
+        settings: ResolvedMemory,
         rope: Rope,
         device: torch.device | str = "cpu",
         *,
@@ -209,7 +209,7 @@ class PackedView:
         packed = torch.tensor(of_frame[: self.clean] + of_frame[self.history :])
         self._turn = rope.turn(shot_angle * packed) if shot_angle else None
         seen = [
-            visibility(chunks[:i], shots.index(shots[i]), window=settings.window or 0, sink=sink, cut=cut)
+            visibility(chunks[:i], shots.index(shots[i]), window=settings.window, sink=sink, cut=cut)
             for i in range(len(chunks))
         ]
         starts = [sum(chunks[:i]) for i in range(len(chunks))]
@@ -219,7 +219,7 @@ class PackedView:
             for i in copied
         ]
         self._groups = [
-            _Group([s for s in segments if s.frames == size], self.clean, settings.top_k or 0, torch.device(device))
+            _Group([s for s in segments if s.frames == size], self.clean, settings.top_k, torch.device(device))
             for size in sorted({s.frames for s in segments})
         ]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cut import Cut
 from ..errors import InputError
-from ..memory import FoldedView, KVMemory, MemorySettings, RolloutView
+from ..memory import FoldedView, KVMemory, MemorySettings, ResolvedMemory, RolloutView
 from ..model.rope import Rope
 from ..model.transformer import TextKV, View, project_text
 from ..plan import PlannedChunk
@@ -54,12 +54,12 @@ def begin(
     network: Runner, recipe: Recipe, settings: MemorySettings, *, size: tuple[int, int], seed: int, batch: int = 1
 ) -> State:
     """The state before the first chunk. size: latent height and width. batch: films made side by side."""
-    settings = settings.resolve(recipe.window, recipe.top_k)
-    memory = None if network.crew else _blank(network, recipe, settings, size, batch)
-    return State(memory, recipe, settings, seed, model=network.fingerprint)
+    resolved = recipe.memory(settings)
+    memory = None if network.crew else _blank(network, recipe, resolved, size, batch)
+    return State(memory, recipe, resolved, seed, model=network.fingerprint)
 
 
-def _blank(network: Runner, recipe: Recipe, settings: MemorySettings, size: tuple[int, int], batch: int) -> KVMemory:
+def _blank(network: Runner, recipe: Recipe, settings: ResolvedMemory, size: tuple[int, int], batch: int) -> KVMemory:
     """A memory of nothing yet."""
     grid = _grid(network, size)
     branches = batch * recipe.branches
@@ -114,7 +114,7 @@ def rollout(
         if chunk.index != state.chunks:
             raise InputError(f"chunk {chunk.index} cannot follow a state of {state.chunks} chunks")
         began = time.perf_counter()
-        together = chunks[i : i + (state.recipe.steps if state.recipe.rolling else 1)]
+        together = chunks[i : i + (state.recipe.schedule.steps if state.recipe.rolling else 1)]
         memory = _caught_up(scene, together, texts, state, memory)
         make = _make_jointly if state.recipe.rolling else _make_chunk
         latent, memory, routing, pending = make(scene, together, texts, state, memory, on_step)
@@ -128,10 +128,12 @@ class _Texts:
     """Cross-attention keys and values of the texts in force, made anew only where they change."""
 
     def __init__(self, network: Runner, recipe: Recipe, text_of: Callable[[int], Tensor], negative: Tensor | None):
-        if recipe.guidance != 1 and negative is None:
-            raise InputError(f"guidance is {recipe.guidance:g}: a guided rollout needs the text of the negative prompt")
+        if recipe.guidance.on and negative is None:
+            raise InputError(
+                f"guidance is {recipe.guidance.scale:g}: a guided rollout needs the text of the negative prompt"
+            )
         self.network, self.text_of = network, text_of
-        self.negative = negative if recipe.guidance != 1 else None
+        self.negative = negative if recipe.guidance.on else None
         self._shots: dict[int, Tensor] = {}
         self._layers: dict[tuple[tuple[int, float], ...], TextLayers] = {}
 
@@ -196,9 +198,9 @@ class _Scene:
             self.rope,
             chunks * chunk.length,
             shot_start=chunk.take,
-            cut=Cut.parse(chunk.cut, keep=recipe.cut_keep, jump=recipe.cut_jump),
-            sink=recipe.sink,
-            angles=_angles(memory, state, chunk) if recipe.shot_angle else None,
+            cut=Cut.parse(chunk.cut, keep=recipe.cut.keep, jump=recipe.cut.jump),
+            sink=recipe.visibility.sink,
+            angles=_angles(memory, state, chunk) if recipe.visibility.shot_angle else None,
             total=team.total if team else None,
         )
 
@@ -219,11 +221,11 @@ class _Scene:
 
     def guided(self, x: Tensor, levels: Sequence[float], text: TextKV, recipe: Recipe, view: View) -> Tensor:
         """The same, its branches put together: `[B, C, F, h, w]`."""
-        if recipe.guidance == 1:
+        if not recipe.guidance.on:
             return self.velocity(x, levels, text, view, x.shape[0])
         out = self.velocity(x, levels, text, view, 2 * x.shape[0])
         guided, unguided = out.chunk(2)
-        return unguided + recipe.guidance * (guided - unguided)
+        return unguided + recipe.guidance.scale * (guided - unguided)
 
     def noise(self, chunk: PlannedChunk, state: State, memory: KVMemory, use: str = "") -> Callable[[], Tensor]:
         """Fresh noise for a chunk of all films that are made side by side, `[B, C, c, h, w]`, call by call."""
@@ -235,7 +237,7 @@ class _Scene:
 
     def clean(self, index: int, state: State, memory: KVMemory) -> Tensor:
         """A chunk that was made, as the pass that writes it reads it: model space `[B, C, c, h, w]`."""
-        clean, level = normalize(state.latents[index]).to(self.network.device), state.recipe.context_noise
+        clean, level = normalize(state.latents[index]).to(self.network.device), state.recipe.schedule.context_noise
         if not level:
             return clean
         return add_noise(clean, self.noise(state.records[index].plan, state, memory, "context")(), level)
@@ -246,14 +248,14 @@ class _Scene:
         """The memory with a chunk that was made: its keys and values are those of a pass over it. view: what it saw. recalled: as
         in `keep`."""
         kept, clean = view.keep(recalled), self.clean(index, state, view.memory)
-        self.velocity(clean, [state.recipe.context_noise], TextKV(text), view, view.memory.store.batch)
+        self.velocity(clean, [state.recipe.schedule.context_noise], TextKV(text), view, view.memory.store.batch)
         return kept
 
     def folds(self, chunk: PlannedChunk, state: State, memory: KVMemory) -> bool:
         """Whether the newest chunk is written in the first pass of `chunk`, which follows it: where that pays, and where nothing
         has to be written once more before."""
         rows = memory.store.batch * chunk.length * memory.store.frame_shape[0]
-        apart = state.recipe.rolling or state.recipe.recompute or chunk.rewrite
+        apart = state.recipe.rolling or state.recipe.visibility.recompute or chunk.rewrite
         return rows <= self.network.compute.fold and chunk.length == state.records[-1].plan.length and not apart
 
     def seed(self, chunk: PlannedChunk, state: State) -> int:
@@ -284,15 +286,15 @@ def _followed(scene: _Scene, following: PlannedChunk, texts: _Texts, state: Stat
     """The memory with one more chunk of the film, as `following`, the one after that, is to see it: where that or the recipe asks
     for it, its window is written once more, under the text that is then in force."""
     recipe, settings, end = state.recipe, state.settings, len(memory.lengths) + 1
-    again = min(end, settings.window or 0) if following.rewrite or recipe.recompute else 0
+    again = min(end, settings.window) if following.rewrite or recipe.visibility.recompute else 0
     newest = state.records[end - 1]
     if not again:
         view = scene.seen(memory, state, newest.plan)
         return scene.write(end - 1, texts.of(newest.plan), state, view, newest.routing)
     memory, scene.last = memory.without(again - 1), None
     for i, n in enumerate(range(end - again, end)):
-        if recipe.recompute:  # it sees the window alone
-            state = replace(state, recipe=replace(recipe, sink=0), settings=replace(settings, window=i, top_k=0))
+        if recipe.visibility.recompute:  # it sees the window alone
+            state = replace(state, recipe=recipe.changed(sink=0), settings=replace(settings, window=i, top_k=0))
         recalled = newest.routing if n == end - 1 else None  # that of the others counts already
         view = scene.view(memory, state, state.records[n].plan)
         memory = scene.write(n, texts.of(following), state, view, recalled)
@@ -315,7 +317,7 @@ def _make_chunk(
         newest = scene.seen(memory, state, state.records[-1].plan)
         memory = newest.keep(state.records[-1].routing)
     view, noise = scene.view(memory, state, chunk), scene.noise(chunk, state, memory)
-    x, solver = noise(), SOLVERS[recipe.sampler]()
+    x, solver = noise(), SOLVERS[recipe.schedule.sampler]()
     levels = sampling_levels(recipe, first=chunk.index == 0).tolist()
     for step, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
         if step or newest is None:
@@ -323,7 +325,7 @@ def _make_chunk(
         else:
             both = torch.cat([scene.clean(-1, state, memory), x], 2)
             two = _joined([texts.of(state.records[-1].plan), text], newest.frames)
-            velocity = scene.guided(both, [recipe.context_noise, level], two, recipe, FoldedView(newest, view))
+            velocity = scene.guided(both, [recipe.schedule.context_noise, level], two, recipe, FoldedView(newest, view))
             velocity, newest = velocity[:, :, newest.frames :], None
         clean = predict_clean(x, velocity, level)
         x = clean if following == 0 else solver.step(x, clean, level, following, noise)
@@ -348,21 +350,23 @@ def _make_jointly(
     device = scene.network.device
     under_way = [replace(part, x=part.x.to(device)) for part in state.pending[: len(chunks)]]
     done = under_way[0].passes if under_way else 0
-    for step in range(done, recipe.steps):
+    for step in range(done, recipe.schedule.steps):
         if len(under_way) < len(chunks):
             under_way.append(Pending(scene.noise(chunks[len(under_way)], state, memory)(), 0))
         view = scene.view(memory, state, chunks[0], len(under_way))
         level = [levels[part.passes] for part in under_way]
         x = torch.cat([part.x for part in under_way], 2)
-        text = _joined([texts.of(chunk) for chunk in chunks[: len(under_way)]], recipe.chunk)
+        text = _joined([texts.of(chunk) for chunk in chunks[: len(under_way)]], recipe.timeline.chunk)
         velocity = scene.guided(x, level, text, recipe, view)
-        clean = predict_clean(x, velocity, _spread(level, recipe.chunk, device)[0, :, None, None])
+        clean = predict_clean(x, velocity, _spread(level, recipe.timeline.chunk, device)[0, :, None, None])
         under_way = [
             Pending(_renoised(scene, chunk, state, memory, one, part.passes + 1, levels), part.passes + 1)
-            for chunk, part, one in zip(chunks, under_way, clean.split(recipe.chunk, 2), strict=False)
+            for chunk, part, one in zip(chunks, under_way, clean.split(recipe.timeline.chunk, 2), strict=False)
         ]
         if on_step is not None:
-            on_step(StepInfo(chunks[0], step - done + 1, recipe.steps - done, clean[:, :, : recipe.chunk]))
+            on_step(
+                StepInfo(chunks[0], step - done + 1, recipe.schedule.steps - done, clean[:, :, : recipe.timeline.chunk])
+            )
     return (
         denormalize(under_way[0].x).float().cpu(),
         memory,
@@ -389,7 +393,7 @@ def _renoised(
 def _angles(memory: KVMemory, state: State, chunk: PlannedChunk) -> Tensor:
     """Radians `[frames]` by which shots are turned against that of `chunk`."""
     shots = [record.plan.shot for record, n in zip(state.records, memory.lengths, strict=False) for _ in range(n)]
-    return state.recipe.shot_angle * (torch.tensor(shots, dtype=torch.float64) - chunk.shot)
+    return state.recipe.visibility.shot_angle * (torch.tensor(shots, dtype=torch.float64) - chunk.shot)
 
 
 def _grid(network: Runner, size: tuple[int, int]) -> tuple[int, int]:

@@ -31,10 +31,11 @@ def reshifted(timesteps: Iterable[float], shift: float, new: float) -> tuple[flo
 
 def sampling_levels(recipe: Recipe, first: bool = False) -> Tensor:
     """Levels `s` that a chunk passes, from noise to 0: float32 `[steps + 1]`. first: of the film's first chunk."""
-    levels = recipe.first_levels if first and recipe.first_levels is not None else recipe.levels
-    if levels is not None:
-        return torch.tensor([*levels, 0.0]) / 1000
-    return shifted(torch.linspace(1, 0, recipe.steps + 1), recipe.shift)
+    schedule = recipe.schedule
+    timesteps = schedule.first_timesteps if first and schedule.first_timesteps is not None else schedule.timesteps
+    if timesteps is not None:
+        return torch.tensor([*timesteps, 0.0]) / 1000
+    return shifted(torch.linspace(1, 0, schedule.steps + 1), schedule.shift)
 
 
 def add_noise(clean: Tensor, noise: Tensor, level: Tensor | float) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..atomic import write_atomic
 from ..errors import InputError
-from ..memory import FrameStore, KVMemory, MemorySettings
+from ..memory import FrameStore, KVMemory, ResolvedMemory
 from ..plan import PlannedChunk, PlannedShot
 from ..vae import VAEState
 from .recipe import Recipe
@@ -56,7 +56,7 @@ class State:
 
     memory: KVMemory | None
     recipe: Recipe
-    settings: MemorySettings
+    settings: ResolvedMemory
     seed: int
     model: str = ""
     latents: tuple[Tensor, ...] = ()
@@ -101,7 +101,7 @@ class State:
             tensors |= {f"decoder.{name}": t for name, t in self.decoder.tensors().items()}
         header: dict[str, Any] = {
             "recipe": self.recipe.to_dict(),
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_dict(),
             "seed": self.seed,
             "model": self.model,
             "records": [{"plan": asdict(r.plan), "seconds": r.seconds} for r in self.records],
@@ -135,7 +135,7 @@ class State:
             ChunkRecord(_chunk(entry["plan"]), entry["seconds"], tensors[f"routing.{i}"])
             for i, entry in enumerate(header["records"])
         )
-        recipe, settings = Recipe.from_dict(header["recipe"]), MemorySettings(**header["settings"])
+        recipe, settings = Recipe.from_dict(header["recipe"]), ResolvedMemory.from_dict(header["settings"])
         memory = None
         if kept := _group(tensors, "memory."):
             keys, layers = kept["hot.keys.0"], sum(name.startswith("hot.keys.") for name in kept)
@@ -162,7 +162,7 @@ class State:
 
 def open_store(
     recipe: Recipe,
-    settings: MemorySettings,
+    settings: ResolvedMemory,
     layers: int,
     branches: int,
     frame_shape: Sequence[int],
@@ -171,18 +171,20 @@ def open_store(
 ) -> FrameStore:
     """The store of a film: its budget is shared out by what this recipe always has in view."""
     near = most_near(recipe, settings)
-    return FrameStore(layers, branches, frame_shape, dtype, device, settings=settings, near=near, chunk=recipe.chunk)
+    return FrameStore(
+        layers, branches, frame_shape, dtype, device, settings=settings, near=near, chunk=recipe.timeline.chunk
+    )
 
 
-def most_near(recipe: Recipe, settings: MemorySettings) -> int:
+def most_near(recipe: Recipe, settings: ResolvedMemory) -> int:
     """Most latent frames that a chunk always sees: sink, a pinned chunk, the window, and its own."""
-    return recipe.sink + ((settings.window or 0) + 2) * recipe.chunk
+    return recipe.visibility.sink + (settings.window + 2) * recipe.timeline.chunk
 
 
-def most_held(recipe: Recipe, settings: MemorySettings, chunks: Sequence[PlannedChunk]) -> int:
+def most_held(recipe: Recipe, settings: ResolvedMemory, chunks: Sequence[PlannedChunk]) -> int:
     """Slots that a film takes whose next chunks these are: its latent frames, and those that are written once more."""
-    again = recipe.recompute or any(chunk.rewrite for chunk in chunks)
-    return chunks[-1].latents[1] + (settings.written_again(recipe.chunk) if again else 0)
+    again = recipe.visibility.recompute or any(chunk.rewrite for chunk in chunks)
+    return chunks[-1].latents[1] + (settings.written_again(recipe.timeline.chunk) if again else 0)
 
 
 def _group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -125,7 +125,7 @@ def test_several_chunks_are_made_at_once_and_a_chain_goes_on(server: Server) -> 
     assert frames_of(server, run, "4") == 129  # two shots of 4 s: 9 + 12 n frames
     assert any("chunk 5 of 5" in text for text in run.texts)
     graph["6"]["inputs"] |= {"first_chunk": 1}
-    assert "first_chunk is 1: with the sampler `rolling` it must be 3" in server.run(graph).error
+    assert "first_chunk must be 3 with the sampler `rolling`, got 1" in server.run(graph).error
 
 
 def test_a_seed_changes_the_film_and_brings_it_back(server: Server) -> None:

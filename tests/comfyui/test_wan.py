@@ -196,7 +196,7 @@ part = lambda name: sys.modules[f"{{pack}}.{{name}}"]
 core, models = part("causalcine_core.sampling"), part("nodes.adapt.model")
 def film(model):
     network = models.network_of(model)
-    recipe = core.Recipe(steps=2, sampler="renoise")
+    recipe = core.Recipe.of(steps=2, sampler="renoise")
     state = core.begin(network, recipe, part("causalcine_core.memory").MemorySettings(), size=(6, 8), seed=1)
     story, plan = part("causalcine_core.story"), part("causalcine_core.plan")
     chunks = plan.plan(story.Story([story.Shot("a film", frames=21)])).chunks
@@ -286,7 +286,7 @@ net = WanModel(dim=256, ffn_dim=512, num_heads=2, num_layers=2, text_dim=64, **k
 for parameter in net.parameters():
     torch.nn.init.normal_(parameter, std=0.02)
 network = Runner(net, 2, 2, 128, 16, torch.device("cpu"), torch.bfloat16)
-state = begin(network, Recipe(steps=2), MemorySettings(), size=(4, 4), seed=1)
+state = begin(network, Recipe.of(steps=2), MemorySettings(), size=(4, 4), seed=1)
 with torch.inference_mode():
     chunks = plan(Story.parse("a film")).chunks
     chunk = next(rollout(network, chunks, lambda shot: torch.zeros(1, 8, 64), state, size=(4, 4)))
@@ -338,7 +338,7 @@ with torch.no_grad(), mock.patch("torch.randn_like", lambda like: next(again)):
     extra = {{"model_options": {{"transformer_options": options}}, "seed": seed}}
     theirs = sample_ar_video(model, start, sigmas, extra, disable=True, num_frame_per_block=block)
 network = Runner(base.diffusion_model, 2, 2, 128, 16, torch.device("cpu"), torch.float32)
-recipe = Recipe(chunk=block, first_chunk=block, sampler="renoise", levels=tuple((1000 * sigmas[:-1]).tolist()), guidance=1.0)
+recipe = Recipe.of(chunk=block, first_chunk=block, sampler="renoise", levels=tuple((1000 * sigmas[:-1]).tolist()), guidance=1.0)
 state = begin(network, recipe, MemorySettings(window=blocks, top_k=0), size=(8, 8), seed=seed)
 chunks = [PlannedChunk(i, 0, (i * block, i * block + block), (0, 1)) for i in range(blocks)]
 with torch.no_grad():
@@ -371,7 +371,7 @@ def test_every_field_of_a_recipe_can_be_overridden(main: Path, tmp_path: Path) -
         "recompute": "yes", "cut_keep": 5, "cut_jump": 6, "cut_phrase": "Cut.", "shot_angle": 0.2, "fps": 12.0,
     }  # fmt: skip
     code = f"""
-import asyncio, dataclasses, inspect, sys
+import asyncio, inspect, sys
 import utils.extra_config, nodes
 asyncio.run(nodes.load_custom_node({str(install(tmp_path))!r}))
 form = next(module for name, module in sys.modules.items() if name.endswith(".nodes.recipe"))
@@ -379,7 +379,7 @@ inputs = {{i.id for i in form.CausalCineRecipe.define_schema().inputs}} - {{"mod
 assert inputs == set({given!r}) == set(inspect.signature(form.override).parameters) - {{"recipe"}}, inputs
 plain = form.Recipe()
 changed = form.override(plain, **{given!r})
-same = {{f.name for f in dataclasses.fields(plain) if getattr(changed, f.name) == getattr(plain, f.name)}}
+same = [name for name, value in changed.to_dict().items() if value == plain.to_dict()[name]]
 print("SAME", sorted(same))
 defaults = {{i.id: i.default for i in form.CausalCineRecipe.define_schema().inputs if i.id in inputs}}
 assert form.override(plain, **defaults) == plain

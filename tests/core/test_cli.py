@@ -336,8 +336,8 @@ def test_a_reader_that_goes_away_is_no_error(folder, checkpoint):
     [
         (["--memory-budget", "0"], "memory.budget is 0"),
         (["--memory-budget", "0.000001"], "need at least"),
-        (["--memory-storage", "4bit"], "memory.storage is '4bit': allowed are full, 8bit, host, host_8bit"),
-        (["--routing", "never"], "memory.routing is 'never': allowed are every_step, first_step"),
+        (["--memory-storage", "4bit"], 'memory.storage must be one of full, 8bit, host, host_8bit, got "4bit"'),
+        (["--routing", "never"], 'memory.routing must be one of every_step, first_step, got "never"'),
         (["--cut", "fade"], "cut is 'fade': allowed are native"),
     ],
 )

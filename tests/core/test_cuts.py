@@ -22,7 +22,7 @@ def film(cut: str, *, blend: int | None = None, **changes):
     """Three chunks, then a shot of four that follows by `cut`."""
     recipe = tiny_recipe(window=2, top_k=2, **changes)
     story = Story([Shot("a", frames=33), Shot("b", frames=48, cut=cut, blend=blend)])
-    chunks = plan(story, cut=recipe.cut).chunks
+    chunks = plan(story, cut=recipe.cut.mode).chunks
     assert [c.shot for c in chunks] == [0, 0, 0, 1, 1, 1, 1]
     state = begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=3)
     return list(rollout(network(tiny_net()), chunks, text, state, size=SIZE, negative=text(5)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -30,25 +28,25 @@ def test_warped_steps_are_those_of_the_shifted_schedule():
 def test_every_row_is_whole(family):
     recipe = family.recipe
     assert Recipe.from_dict(recipe.to_dict()) == recipe
-    assert Cut.parse(family.cut) is not None
+    assert Cut.parse(family.recipe.cut.mode) is not None
     assert find_family(family.key) is find_family(family.name.upper()) is find_family(family.label) is family
-    assert recipe.guidance != 1 or recipe.sampler in ("renoise", "rolling") or family.key == "longlive-2"
+    assert recipe.guidance.on or recipe.schedule.sampler in ("renoise", "rolling") or family.key == "longlive-2"
     levels = sampling_levels(recipe)
     assert levels[0] == 1 and levels[-1] == 0 and bool((levels.diff() < 0).all())
 
 
 def test_numbers_of_the_table():
-    row = {family.key: family.recipe for family in FAMILIES}
+    row = {family.key: family.recipe.to_dict() for family in FAMILIES}
     assert len(row) == len(FAMILIES)
     four = pytest.approx((1000, 937.5, 833.333, 625), abs=1e-3)
-    assert row["self-forcing"].levels == row["longlive-1"].levels == row["reward-forcing"].levels == four
-    assert row["krea"].levels == (1000, 937, 833, 625)
-    assert row["shotstream"].shift == row["causvid"].shift == 8
-    assert row["rolling-forcing"].steps == 5
+    assert row["self-forcing"]["levels"] == row["longlive-1"]["levels"] == row["reward-forcing"]["levels"] == four
+    assert row["krea"]["levels"] == (1000, 937, 833, 625)
+    assert row["shotstream"]["shift"] == row["causvid"]["shift"] == 8
+    assert row["rolling-forcing"]["steps"] == 5
     for key, steps in (("causal-forcing-2step", 2), ("causal-forcing-1step", 1)):
-        assert (row[key].chunk, row[key].steps, row[key].first_levels) == (1, steps, four)
+        assert (row[key]["chunk"], row[key]["steps"], row[key]["first_levels"]) == (1, steps, four)
     five = row["longlive-2"]
-    assert (five.chunk, five.fps, five.width, five.height, five.sampler) == (8, 24, 1280, 704, "unipc")
+    assert [five[name] for name in ("chunk", "fps", "width", "height", "sampler")] == [8, 24, 1280, 704, "unipc"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +66,8 @@ def test_numbers_of_the_table():
 )
 def test_a_chunk_sees_as_many_frames_as_in_training(key, frames):
     recipe = find_family(key).recipe
-    assert recipe.sink + recipe.window * recipe.chunk + recipe.at_once + recipe.top_k == frames
+    seen = recipe.visibility
+    assert seen.sink + seen.window * recipe.timeline.chunk + recipe.at_once + seen.top_k == frames
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ def test_a_recipe_in_the_file_wins_over_the_table():
 
 
 def test_an_unknown_family_names_those_there_are():
-    with pytest.raises(InputError, match=r"family is 'sora'.*self-forcing, causal-forcing"):
+    with pytest.raises(InputError, match=r'family must be one of self-forcing, causal-forcing.*, got "sora"'):
         find_family("sora")
 
 
@@ -112,8 +111,8 @@ def test_the_first_chunk_passes_its_own_levels():
     steps: list = []
     chunks = run(recipe)
     assert [(s.step, s.steps) for s in steps] == [(1, 4), (2, 4), (3, 4), (4, 4), (1, 2), (2, 2), (1, 2), (2, 2)]
-    plain = run(replace(recipe, first_levels=None))
-    as_many = run(replace(recipe, levels=recipe.first_levels, first_levels=None))
+    plain = run(recipe.changed(first_levels=None))
+    as_many = run(recipe.changed(levels=recipe.schedule.first_timesteps, first_levels=None))
     assert torch.equal(chunks[0].latent, as_many[0].latent)
     assert not torch.equal(chunks[0].latent, plain[0].latent)
     assert not torch.equal(chunks[1].latent, as_many[1].latent)
@@ -122,16 +121,22 @@ def test_the_first_chunk_passes_its_own_levels():
 @pytest.mark.parametrize(
     ("levels", "says"),
     [
-        ([], "first_levels is empty"),
-        ([500, 1000], "first_levels must fall"),
-        ([1000, 1000], "first_levels must fall"),
-        ([1001], "first_levels holds 1001"),
-        (["a"], "first_levels holds 'a'"),
-        ([True], "first_levels holds True"),
-        ("1000", "first_levels is '1000'"),
-        (1000, "first_levels is 1000"),
+        ([], r"got \[\]"),
+        ([500, 1000], r"got \[500, 1000\]"),
+        ([1000, 1000], r"got \[1000, 1000\]"),
+        ([1001], "got 1001 in it"),
+        ([0], "got 0 in it"),
+        ([float("nan")], "got NaN in it"),
+        ([float("inf")], "got Infinity in it"),
+        (["a"], 'got "a" in it'),
+        ([True], "got true in it"),
+        ("1000", 'got "1000"'),
+        (1000, "got 1000"),
     ],
 )
 def test_bad_first_levels_are_named(levels, says):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(
+        InputError,
+        match=f"first_levels must be a list of 1 to 1000 timesteps above 0 .* falling, .*{says}",
+    ):
         tiny_recipe(first_levels=levels)

@@ -27,10 +27,12 @@ def passes(
 ) -> tuple[State, int]:
     """The film gone on with, and how often the network was asked."""
     recipe, net, asked = state.recipe, folding(fold), []
-    chunks = planned(len(shots), recipe.chunk, recipe.first_chunk, shots=list(shots))[state.chunks : until]
+    chunks = planned(len(shots), recipe.timeline.chunk, recipe.timeline.first_chunk, shots=list(shots))[
+        state.chunks : until
+    ]
     chunks = [replace(chunk, rewrite=chunk.index == rewrite) for chunk in chunks]
     hook = net.net.patch_embedding.register_forward_hook(lambda *given: asked.append(1))
-    films = state.memory.store.batch if recipe.guidance == 1 else 1
+    films = state.memory.store.batch if not recipe.guidance.on else 1
     for chunk in rollout(net, chunks, lambda shot: text(shot, films), state, size=SIZE, negative=text(9)):
         state = chunk.state
     hook.remove()
@@ -60,7 +62,7 @@ def test_the_film_is_the_same_and_takes_a_pass_a_chunk_less(changes, settings):
     settings = MemorySettings(**settings)
     apart, many = passes(0, fresh(settings, **changes))
     folded, few = passes(10**6, fresh(settings, **changes))
-    steps = len(SHOTS) * apart.recipe.steps
+    steps = len(SHOTS) * apart.recipe.schedule.steps
     assert (many, few) == (steps + len(SHOTS) - 1, steps)
     torch.testing.assert_close(folded.film(), apart.film(), atol=1e-4, rtol=1e-4)
     for one, other in zip(folded.records, apart.records, strict=True):

@@ -44,7 +44,7 @@ def made(maker: Runner, settings: MemorySettings, chunks: int = 8, state: State 
     """A film of two-chunk shots, or the rest of it."""
     state = state or begin(maker, tiny_recipe(**recipe), settings, size=SIZE, seed=1)
     film = planned(chunks, shots=[i // 2 for i in range(chunks)])[state.chunks :]
-    film = [replace(chunk, cut=state.recipe.cut, take=chunk.index // 2 * 2) for chunk in film]
+    film = [replace(chunk, cut=state.recipe.cut.mode, take=chunk.index // 2 * 2) for chunk in film]
     for chunk in rollout(maker, film, text, state, size=SIZE, negative=text(99)):
         state = chunk.state
     return state

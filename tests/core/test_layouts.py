@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from causalcine_core import InputError, cli
-from causalcine_core.memory import KVMemory, MemorySettings, RolloutView
+from causalcine_core.memory import KVMemory, ResolvedMemory, RolloutView
 from causalcine_core.memory.cache import FrameStore
 from causalcine_core.model import (
     CausalWanTransformer,
@@ -158,7 +158,7 @@ def output(net: CausalWanTransformer, dtype: torch.dtype = torch.float32, level:
     latents = torch.randn(1, 16, 3, 8, 8, generator=generator).to(dtype)
     prompt = torch.randn(1, 8, 24, generator=generator).to(dtype)
     store = FrameStore(net.config.num_layers, 1, (16, 2, 128), dtype, torch.device("cpu"))
-    view = RolloutView(KVMemory(store), MemorySettings(1, 0), Rope(128, (4, 4), "cpu"), 3)
+    view = RolloutView(KVMemory(store), ResolvedMemory(1, 0), Rope(128, (4, 4), "cpu"), 3)
     text = TextKV(project_text(net, prompt), torch.zeros(1, 3, dtype=torch.long), 3)
     with torch.no_grad():
         return net(latents, torch.full((1, 3), level), text, view)
@@ -525,7 +525,7 @@ def test_convert_refuses_in_one_sentence(tmp_path, capsys, monkeypatch):
         "other suffix": ((good, "out.pt"), "must have a name that ends in .safetensors"),
         "no folder": ((good, "gone/out.safetensors"), "does not exist"),
         "onto itself": ((good, good), "choose another name"),
-        "family": ((good, "out.safetensors", "--family", "sora"), "family is 'sora'"),
+        "family": ((good, "out.safetensors", "--family", "sora"), "family must be one of self-forcing, causal-forcing"),
         "part": ((good, "out.safetensors", "--part", "ema"), "part is 'ema'"),
         "no LoRA": ((good, "out.safetensors", "--lora", good), "holds no LoRA"),
         "alpha": ((good, "out.safetensors", "--alpha", "x"), "alpha is 'x'"),

@@ -29,7 +29,7 @@ def pipe() -> Pipeline:
 @pytest.mark.parametrize("frames", [None, 30, 45])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_store_takes_what_was_foretold(pipe: Pipeline, storage, frames, guidance):
-    recipe = replace(pipe.recipe, guidance=guidance)
+    recipe = pipe.recipe.changed(guidance=guidance)
     ours = Pipeline(pipe.network, pipe.text, pipe.vae, recipe)
 
     def needs(settings):
@@ -75,7 +75,7 @@ def test_weights_in_8_bit_floats_take_what_was_foretold():
 def test_the_rotated_copy_of_what_a_chunk_sees_is_counted_as_it_is_kept(pipe: Pipeline, monkeypatch):
     """For every layer where that fits, else once; and as many frames as the longest span has."""
     config, recipe = pipe.network.net.config, pipe.recipe
-    settings = MemorySettings().resolve(recipe.window, recipe.top_k)
+    settings = recipe.memory()
     spans: list[Span] = []
     begin = Span.__init__
     monkeypatch.setattr(Span, "__init__", lambda span, *given: (spans.append(span), begin(span, *given))[1])
@@ -87,7 +87,7 @@ def test_the_rotated_copy_of_what_a_chunk_sees_is_counted_as_it_is_kept(pipe: Pi
         assert len(spans[-1]._buffers) == (config.num_layers if room else 1)
     kept = sum(t.nbytes for pair in spans[-1]._buffers.values() for t in pair)
     one = (told[1] - told[0]) / (config.num_layers - 1)
-    pinned = recipe.chunk  # which this film has not
+    pinned = recipe.timeline.chunk  # which this film has not
     frames = spans[-1].history + spans[-1].own
     assert one * config.num_layers == kept * (frames + pinned) / frames
 

@@ -114,7 +114,7 @@ def test_bad_settings_are_refused_before_anything_is_made(pipe, settings, named)
 )
 def test_bad_recipes_are_refused(recipe):
     with pytest.raises(InputError, match=next(iter(recipe))):
-        Recipe(**recipe)
+        Recipe.of(**recipe)
 
 
 @pytest.mark.parametrize("field", ["window", "top_k"])
@@ -140,7 +140,7 @@ def test_guidance_of_one_is_the_plain_model_and_more_is_not():
     recipe = {"steps": 2, "width": 32, "height": 32, "window": 1, "top_k": 2, "seconds": 1.5}
     story = Story(shots=[Shot("cat", frames=33)])
     plain, guided, other = (
-        film(list(Pipeline.random(recipe=Recipe(**recipe, guidance=g, negative=n)).stream(story, decode=False)))
+        film(list(Pipeline.random(recipe=Recipe.of(**recipe, guidance=g, negative=n)).stream(story, decode=False)))
         for g, n in ((1.0, ""), (3.0, ""), (3.0, "cat"))
     )
     assert not torch.equal(plain, guided)

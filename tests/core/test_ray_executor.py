@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from causalcine_core.distributed import serialization
 from causalcine_core.distributed.ray_executor import RayExecutor
 from causalcine_core.errors import InputError, WorkerLostError
-from causalcine_core.memory import MemorySettings
+from causalcine_core.memory import MemorySettings, ResolvedMemory
 from causalcine_core.sampling import State, begin, rollout
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
@@ -140,7 +140,7 @@ def test_what_a_crew_cannot_do_is_said_in_a_sentence(crew, weights, monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="workers is 2, but there are 1 GPUs here"):
         RayExecutor(2, "cuda")
-    bad = replace(start(crew), settings=MemorySettings(1, 2, budget=1e-9))
+    bad = replace(start(crew), settings=ResolvedMemory(1, 2, budget=1e-9))
     with pytest.raises(InputError, match=r"memory\.budget is 1e-09 GiB"):
         run(bad, 1, crew)
     assert crew.at_work

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from causalcine_core import MemorySettings, Pipeline, Recipe, Shot, State, Story
+from causalcine_core.memory import ResolvedMemory
 from causalcine_core.plan import plan
 from causalcine_core.report import build_report, check_report, memory_map, recall_summary, to_json
 
@@ -31,7 +32,7 @@ def synthetic(chunks: int, layers: int = 4, k: int = 3) -> dict:
     story = Story([Shot("x", frames=120)] * (chunks // 10))
     made = plan(story)
     head = check_report(
-        made, recipe=Recipe(top_k=k), settings=MemorySettings(3, k), size=(96, 96), seed=1, model={"name": "x"}
+        made, recipe=Recipe.of(top_k=k), settings=ResolvedMemory(3, k), size=(96, 96), seed=1, model={"name": "x"}
     )
     routing = [
         [[0, c.latents[0] - 12 if layer % 2 else -1, -1] if c.latents[0] > 12 else [-1] * k for layer in range(layers)]
@@ -75,7 +76,7 @@ def test_the_report_of_a_film_that_was_stopped_ends_where_it_ends(pipe: Pipeline
 
 
 def test_the_check_is_the_report_without_chunks(pipe: Pipeline, report):
-    recipe, settings = pipe.recipe, MemorySettings(pipe.recipe.window, pipe.recipe.top_k)
+    recipe, settings = pipe.recipe, pipe.recipe.memory()
     check = check_report(
         plan(STORY), recipe=recipe, settings=settings, size=(32, 32), seed=2**63, model={"name": "tiny"}
     )
@@ -96,7 +97,7 @@ def test_the_report_says_what_a_budget_made_the_film_forget(pipe: Pipeline):
 
 
 def test_a_fraction_of_fps_is_kept(state: State):
-    changed = dataclasses.replace(state, recipe=dataclasses.replace(state.recipe, fps=23.976))
+    changed = dataclasses.replace(state, recipe=state.recipe.changed(fps=23.976))
     assert build_report(changed, model={})["fps"] == 23.976
 
 

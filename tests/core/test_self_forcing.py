@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -23,7 +21,9 @@ WARPED = [1.0, 0.9375, 5 * 0.5 / (1 + 4 * 0.5), 0.625]  # 1000, 750, 500, 250 of
 
 def ours(recipe, chunks):
     state = begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=5)
-    made = rollout(network(tiny_net()), planned(chunks, recipe.chunk, recipe.first_chunk), text, state, size=SIZE)
+    made = rollout(
+        network(tiny_net()), planned(chunks, recipe.timeline.chunk, recipe.timeline.first_chunk), text, state, size=SIZE
+    )
     return torch.cat([normalize(chunk.latent) for chunk in made], 2)
 
 
@@ -75,8 +75,8 @@ def test_a_recomputed_window_is_kreas_procedure(window):
         theirs.append(reference.denoise(3, WARPED, text(shot), 3 * len(seen), SIZE, chunk_generator(5, i)))
     ours = torch.cat([normalize(chunk.latent) for chunk in made], 2)
     torch.testing.assert_close(ours, torch.cat(theirs, 2), atol=1e-4, rtol=0)
-    with pytest.raises(InputError, match="recompute is 1: it must be true or false"):
-        replace(recipe, recompute=1)
+    with pytest.raises(InputError, match="recompute must be true or false, got 1"):
+        recipe.changed(recompute=1)
 
 
 @pytest.mark.parametrize("changes", [{"window": 2}, {"window": 1, "sink": 1, "top_k": 2}])
@@ -114,5 +114,6 @@ def test_turned_shots_change_what_follows_a_cut_and_survive_a_file(tmp_path):
 
 def test_the_family_s_row_holds_these_levels():
     recipe = find_family("self-forcing").recipe
-    assert recipe.levels == pytest.approx([1000 * level for level in WARPED])
-    assert (recipe.sampler, recipe.chunk, recipe.top_k + 3 * (recipe.window + 1)) == ("renoise", 3, 21)
+    assert recipe.schedule.timesteps == pytest.approx([1000 * level for level in WARPED])
+    seen, chunk = recipe.visibility, recipe.timeline.chunk
+    assert (recipe.schedule.sampler, chunk, seen.top_k + chunk * (seen.window + 1)) == ("renoise", 3, 21)

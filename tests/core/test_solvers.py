@@ -44,9 +44,9 @@ def test_unipc_equals_diffusers(steps):
 
 def test_unipc_needs_fewer_steps_than_euler():
     start = torch.randn(1, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    exact, errors = solve("euler", sampling_levels(Recipe(steps=1000, shift=3.0)).tolist(), curved, start), {}
+    exact, errors = solve("euler", sampling_levels(Recipe.of(steps=1000, shift=3.0)).tolist(), curved, start), {}
     for name in ("euler", "unipc"):
-        film = solve(name, sampling_levels(Recipe(steps=8, shift=3.0)).tolist(), curved, start)
+        film = solve(name, sampling_levels(Recipe.of(steps=8, shift=3.0)).tolist(), curved, start)
         errors[name] = float((film - exact).abs().mean())
     assert errors["unipc"] < 0.6 * errors["euler"]
 
@@ -55,7 +55,7 @@ def test_unipc_needs_fewer_steps_than_euler():
 def test_a_straight_flow_is_followed_exactly(name):
     """Where the clean latents are known from the start, every sampler gives them."""
     clean, noise = torch.full((1, 8), 0.7), torch.randn(1, 8, generator=torch.Generator().manual_seed(2))
-    levels = sampling_levels(Recipe(steps=5)).tolist()
+    levels = sampling_levels(Recipe.of(steps=5)).tolist()
     out = solve(name, levels, lambda x, level: (x - clean) / level, add_noise(clean, noise, 1.0))
     torch.testing.assert_close(out, clean)
     assert {*SOLVERS, "rolling"} == set(SAMPLERS)  # which re-noises many chunks at once

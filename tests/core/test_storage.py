@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from causalcine_core.errors import InputError
-from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, MemorySettings
+from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, MemorySettings, ResolvedMemory
 from causalcine_core.memory.cache import GIB, frame_bytes
 from causalcine_core.memory.prefetch import Prefetch
 from causalcine_core.memory.rollout_view import RolloutView, Span
@@ -42,7 +42,9 @@ def gib(frames: float) -> float:
 
 def test_bytes_are_counted_as_they_are_kept():
     for eight_bit, expected in ((False, FRAME), (True, SMALL)):
-        store = FrameStore(3, 1, (4, 2, TINY.head_dim), torch.float32, "cpu", settings=MemorySettings(storage="8bit"))
+        store = FrameStore(
+            3, 1, (4, 2, TINY.head_dim), torch.float32, "cpu", settings=ResolvedMemory(0, 0, storage="8bit")
+        )
         assert (store.cold if eight_bit else store.hot).bytes_per_frame == expected
 
 
@@ -72,7 +74,7 @@ def test_nothing_is_allocated_before_a_film_begins(storage):
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_a_film_that_does_not_fit_is_refused_in_one_sentence(storage):
-    store = FrameStore(1, 1, (10**7, 64, 64), torch.float32, "cpu", settings=MemorySettings(storage=storage))
+    store = FrameStore(1, 1, (10**7, 64, 64), torch.float32, "cpu", settings=ResolvedMemory(0, 0, storage=storage))
     with pytest.raises(InputError, match=r"4000 latent frames take .* more than is free: set memory\.budget"):
         store.reserve(4000)
 
@@ -94,7 +96,7 @@ def test_a_long_film_stays_within_its_budget(storage):
 
 def test_what_routing_used_least_goes_first():
     """Of six frames that may be recalled, the two that never were leave; a frame that is always taken stays."""
-    store = FrameStore(1, 1, (1, 1, 2), torch.float32, "cpu", settings=MemorySettings(1, 1, budget=1), near=1)
+    store = FrameStore(1, 1, (1, 1, 2), torch.float32, "cpu", settings=ResolvedMemory(1, 1, budget=1), near=1)
     store.limit = 3
     memory = KVMemory(store)
     for i in range(7):
@@ -166,7 +168,7 @@ def test_where_frames_are_kept_changes_nothing(storage, host, routing, room, mon
 
 def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
     """Pages that were foretold, foretold in another place, and not foretold at all are all read right."""
-    store = FrameStore(2, 2, (4, 2, 3), torch.float32, "cpu", settings=MemorySettings(1, 2, storage="host"))
+    store = FrameStore(2, 2, (4, 2, 3), torch.float32, "cpu", settings=ResolvedMemory(1, 2, storage="host"))
     place = numbers(store.cold.allocate(6))
     rows = store.cold.rows(place)
     for layer in range(2):
@@ -185,7 +187,7 @@ def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
 
 def test_routing_of_the_first_step_is_kept_for_the_chunk():
     """One choice a layer for all steps, one for writing: and the film is another than with a choice a pass."""
-    from causalcine_core.memory import views
+    from causalcine_core.memory import rollout_view as views
 
     calls = []
     original = views.choose
@@ -227,7 +229,7 @@ def test_a_budget_that_is_too_small_says_what_is_needed():
     ],
 )
 def test_bad_settings_are_refused_by_name(field, value):
-    with pytest.raises(InputError, match=f"memory.{field} is"):
+    with pytest.raises(InputError, match=f"memory.{field} must be"):
         replace(MemorySettings(), **{field: value})
 
 

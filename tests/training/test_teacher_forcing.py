@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from causalcine_core.memory import MemorySettings
+from causalcine_core.memory import ResolvedMemory
 from causalcine_core.text import TextConfig
 from causalcine_core.vae import normalize
 from training.data.shards import Reunions, Sample, Shards, clip, film, still, take
@@ -60,7 +60,7 @@ def shards(tmp_path):
 @pytest.mark.parametrize(("top_k", "moves"), [(2, True), (0, False)])
 def test_what_lies_before_the_window_is_read_only_through_routing(top_k, moves):
     """C65: replace the clean chunk 0, far outside the window, by noise; the last chunk's loss must move when routed."""
-    made, settings = model(), MemorySettings(1, top_k)
+    made, settings = model(), ResolvedMemory(1, top_k)
     first = sample(4)
     changed = first.latents.clone()
     changed[:, :3] = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(9))
@@ -88,14 +88,14 @@ def test_the_loss_is_the_flow_matching_error_of_the_noisy_half():
     torch.nn.init.zeros_(made.net.head.head.bias)
     one = sample(3)
     noise = torch.randn(1, 16, 9, 4, 4)
-    loss = flow_loss(made, [one], MemorySettings(1, 1), torch.tensor([0.3]), noise, [False])
+    loss = flow_loss(made, [one], ResolvedMemory(1, 1), torch.tensor([0.3]), noise, [False])
     expected = (noise - one.latents[None]).square().view(1, 16, 3, 3, 4, 4).mean((1, 3, 4, 5))
     torch.testing.assert_close(loss, expected)
 
 
 def test_chunks_before_the_first_weight_are_history_only():
     """Their noisy copies are left out, which changes nothing for the chunks that count."""
-    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    made, settings, levels = model(), ResolvedMemory(1, 2), torch.tensor([0.6])
     noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         full = flow_loss(made, [sample(4)], settings, levels, noise, [False])
@@ -106,7 +106,7 @@ def test_chunks_before_the_first_weight_are_history_only():
 
 def test_who_is_called_by_name_is_learned_from_the_answer_to_a_description():
     """The teacher's answer under the described prompt is the target of such chunks; the film is that of the others."""
-    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    made, settings, levels = model(), ResolvedMemory(1, 2), torch.tensor([0.6])
     told = sample(4)
     named = replace(told, prompts=("a red cat",) * 3 + ("a red [character1]",))
     noise = torch.randn(1, 16, 12, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -126,7 +126,7 @@ def test_who_is_called_by_name_is_learned_from_the_answer_to_a_description():
 
 def test_pointing_asks_routing_for_the_frames_that_show_who_is_named():
     """Less where the chunk's query is made to fit the frames with that name, none where there is nothing to choose."""
-    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    made, settings, levels = model(), ResolvedMemory(1, 2), torch.tensor([0.6])
     prompts = ("[character1], a red cat,", "[character2], a red cat,", "[character1]")
     one = replace(sample(3), prompts=prompts, described=(*prompts[:2], prompts[0]))
     noise = torch.randn(1, 16, 9, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -152,7 +152,7 @@ def test_pointing_asks_routing_for_the_frames_that_show_who_is_named():
 
 def test_binding_lets_each_of_two_in_a_frame_find_itself():
     """Less where the tokens of two characters learn to tell who they are, none where nobody is to be seen."""
-    made, settings, levels = model(), MemorySettings(1, 2), torch.tensor([0.6])
+    made, settings, levels = model(), ResolvedMemory(1, 2), torch.tensor([0.6])
     prompts = ("[character1], a red cat,", "[character2], a red cat,", "[character1] [character2]")
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
     names = ("[character1]", "[character2]")

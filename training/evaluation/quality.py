@@ -18,7 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,11 @@ class Run:
     def window(self) -> int:
         """Pixel frames of the local window."""
         recipe = self.pipe.recipe
-        return recipe.window * recipe.chunk * self.pipe.vae.config.temporal_stride
+        return recipe.visibility.window * recipe.timeline.chunk * self.pipe.vae.config.temporal_stride
 
     def film(self, seed: int, seconds: float) -> Film:
         recipe = self.pipe.recipe
-        return make_film(seed, seconds, recipe.fps, (recipe.width, recipe.height))
+        return make_film(seed, seconds, recipe.timeline.fps, (recipe.picture.width, recipe.picture.height))
 
     def story(self, seed: int, seconds: float, *, long: bool) -> Result:
         """The result of one story, made now or read from its file."""
@@ -171,8 +171,8 @@ class Run:
         result["shots"] = read_film(self.probe, film, ranges, frames, self.window)
         if long and len(frames) >= 2 * self.window:
             recipe, stride = self.pipe.recipe, self.pipe.vae.config.temporal_stride
-            chunk, first = recipe.chunk * stride, 1 + (recipe.first_chunk - 1) * stride
-            found = flicker(frames, cuts, chunk=chunk, first=first, window=recipe.window)
+            chunk, first = recipe.timeline.chunk * stride, 1 + (recipe.timeline.first_chunk - 1) * stride
+            found = flicker(frames, cuts, chunk=chunk, first=first, window=recipe.visibility.window)
             result["flicker"] = {"chunk": found.chunk, "window": found.window}
         return result
 
@@ -271,7 +271,7 @@ def report(
         parts = {"first_quarter": 0, "last_quarter": 3}
         out["long"] = {
             "films": len(long),
-            "seconds": round(long[0]["frames"] / recipe.fps, 1),
+            "seconds": round(long[0]["frames"] / recipe.timeline.fps, 1),
             "seeds": [FIRST_LONG, FIRST_LONG + len(long) - 1],
             **{
                 name: table([quarter(r, i) for r in long], [quarter(r, i) for r in long_truth])
@@ -303,9 +303,9 @@ def readers_print(pipe: Pipeline, probe_file: Path) -> str:
     """Ten hex digits that change with whatever a ceiling depends on: probe, VAE, window, size and rate of the films."""
     recipe = pipe.recipe
     digest = hashlib.sha256(probe_file.read_bytes())
-    digest.update(
-        str((recipe.window, recipe.chunk, recipe.first_chunk, recipe.width, recipe.height, recipe.fps)).encode()
-    )
+    seen, line, picture = recipe.visibility, recipe.timeline, recipe.picture
+    told = (seen.window, line.chunk, line.first_chunk, picture.width, picture.height, line.fps)
+    digest.update(str(told).encode())
     for name, tensor in sorted(pipe.vae.state_dict().items()):
         digest.update(name.encode() + tensor.float().numpy().tobytes())
     return digest.hexdigest()[:10]
@@ -321,7 +321,7 @@ def open_run(
 ) -> Run:
     """A run in its folder. InputError if the folder holds the results of another model or other settings."""
     probe = load_probe(probe_file)
-    pipe.recipe = replace(pipe.recipe, **settings)
+    pipe.recipe = pipe.recipe.changed(**settings)
     readers = readers_print(pipe, probe_file)
     what = {"model": pipe.network.fingerprint, "recipe": pipe.recipe.to_dict(), "readers": readers}
     if memory is not None:

@@ -24,7 +24,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from causalcine_core.memory import MemorySettings, PackedView
+from causalcine_core.memory import PackedView, ResolvedMemory
 from causalcine_core.model import PRESETS, CausalWanTransformer, TextKV, WanConfig, load_checkpoint, project_text
 from causalcine_core.model.rope import Rope
 from causalcine_core.model.transformer import View
@@ -111,7 +111,7 @@ class Model(nn.Module):
 def packed_loss(
     model: Model,
     samples: Sequence[Sample],
-    settings: MemorySettings,
+    settings: ResolvedMemory,
     levels: Tensor,
     noise: Tensor,
     drop: Sequence[bool],
@@ -273,7 +273,7 @@ class Trainer:
         kind = self._kind(rng)
         samples = self._samples(kind, rng)
         window = {"still": 0, "take": recipe.window, "film": recipe.window}.get(kind, recipe.clip_window)
-        settings = MemorySettings(window, recipe.top_k)
+        settings = ResolvedMemory(window, recipe.top_k)
         noise = torch.randn(len(samples), *samples[0].latents.shape, generator=generator)
         levels = draw_levels(len(samples), recipe.shift, generator)
         drop = [rng.random() < recipe.text_dropout for _ in samples]

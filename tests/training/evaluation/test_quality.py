@@ -27,7 +27,7 @@ from training.evaluation.quality import (
 )
 from training.world import make_film
 
-SMALL = Recipe(steps=1, width=32, height=32, window=1, top_k=2, guidance=2.0)
+SMALL = Recipe.of(steps=1, width=32, height=32, window=1, top_k=2, guidance=2.0)
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""Checks of single values: one dialect for stories, recipes, settings, configs and the command line.
+
+Each function takes a value of any type and the name of its field, and gives the value back as its type, unchanged.
+What does not fit is an `InputError` of one sentence: `NAME must be WHAT IS ALLOWED, got VALUE`. Numbers out of files may
+be of any size: infinity, not-a-number and whole numbers of a thousand digits are refused like everything else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, TypeGuard
+
+from .errors import InputError
+
+_LONGEST = 40  # characters of a value in a sentence
+
+
+def show(value: object) -> str:
+    """A value as JSON spells it, short enough for a sentence."""
+    try:
+        text = json.dumps(value, ensure_ascii=True)
+    except (TypeError, ValueError, RecursionError):
+        try:
+            text = repr(value)
+        except Exception:  # nested without end, or a whole number of more digits than Python spells
+            text = f"{type(value).__name__} that cannot be shown"
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; `True` and 2.0 are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number, whole or not, infinity and not-a-number among them; `True` is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def whole(value: object, name: str, low: int, high: int) -> int:
+    """A whole number from `low` to `high`, both allowed."""
+    if not is_whole(value) or not low <= value <= high:
+        raise InputError(f"{name} must be a whole number from {low} to {high}, got {show(value)}")
+    return value
+
+
+def number(value: object, name: str, low: float, high: float, unit: str = "") -> float:
+    """A finite number from `low` to `high`, both allowed. unit: such as " of GiB", for the sentence."""
+    if not is_number(value) or not low <= value <= high:
+        raise InputError(f"{name} must be a number{unit} from {low:.15g} to {high:.15g}, got {show(value)}")
+    return value
+
+
+def truth(value: object, name: str) -> bool:
+    """True or false, and no other spelling of it."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {show(value)}")
+    return value
+
+
+def text(value: object, name: str, *, empty: str | None = None) -> str:
+    """Text that can be written as UTF-8 and holds no NUL. empty: why it may not be blank, as a clause; None: it may."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be text in quotes, got {show(value)}")
+    bad = next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if bad is not None:
+        raise InputError(f"{name} holds a character that is not text (U+{ord(bad):04X})")
+    if empty is not None and not value.strip():
+        raise InputError(f"{name} is empty; {empty}")
+    return value
+
+
+def choice(value: object, name: str, allowed: Collection[str]) -> str:
+    """One of a few words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}, got {show(value)}")
+    return value
+
+
+def fields(value: object, name: str, allowed: Collection[str], *, needed: Collection[str] = ()) -> dict[str, Any]:
+    """An object out of a file, of known fields only. name: of the whole; a field is then `name.field`, or the bare field where
+    `name` is empty. needed: fields that must be there."""
+    if not isinstance(value, dict):
+        raise InputError(f"{name or 'this'} must be an object of fields, got {show(value)}")
+    dot = f"{name}." if name else ""
+    for field in value:
+        if field not in allowed:
+            known = ", ".join(sorted(allowed))
+            raise InputError(
+                f"{dot}{field if isinstance(field, str) else show(field)} is no field; allowed are {known}"
+            )
+    for field in needed:
+        if field not in value:
+            raise InputError(f"{dot}{field} is missing")
+    return value
