@@ -16,12 +16,17 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from .commands.arguments import build_parser
-from .commands.console import is_first
+from .commands.console import any_console, is_first
 from .errors import InputError, WorkerLostError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
+    with any_console():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         args, rest = build_parser().parse_known_args(argv)
         if rest and not args.passes_on:

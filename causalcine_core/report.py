@@ -137,14 +137,16 @@ def versions() -> dict[str, str]:
 
 
 def to_json(report: Mapping[str, Any]) -> str:
-    """The report as a file a person can read: a line for each field, shot and chunk."""
+    """The report as a file a person can read, in UTF-8: a line for each field, shot and chunk. What UTF-8 cannot hold (half a
+    surrogate pair in a prompt, a byte of a file's name that is no text) stays a JSON escape."""
     fields = []
     for name, value in report.items():
         text = json.dumps(value, ensure_ascii=False)
         if isinstance(value, list) and value and isinstance(value[0], dict):
             text = "[\n" + ",\n".join("  " + json.dumps(item, ensure_ascii=False) for item in value) + "\n ]"
         fields.append(f" {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(fields) + "\n}\n"
+    text = "{\n" + ",\n".join(fields) + "\n}\n"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 # --- the memory map

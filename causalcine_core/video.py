@@ -195,7 +195,9 @@ def _metadata_file(metadata: Mapping[str, str]) -> str:
     def escaped(text: str) -> str:
         return "".join("\\" + c if c in "=;#\\\n" else c for c in text.replace("\0", ""))
 
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False, encoding="utf-8", newline="\n") as file:
+    with tempfile.NamedTemporaryFile(
+        "w", suffix=".txt", delete=False, encoding="utf-8", errors="replace", newline="\n"
+    ) as file:
         file.write(";FFMETADATA1\n")
         file.writelines(f"{escaped(name)}={escaped(str(value))}\n" for name, value in metadata.items())
     return file.name
@@ -256,7 +258,7 @@ def font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageF
 def fit_text(text: str, size: int, width: int, lines: int) -> str:
     """Text wrapped to a width in pixels and at most so many lines; what does not fit ends in an ellipsis."""
     face = font(size, text)
-    text = " ".join(text.split())[: 40 * lines * max(1, width // size)]
+    text = " ".join(text.split())[: 40 * lines * max(1, width // size)].encode("utf-8", "replace").decode("utf-8")
     letter = max(face.getlength(text) / max(len(text), 1), 1)
     columns = max(int(width / letter), 4)
     while True:

@@ -1,10 +1,28 @@
-"""What is printed for people."""
+"""What is printed for people, on whatever console there is."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+
+@contextlib.contextmanager
+def any_console() -> Iterator[None]:
+    """What a console's encoding (cp1252, gbk, ASCII) lacks is printed as an escape such as \\u2026 instead of ending the command."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            if not stream.closed:
+                stream.reconfigure(errors=errors)
 
 
 def is_first() -> bool:
@@ -13,8 +31,8 @@ def is_first() -> bool:
 
 
 def cut_off(text: str, most: int) -> str:
-    """A text of at most so many characters; one that is longer ends in an ellipsis."""
-    return text if len(text) <= most else text[: most - 1] + "\u2026"
+    """A text of at most so many characters; one that is longer ends in three dots."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def shot_table(shots: Sequence[Mapping[str, Any]], fps: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -151,6 +152,49 @@ def test_inspect_tells_kinds_apart(folder, run, checkpoint):
     assert facts["network"] == {"dim": 8, "latent channels": 16, "patch": [1, 2, 2], "blocks": 3}
 
 
+ODD = "a fox \U0001f3ac \u573a\u666f runs " + "in the snow " * 9
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "ascii", "utf-8"])
+def test_any_console_shows_what_it_can(folder, checkpoint, monkeypatch, encoding):
+    """Text that its encoding lacks is escaped, and never the end of a command that has done its work."""
+    Path("odd.json").write_text(json.dumps({"shots": [{"prompt": ODD, "frames": 9}]}))
+    name = os.fsdecode(b"film \xf0\x9f\x8e\xac \xff.mp4")  # the last byte is no text
+    model = ["--model", str(checkpoint)]
+
+    def shown(*command: str, code: int = 0) -> str:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            assert cli.main(command) == code
+        assert out.errors == err.errors == "strict"  # as it was
+        out.flush()
+        return out.buffer.getvalue().decode(encoding)
+
+    film = "\U0001f3ac" if encoding == "utf-8" else "\\U0001f3ac"
+    assert film in shown("story", "check", "odd.json", *model)
+    assert film in shown("generate", "odd.json", "-o", name, "--save-state", "s", *model)
+    report = json.loads(shown("generate", "odd.json", "-o", name, "--json", *model).splitlines()[-1])
+    assert report == json.loads(Path(name).with_suffix(".json").read_text("utf-8"))
+    assert report["shots"][0]["prompt"] == ODD.strip()
+    shown("inspect", "s")
+    shown("inspect", name, code=2)
+
+
+def test_the_c_locale_is_a_console_too(folder, checkpoint):
+    Path("odd.json").write_text(json.dumps({"shots": [{"prompt": ODD, "frames": 9}]}))
+    plain = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+    }
+    command = [sys.executable, "-m", "causalcine_core", "story", "check", "odd.json", "--model", str(checkpoint)]
+    done = subprocess.run(command, env=os.environ | plain, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # --- how it refuses: one sentence that names the field, exit 2, nothing left behind
 
 
@@ -295,6 +339,11 @@ def test_without_a_source_checkout_training_says_so(run, monkeypatch, tmp_path):
 # --- how it stops
 
 
+def interruptible() -> None:
+    """In a new process: a job in the background of a shell, as these tests may be, inherits that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_nothing_half_written(folder, checkpoint, sign):
     Path("long.json").write_text(json.dumps({"shots": [{"prompt": "a fox", "seconds": 600}]}))
@@ -307,6 +356,7 @@ def test_a_stop_leaves_nothing_half_written(folder, checkpoint, sign):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=interruptible,
     )
     deadline = time.monotonic() + 60
     while sorted(os.listdir()) == before and time.monotonic() < deadline:

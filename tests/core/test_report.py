@@ -66,6 +66,12 @@ def test_the_report_survives_json_and_reads_line_by_line(report):
     assert len(text.splitlines()) == 2 + len(report) + 2 + len(report["shots"]) + len(report["chunks"])
 
 
+def test_a_name_that_is_no_text_can_be_written(report):
+    """A model's file may be called in bytes that no encoding knows."""
+    odd = report | {"model": {"name": "\udcff \u573a \U0001f3ac.safetensors"}}
+    assert json.loads(to_json(odd).encode("utf-8")) == json.loads(json.dumps(odd))
+
+
 def test_the_report_of_a_film_that_was_stopped_ends_where_it_ends(pipe: Pipeline):
     stream = pipe.stream(STORY)
     chunk = [next(stream) for _ in range(4)][-1]
