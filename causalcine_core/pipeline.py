@@ -17,7 +17,7 @@ from .memory import MemorySettings, ResolvedMemory
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
-from .plan import PlannedShot, plan
+from .plan import PlannedShot, cut_short, plan
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
 from .story import Story, check_seed, check_size, pace_notes
@@ -289,11 +289,7 @@ class Pipeline:
         """`state` with `story` planned after the chunks it has."""
         if story is None:
             return state
-        begun = tuple(
-            replace(shot, frames=(shot.frames[0], min(shot.frames[1], state.frames)))
-            for shot in state.shots
-            if shot.frames[0] < state.frames
-        )
+        begun = cut_short(state.shots, state.frames)
         recipe = state.recipe
         planned = plan(
             story,
@@ -303,6 +299,7 @@ class Pipeline:
             temporal_stride=self.vae.config.temporal_stride,
             start_chunk=state.chunks,
             start_shot=len(begun),
+            asked=state.asked,
             seconds=recipe.timeline.seconds,
             cut=recipe.cut.mode,
             phrase=recipe.cut.phrase,

@@ -6,32 +6,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 from .cut import Cut
 from .errors import InputError
-from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, number, whole
+from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, join_prompt, number, whole
 
 BLEND = 3  # chunks over which a soft cut's text goes over, where it names none
 
 
 @dataclass(frozen=True)
 class PlannedShot:
-    """A shot on the film's timeline: `prompt` is what the encoder gets, `caption` the shot's own text.
+    """A shot on the film's timeline.
 
-    `asked` and `frames` are pixel ranges `[first, end)` of the whole film: as the story says and as it will
-    be.
+    index: in the whole film, from 0. caption: the shot's own text; shared: the global text before it; phrase: what the
+    recipe puts before both to announce a cut. asked, frames: pixel ranges `[first, end)` of the whole film, as the story
+    says and as it will be. until: pixel frames that were asked for up to this shot's end, exact; `asked[1]` is this, rounded.
     """
 
     index: int
-    prompt: str
+    caption: str
     asked: tuple[int, int]
     frames: tuple[int, int]
-    caption: str = ""
+    until: Fraction
+    shared: str = ""
+    phrase: str = ""
     seed: int | None = None
     cut: str = "native"
+
+    @property
+    def prompt(self) -> str:
+        """The whole text: phrase, global text, the shot's own."""
+        return join_prompt(self.phrase, join_prompt(self.shared, self.caption))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shot in values that JSON has; `from_dict` reads them back to an equal shot."""
+        return asdict(self) | {"until": list(self.until.as_integer_ratio())}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedShot:
+        """Reads `to_dict`'s values, and those of before `until`, `shared` and `phrase` were kept: a joined prompt."""
+        values = dict(data)
+        values |= {name: tuple(values[name]) for name in ("asked", "frames")}
+        numerator, denominator = values.get("until", (values["asked"][1], 1))
+        values["until"] = Fraction(numerator, denominator)
+        if "prompt" in values:
+            prompt, caption = values.pop("prompt"), values.get("caption", "")
+            values["caption"] = caption or prompt
+            values["shared"] = prompt.removesuffix(values["caption"]).strip()
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -76,6 +102,11 @@ class Plan:
         """Pixel frames of the whole film once this plan is done, what came before `start_chunk` included."""
         return self.shots[-1].frames[1]
 
+    @property
+    def asked(self) -> Fraction:
+        """Pixel frames of the whole film that were asked for, exact: where a story that is appended begins."""
+        return self.shots[-1].until
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -116,6 +147,7 @@ def plan(
     temporal_stride: int = 4,
     start_chunk: int = 0,
     start_shot: int = 0,
+    asked: Fraction | None = None,
     seconds: float = 3.0,
     cut: str = "native",
     phrase: str = "",
@@ -124,10 +156,15 @@ def plan(
     """Lays a story onto chunks, O(shots + chunks).
 
     `chunk` and `first_chunk` are latent frames, `fps` holds where the story names none, `seconds` is the
-    length of shots that name none. A cut is the sum of all asked lengths so far, so that roundings do not add
-    up; it goes to the nearest chunk end (a tie to the earlier) that leaves every shot at least one chunk.
+    length of shots that name none. A cut is the sum of all lengths asked for so far (each at least one frame), so that
+    roundings do not add up; it goes to the nearest chunk end (a tie to the earlier) that leaves every shot at least one chunk.
+
     With `start_chunk` and `start_shot` > 0 the story is appended to a film that has so many chunks and shots, `before` being
-    its last chunk; indices and ranges are the film's. `cut` holds for shots that name none, `phrase` is what a cut with
+    its last chunk; indices and ranges are the film's. `asked` is what was asked for up to there, exact pixel frames at the
+    film's rate: `Plan.asked` of the plan before, or where that was not carried out to its end `cut_short`'s; None: as many
+    as were made. Plans that hand it on lay shots down as one plan of all of them does.
+
+    `cut` holds for shots that name none, `phrase` is what a cut with
     `phrase` puts before the prompt. A film of more than 1,000,000 frames is an `InputError`.
     """
     line = Timeline(chunk, first_chunk, temporal_stride)
@@ -135,19 +172,19 @@ def plan(
     whole(start_shot, "start_shot", 0, MAX_FRAMES)
     number(seconds, "seconds", MIN_SECONDS, MAX_SECONDS)
     rate = story.fps if story.fps is not None else check_fps(fps)
-    begin, at, position = line.frames(start_chunk), start_chunk, Fraction(line.frames(start_chunk))
+    until, at = Fraction(line.frames(start_chunk)) if asked is None else asked, start_chunk
     shots: list[PlannedShot] = []
     chunks: list[PlannedChunk] = []
     for i, shot in enumerate(story.shots):
-        # exact decimals: 23.976 is 2997/125 here, so that sums of any length stay exact
-        position += shot.frames or Fraction(repr(shot.seconds or seconds)) * Fraction(repr(rate))
-        end = max(begin + 1, math.floor(position + Fraction(1, 2)))
-        if end > MAX_FRAMES:
+        begin = _rounded(until)
+        until += max(shot.frames or _exact(shot.seconds or seconds) * _exact(rate), 1)
+        end = _rounded(until)
+        last = max(at + 1, line.nearest(end))
+        if end > MAX_FRAMES or line.frames(at + 1) > MAX_FRAMES:
             raise InputError(
-                f"shots[{i}] ends at frame {end:,}; a film may have at most {MAX_FRAMES:,} frames "
+                f"shots[{i}] ends at frame {max(end, line.frames(at + 1)):,}; a film may have at most {MAX_FRAMES:,} frames "
                 f"({MAX_FRAMES / rate / 3600:.1f} hours at {rate:g} fps)"
             )
-        last = max(at + 1, line.nearest(end))
         named = shot.cut or story.cut or cut
         how = Cut.parse(named)
         previous = chunks[-1] if chunks else before
@@ -161,11 +198,44 @@ def plan(
                 chunks.append(replace(one, take=previous.take, cut=previous.cut, text=texts, rewrite=rewrite))
             else:
                 chunks.append(replace(one, take=at, cut="native" if how.soft else named))
-        prompt = f"{phrase} {story.prompt(i)}".strip() if how.phrase and previous is not None else story.prompt(i)
-        frames = (line.frames(at), line.frames(last))
-        shots.append(PlannedShot(start_shot + i, prompt, (begin, end), frames, shot.prompt, shot.seed, named))
-        begin, at = end, last
+        shots.append(
+            PlannedShot(
+                start_shot + i,
+                shot.prompt,
+                (begin, end),
+                (line.frames(at), line.frames(last)),
+                until,
+                story.global_prompt,
+                phrase if how.phrase and previous is not None else "",
+                shot.seed,
+                named,
+            )
+        )
+        at = last
     return Plan(tuple(shots), tuple(chunks), rate)
+
+
+def cut_short(shots: Sequence[PlannedShot], made: int) -> tuple[PlannedShot, ...]:
+    """The shots of a film of which `made` pixel frames, up to the end of a chunk, were made or kept.
+
+    What was not begun is left out. A shot that is broken off counts as asked for up to where it was made, so that what is
+    appended begins there and not where the shot should have ended.
+    """
+    kept = [shot for shot in shots if shot.frames[0] < made]
+    if kept and kept[-1].frames[1] > made:
+        last = kept[-1]
+        kept[-1] = replace(last, asked=(last.asked[0], made), frames=(last.frames[0], made), until=Fraction(made))
+    return tuple(kept)
+
+
+def _exact(value: float) -> Fraction:
+    """A number as its shortest decimal says it, so that sums of any length stay exact: 23.976 is 2997/125."""
+    return Fraction(repr(float(value)))
+
+
+def _rounded(frames: Fraction) -> int:
+    """The nearest whole frame, of two equally near ones the later."""
+    return math.floor(frames + Fraction(1, 2))
 
 
 def _blended(

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..atomic import write_atomic
 from ..errors import InputError
 from ..memory import FrameStore, KVMemory, ResolvedMemory
-from ..plan import PlannedChunk, PlannedShot
+from ..plan import PlannedChunk, PlannedShot, cut_short
 from ..vae import VAEState
 from .recipe import Recipe
 
@@ -83,6 +84,12 @@ class State:
         """Pixel frames made so far."""
         return self.records[-1].plan.frames[1] if self.records else 0
 
+    @property
+    def asked(self) -> Fraction:
+        """Pixel frames that were asked for up to here, exact: a story that is appended begins there."""
+        kept = cut_short(self.shots, self.frames)
+        return kept[-1].until if kept else Fraction(self.frames)
+
     def film(self) -> Tensor:
         """The film so far in VAE space: `[B, C, F, h, w]`."""
         return torch.cat(self.latents, 2)
@@ -105,7 +112,7 @@ class State:
             "seed": self.seed,
             "model": self.model,
             "records": [{"plan": asdict(r.plan), "seconds": r.seconds} for r in self.records],
-            "shots": [asdict(shot) for shot in self.shots],
+            "shots": [shot.to_dict() for shot in self.shots],
             "planned": [asdict(chunk) for chunk in self.planned],
             "pending": [part.passes for part in self.pending],
         }
@@ -149,7 +156,7 @@ class State:
             model=header["model"],
             latents=tuple(tensors[f"latents.{i}"] for i in range(len(records))),
             records=records,
-            shots=tuple(_shot(entry) for entry in header["shots"]),
+            shots=tuple(PlannedShot.from_dict(entry) for entry in header["shots"]),
             planned=tuple(_chunk(entry) for entry in header["planned"]),
             pending=tuple(Pending(tensors[f"pending.{i}"], n) for i, n in enumerate(header.get("pending", ()))),
             decoder=VAEState.from_tensors(decoder) if decoder else None,
@@ -197,7 +204,3 @@ def _tupled(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _chunk(entry: dict[str, Any]) -> PlannedChunk:
     return PlannedChunk(**_tupled(entry) | {"text": tuple((shot, weight) for shot, weight in entry.get("text", ()))})
-
-
-def _shot(entry: dict[str, Any]) -> PlannedShot:
-    return PlannedShot(**_tupled(entry))

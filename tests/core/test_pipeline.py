@@ -61,6 +61,27 @@ def test_an_appended_film_is_the_film_made_at_once(pipe):
     assert [s.frames for s in rest[-1].state.shots] == [s.frames for s in whole[-1].state.shots]
 
 
+@pytest.mark.parametrize("length", [{"seconds": 1.0}, {"frames": 15}, {"seconds": 0.1}])
+def test_joined_films_are_as_long_as_the_film_made_at_once(pipe, tmp_path, length):
+    """Time asked for adds up over the joins, in a state that is handed on as in one that was saved."""
+    shots = [Shot(f"shot {i}", **length) for i in range(4)]
+    whole = list(pipe.stream(Story(shots=shots), seed=2, decode=False))[-1].state
+    state = None
+    for shot in shots:
+        state = list(pipe.stream(Story(shots=[shot]), state=state, seed=2, decode=False))[-1].state
+        state.save(tmp_path / "state")
+        assert State.load(tmp_path / "state").asked == state.asked
+        state = State.load(tmp_path / "state")
+    assert state.shots == whole.shots
+    assert torch.equal(state.film(), whole.film())
+
+
+def test_time_that_was_not_made_was_not_asked_for(pipe):
+    stopped = next(pipe.stream(Story(shots=[Shot("cat", frames=100)]), decode=False)).state
+    *_, after = pipe.stream(Story(shots=[Shot("flames", frames=20)]), state=stopped, decode=False)
+    assert [(s.asked, s.frames) for s in after.state.shots] == [((0, 9), (0, 9)), ((9, 29), (9, 33))]
+
+
 def test_a_stopped_film_goes_on_as_planned_or_as_newly_directed(pipe):
     stream = pipe.stream(STORY, seed=2)
     stopped = [next(stream) for _ in range(4)][-1].state

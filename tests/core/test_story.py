@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import time
 
 import pytest
 
 from causalcine_core.errors import InputError
-from causalcine_core.plan import Timeline, cut_notes, plan
-from causalcine_core.story import MAX_SEED, MAX_SHOTS, Shot, Story, check_size
+from causalcine_core.plan import plan
+from causalcine_core.story import MAX_SEED, MAX_SHOTS, Story, check_size
 
 TAGGED = "[global caption] A fox in winter. [per shot caption] It runs. [shot cut] It sleeps. [shot cut] It wakes."
 
@@ -234,53 +233,6 @@ def test_anything_that_is_read_can_be_planned_and_written_again():
         assert Story.from_dict(json.loads(json.dumps(story.to_dict()))) == story
         assert len(plan(story).shots) == len(story.shots)
     assert read > 500
-
-
-# --- plan
-
-
-@pytest.mark.parametrize(("chunk", "first_chunk"), [(3, 3), (3, 1), (1, 1), (5, 5)])
-@pytest.mark.parametrize("start_chunk", [0, 4])
-def test_a_plan_tiles_the_film_and_every_cut_is_the_nearest(chunk, first_chunk, start_chunk):
-    rng = random.Random(chunk * 10 + first_chunk)
-    line = Timeline(chunk, first_chunk)
-    for _ in range(20):
-        story = Story([Shot("x", seconds=rng.choice([0.1, 0.5, 1.3, 3, 7.77])) for _ in range(rng.randint(1, 12))])
-        made = plan(story, chunk=chunk, first_chunk=first_chunk, start_chunk=start_chunk, start_shot=2)
-        assert [c.index for c in made.chunks] == list(range(start_chunk, start_chunk + len(made.chunks)))
-        assert [s.index for s in made.shots] == list(range(2, 2 + len(story.shots)))
-        ends = [line.frames(n) for n in range(1, start_chunk + len(made.chunks) + 3)]
-        assert made.shots[0].frames[0] == line.frames(start_chunk)
-        for before, after in zip(made.chunks, made.chunks[1:]):
-            assert (before.frames[1], before.latents[1]) == (after.frames[0], after.latents[0])
-        for before, shot in zip((None, *made.shots), made.shots):
-            mine = [c for c in made.chunks if c.shot == shot.index]
-            assert (mine[0].frames[0], mine[-1].frames[1]) == shot.frames
-            assert before is None or before.frames[1] == shot.frames[0]
-            nearest = min(ends, key=lambda end: (abs(end - shot.asked[1]), end))
-            assert shot.frames[1] == nearest or (len(mine) == 1 and shot.frames[1] > nearest)
-
-
-def test_roundings_do_not_add_up():
-    story = Story([Shot("x", seconds=0.77)] * 2000, fps=23.976)
-    made = plan(story)
-    assert made.shots[-1].asked[1] == round(2000 * 0.77 * 23.976)
-    assert abs(made.frames - 2000 * 0.77 * 23.976) <= 6.5
-
-
-def test_shots_shorter_than_a_chunk_get_one_and_it_is_said():
-    made = plan(Story([Shot("x", frames=1)] * 5))
-    assert [shot.frames for shot in made.shots] == [(0, 9), (9, 21), (21, 33), (33, 45), (45, 57)]
-    assert "at least one chunk" in cut_notes(made.shots, 12)[0]
-
-
-def test_long_films_plan_fast_and_endless_ones_are_refused():
-    began = time.perf_counter()
-    assert len(plan(Story([Shot("x", seconds=36_000)])).chunks) == 48_000
-    plan(Story([Shot("x", seconds=6.25)] * MAX_SHOTS))
-    assert time.perf_counter() - began < 5
-    with pytest.raises(InputError, match=r"shots\[1\] ends at frame .* at most 1,000,000 frames"):
-        plan(Story([Shot("x", seconds=36_000)] * 2))
 
 
 @pytest.mark.parametrize("text", ["|", "| |", "-----"])
