@@ -1,0 +1,74 @@
+"""Tensors in and out of safetensors files: what every reader and writer of such a file calls."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..atomic import write_atomic
+from ..errors import InputError
+from .header import Header, read_header
+
+
+def read_tensors(
+    path: str | os.PathLike[str], what: str = "checkpoint", names: Iterable[str] | None = None
+) -> tuple[dict[str, Tensor], Header]:
+    """Tensors of a safetensors file on the CPU, and its header, which is checked first (`read_header`).
+
+    what: the kind of file for the sentence, such as "state file". names: of the tensors to read; all by default.
+
+    Raises InputError in one sentence that begins with `what` and the path.
+    """
+    header = read_header(path, what)
+    wanted = list(header.tensors) if names is None else list(names)
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in wanted}, header
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that torch lacks
+        raise InputError(f"{what} {path} cannot be read ({error})") from error
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file. It appears under its name only when it is whole; raises OSError as `write_atomic` does."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    texts = dict(metadata) if metadata else None
+
+    def write(partial: os.PathLike[str]) -> None:
+        try:
+            save_file(whole, partial, metadata=texts)
+        except SafetensorError as error:  # its way to say that the disk is full
+            found = re.search(r"\(os error (\d+)\)|code: (\d+)", str(error))
+            if found is None:
+                raise
+            number = int(found[1] or found[2])
+            raise OSError(number, os.strerror(number)) from error
+
+    write_atomic(path, write)
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse not-a-number and infinity: InputError that names `source`, the tensor, and what usually causes it."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        if tensor.element_size() == 1:  # eight-bit floats know no arithmetic
+            tensor = tensor.to(torch.bfloat16)
+        low, high = (float(end) for end in tensor.aminmax())
+        if low != low or high != high:
+            found = "not-a-number"
+        elif float("inf") in (-low, high):
+            found = "infinity"
+        else:
+            continue
+        raise InputError(
+            f"{source} holds {found} in {name}: usually it was saved in half precision, where a number became too large, or "
+            "the file is broken"
+        )
