@@ -17,7 +17,7 @@ from .sampling import Choice, choose_family
 from .sampling.families import find_family
 from .video import check_output
 from .weights.built_in import model_path
-from .weights.checkpoint import FORMAT, cast_like, save_weights
+from .weights.checkpoint import FORMAT, NETWORK, cast_like, save_weights
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _header(file: NetworkInfo, choice: Choice, lora: str | os.PathLike[str] | No
         origin["lora"] = Path(lora).name
     return {
         "format": FORMAT,
-        "kind": "network",
+        "kind": NETWORK,
         "model": file.config.to_dict(),
         "recipe": choice.recipe.to_dict(),
         "family": choice.family.key if choice.family else None,

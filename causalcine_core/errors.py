@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -13,3 +15,12 @@ class WorkerLostError(RuntimeError):
     """Another worker of a team went away, or the launcher stops this one. `state` is that of the film so far."""
 
     state: Any = None
+
+
+@contextlib.contextmanager
+def about(source: str) -> Iterator[None]:
+    """Say of which file or thing an InputError speaks: inside, its sentence gets `source` and a colon in front."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, about
 from .memory import MemorySettings
 from .model import WanConfig
 from .model.load import describe_network_file, describe_source
 from .needs import film_needs, to_dict
 from .runner import pick_device, pick_dtype
 from .sampling import Recipe, choose_family
-from .weights.checkpoint import PARTS, read_header
+from .weights.checkpoint import PARTS, find_card
 from .weights.diagnose import no_network
+from .weights.header import Header, read_header
 from .weights.layouts import find_layout
+from .weights.metadata import ENTRY, STATE_ENTRY, read_entry
 from .weights.source import is_pickle, open_source
 
 
@@ -28,29 +28,35 @@ def describe_file(path: Path) -> dict[str, Any]:
         kind = "folder" if path.is_dir() else ".pt file"
         return {"file": str(path), "kind": kind} | describe_network_in(path)
     header = read_header(path)
-    metadata = header.pop("__metadata__", {})
-    sizes = {name: math.prod(entry["shape"]) for name, entry in header.items()}
     facts: dict[str, Any] = {"file": str(path), "kind": "safetensors file", "bytes": path.stat().st_size}
-    facts |= {"tensors": len(header), "numbers": sum(sizes.values())}
-    facts["types"] = ", ".join(sorted({entry["dtype"] for entry in header.values()}))
-    if "causalcine_state" in metadata:
-        state = json.loads(metadata["causalcine_state"])
-        facts["kind"] = "CausalCine film state, for causalcine continue"
-        facts |= {"chunks": len(state["records"]), "shots": len(state["shots"]), "seed": str(state["seed"])}
-        facts |= {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
-        return facts
-    own = json.loads(metadata.pop("causalcine", "{}"))
-    if own and own.get("kind") != "network":
-        facts["kind"] = f"CausalCine all-in-one checkpoint, format {own.get('format')}"
-        parts = {part: sum(n for name, n in sizes.items() if name.startswith(prefix)) for part, prefix in PARTS.items()}
-        facts["parameters"] = {part: f"{n:,}" for part, n in parts.items()}
-        for name in ("model", "text", "vae", "recipe", "card"):
-            if own.get(name):
-                facts[name] = own[name] if isinstance(own[name], dict) else {"": own[name]}
-        return facts
+    facts |= {"tensors": len(header.tensors), "numbers": sum(entry.numel for entry in header.tensors.values())}
+    facts["types"] = ", ".join(sorted({entry.dtype for entry in header.tensors.values()}))
+    state = read_entry(header.metadata, STATE_ENTRY, f"state file {path}")
+    if state is not None:
+        return facts | _describe_state(state)
+    card = find_card(header, path)
+    if card is not None:
+        return facts | _describe_checkpoint(header, card)
     facts |= describe_network_in(path)
-    if metadata:
-        facts["metadata"] = metadata
+    foreign = {name: text for name, text in header.metadata.items() if name != ENTRY}
+    return facts | ({"metadata": foreign} if foreign else {})
+
+
+def _describe_state(state: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": "CausalCine film state, for causalcine continue"}
+    facts |= {"chunks": len(state["records"]), "shots": len(state["shots"]), "seed": str(state["seed"])}
+    return facts | {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
+
+
+def _describe_checkpoint(header: Header, card: dict[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": f"CausalCine all-in-one checkpoint, format {card['format']}"}
+    facts["parameters"] = {
+        part: f"{sum(entry.numel for name, entry in header.tensors.items() if name.startswith(prefix)):,}"
+        for part, prefix in PARTS.items()
+    }
+    for name in ("model", "text", "vae", "recipe", "card"):
+        if card.get(name):
+            facts[name] = card[name] if isinstance(card[name], dict) else {"": card[name]}
     return facts
 
 
@@ -99,9 +105,10 @@ def describe_film(
     size: width and height, the model's own by default. seconds: 60 by default. dtype: torch's name of the network's
     number type, by default as `pick_dtype`. Raises InputError as `film_needs` and `describe_network_file` do.
     """
-    own = {} if path.is_dir() else json.loads(read_header(path).get("__metadata__", {}).get("causalcine", "{}"))
-    if own and own.get("kind") != "network":
-        config, recipe = WanConfig.from_dict(own["model"]), Recipe.from_dict(own["recipe"])
+    card = None if path.is_dir() or is_pickle(path) else find_card(read_header(path), path)
+    if card is not None:
+        with about(f"checkpoint {path}"):
+            config, recipe = WanConfig.from_dict(card["model"]), Recipe.from_dict(card["recipe"])
     else:
         info = describe_network_file(path)
         config, recipe = info.config, choose_family(info.config, info.header).recipe

@@ -59,8 +59,11 @@ def check_output(path: str | os.PathLike[str], suffix: str) -> Path:
         if not folder.is_dir():
             raise InputError(f"output folder {folder} is not a folder")
         with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISDIR(os.stat(path).st_mode):  # unlike Path.is_dir, says what is wrong with a name
+            mode = os.stat(path).st_mode  # unlike Path.is_dir, says what is wrong with a name
+            if stat.S_ISDIR(mode):
                 raise InputError(f"output {path} is a folder; it must be the name of a file")
+            if not stat.S_ISREG(mode):  # a device or a pipe, which a rename would destroy
+                raise InputError(f"output {path} is no ordinary file")
         if not os.access(folder, os.W_OK) or (os.name == "posix" and not folder.stat().st_mode & 0o222):
             raise PermissionError  # the second: root may write where everything says read-only, and should not
         trial = folder / f".{secrets.token_hex(8)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, about
 from ..weights.checkpoint import assign
 from ..weights.diagnose import no_network, wrong_network
+from ..weights.header import Shape
 from ..weights.int8 import expand
-from ..weights.layouts import COMPANIONS, Layout, Shape, find_layout, is_lora
+from ..weights.layouts import COMPANIONS, Layout, find_layout, is_lora
 from ..weights.lora import merge_lora
+from ..weights.metadata import ENTRY, read_entry
 from ..weights.source import Source, open_source
 from .config import PRESETS, WanConfig
 from .transformer import CausalWanTransformer
@@ -166,9 +167,10 @@ def _find(source: Source, config: WanConfig | None, part: str | None) -> tuple[N
     if layout is None:
         raise InputError(f"checkpoint {source.path} holds no Wan transformer: {no_network(source.shapes)}")
     shapes = {n: s for n, s in layout.shapes(source.shapes).items() if n.split(".")[-1] not in COMPANIONS}
-    header = _header(source)
-    if config is None and isinstance(header.get("model"), Mapping):
-        config = WanConfig.from_dict(header["model"])
+    header = read_entry(source.metadata, ENTRY, f"checkpoint {source.path}") or {}
+    if config is None and "model" in header:
+        with about(f"checkpoint {source.path}"):
+            config = WanConfig.from_dict(header["model"])
     cause = wrong_network(shapes)
     if cause and config is None:
         raise InputError(f"checkpoint {source.path} is no text-to-video Wan transformer: {cause}")
@@ -211,14 +213,6 @@ def _check(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], path: Pat
 
 def _some(names: list[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def _header(source: Source) -> dict[str, Any]:
-    try:
-        header = json.loads(source.metadata.get("causalcine", "{}"))
-    except ValueError as error:
-        raise InputError(f"checkpoint {source.path} has a broken `causalcine` header ({error})") from None
-    return header if isinstance(header, dict) else {}
 
 
 def _with_lora(

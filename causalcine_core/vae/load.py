@@ -8,13 +8,11 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import InputError
-from ..weights.checkpoint import read_weights
+from ..errors import InputError, about
 from ..weights.int8 import SCALE, expand
+from ..weights.tensors import read_tensors, write_tensors
 from .wan import VAEConfig, WanVAE
 
 Weights = dict[str, Tensor]
@@ -48,11 +46,9 @@ def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.
 
     Its shape is read off the weights. Raises InputError when the file holds no Wan VAE.
     """
-    weights, _ = read_weights(path)
-    try:
+    weights, _ = read_tensors(path, "VAE file")
+    with about(f"VAE file {path}"):
         vae = vae_from_weights(weights)
-    except InputError as error:
-        raise InputError(f"VAE file {str(path)!r}: {error}") from None
     return vae.to(device=device, dtype=dtype)
 
 
@@ -74,15 +70,12 @@ def vae_from_weights(weights: Weights) -> WanVAE:
 
 
 def save_vae(vae: WanVAE, path: str | Path, metadata: dict[str, object] | None = None) -> None:
-    """Writes the weights under their original names; `metadata` goes into the header as text or JSON."""
+    """Writes the weights under their original names; `metadata` goes into the header as text or JSON.
+
+    The file appears under its name only when it is whole; raises OSError as `write_atomic` does.
+    """
     header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()}
-    save_file({name: tensor.contiguous() for name, tensor in vae.state_dict().items()}, path, metadata=header)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The text in a safetensors header."""
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+    write_tensors(path, vae.state_dict(), header)
 
 
 def original_names(weights: Weights) -> Weights:
@@ -101,12 +94,12 @@ def from_diffusers_keys(weights: Weights) -> Weights:
     blocks_per_stage = len(resnets) + 1  # residual blocks, then the upsampler
     staged = any(".downsampler." in name for name in weights)  # Wan2.2: stages are modules
 
-    def in_stage(found: re.Match) -> str:
+    def in_stage(found: re.Match[str]) -> str:
         stage, kind, index = found[2], found[3], found[4]
         blocks = len(resnets) - (found[1] == "down")
         return f".{found[1]}samples.{stage}.{found[1]}samples.{index if kind == 'resnets' else blocks}."
 
-    def up_block(found: re.Match) -> str:
+    def up_block(found: re.Match[str]) -> str:
         stage, kind, index = int(found[1]), found[2], int(found[3])
         inside = index if kind == "resnets" else len(resnets)
         return f".upsamples.{stage * blocks_per_stage + inside}."

@@ -10,19 +10,18 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..atomic import write_atomic
 from ..errors import InputError
-from .header import read_header
+from .header import Header, read_header
 from .int8 import expand
+from .metadata import ENTRY, read_entry
+from .tensors import read_tensors, write_tensors
 
 FORMAT = 1
+NETWORK = "network"  # `kind` of a file that holds a network alone
 PARTS = {"model": "model.diffusion_model.", "text": "text_encoder.", "vae": "vae."}
 
 
@@ -36,50 +35,48 @@ class Checkpoint:
     vae: dict[str, Tensor]
 
 
-def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file; InputError as in `read_header`."""
-    metadata = read_header(path).get("__metadata__", {})
-    try:
-        return load_file(str(path)), metadata
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"checkpoint {path} cannot be read ({error})") from error
-
-
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The `causalcine` entry of an all-in-one file: configs, recipe and card. Reads no weights."""
-    metadata = read_header(path).get("__metadata__", {})
-    try:
-        header: dict[str, Any] = json.loads(metadata["causalcine"])
-        header["recipe"]
-    except (KeyError, ValueError, TypeError):
-        raise InputError(f"checkpoint {path} is no CausalCine all-in-one file: its header holds no recipe") from None
-    return header
+    """The `causalcine` entry of an all-in-one file: configs, recipe and card. Reads no weights; InputError in a sentence."""
+    return _card(read_header(path), path)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read an all-in-one file."""
-    weights, metadata = read_weights(path)
-    if "causalcine" not in metadata:
-        raise InputError(
-            f"checkpoint {path} is no CausalCine all-in-one file: its header has no `causalcine` entry (a bare network "
-            "is loaded with load_transformer, in ComfyUI with CausalCineModelLoader)"
-        )
-    try:
-        header = json.loads(metadata["causalcine"])
-    except ValueError as error:
-        raise InputError(f"checkpoint {path} has a broken `causalcine` header ({error})") from None
-    if header.get("kind") == "network":
-        raise InputError(
-            f"checkpoint {path} holds a network without text encoder and VAE: load it with load_transformer, in ComfyUI with "
-            "CausalCineModelLoader"
-        )
-    if header.get("format") != FORMAT:
-        raise InputError(f"checkpoint {path} has format {header.get('format')!r}; this version reads format {FORMAT}")
+    """Read an all-in-one file. Raises InputError in one sentence that names it."""
+    weights, header = read_tensors(path)
+    card = _card(header, path)
     parts = {
         part: expand({name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)})
         for part, prefix in PARTS.items()
     }
-    return Checkpoint(header, **parts)
+    return Checkpoint(card, **parts)
+
+
+def find_card(header: Header, path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The card in the header of an all-in-one file. None where the file is of another kind; InputError where it is broken."""
+    card = read_entry(header.metadata, ENTRY, f"checkpoint {path}")
+    if card is None or card.get("kind") == NETWORK:
+        return None
+    if card.get("format") != FORMAT:
+        raise InputError(f"checkpoint {path} has format {card.get('format')!r}; this version reads format {FORMAT}")
+    for part in ("model", "text", "recipe"):
+        if not isinstance(card.get(part), dict):
+            raise InputError(f"checkpoint {path} is no CausalCine all-in-one file: its card has no {part}")
+    return card
+
+
+def _card(header: Header, path: str | os.PathLike[str]) -> dict[str, Any]:
+    card = find_card(header, path)
+    if card is None and ENTRY in header.metadata:
+        raise InputError(
+            f"checkpoint {path} holds a network without text encoder and VAE: load it with load_transformer, in ComfyUI with "
+            "CausalCineModelLoader"
+        )
+    if card is None:
+        raise InputError(
+            f"checkpoint {path} is no CausalCine all-in-one file: its header has no `{ENTRY}` entry (a bare network is "
+            "loaded with load_transformer, in ComfyUI with CausalCineModelLoader)"
+        )
+    return card
 
 
 def save_checkpoint(
@@ -98,9 +95,7 @@ def save_checkpoint(
 
 def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors with a `causalcine` entry in the header; the file appears under its name only when it is whole."""
-    tensors = {name: t.detach().contiguous() for name, t in weights.items()}
-    metadata = {"causalcine": json.dumps(header)}
-    write_atomic(Path(path), lambda partial: save_file(tensors, str(partial), metadata=metadata))
+    write_tensors(path, weights, {ENTRY: json.dumps(header)})
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .layouts import Shape, is_lora
+from .header import Shape
+from .layouts import is_lora
 
 # (a piece of a key, what has it): the first one found decides
 _KINDS = (

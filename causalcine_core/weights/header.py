@@ -124,9 +124,9 @@ def _not_safetensors(start: bytes, size: int) -> str | None:
 
 def _parse(raw: bytes, data_bytes: int) -> Header:
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except InputError:
-        raise
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except InputError as error:
+        raise _broken(f"it {error}") from None
     except RecursionError:
         raise _broken("it is nested too deeply") from None
     except ValueError as error:
@@ -135,26 +135,15 @@ def _parse(raw: bytes, data_bytes: int) -> Header:
         raise _broken("it is no JSON object")
     metadata = _metadata(header.pop("__metadata__", {}))
     tensors = {name: _entry(name, entry) for name, entry in header.items()}
-    _check_offsets(tensors, data_bytes)
+    _check_offsets(tensors, 8 + len(raw), data_bytes)
     return Header(tensors, metadata)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = dict(pairs)
-    for name in names:
-        if not _is_text(name):
-            raise _broken(f"the key {_shown(name)} is no text")
-    if len(names) != len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise InputError(f"has the key {_shown(twice)} twice in its header")
-    return names
 
 
 def _metadata(found: object) -> dict[str, str]:
     if not isinstance(found, dict):
         raise _broken("its __metadata__ is no JSON object")
     for name, value in found.items():
-        if not isinstance(value, str) or not _is_text(value):
+        if not isinstance(value, str) or not is_text(value):
             raise _broken(f"__metadata__.{_shown(name)} is no text")
     return found
 
@@ -181,7 +170,7 @@ def _entry(name: str, found: object) -> TensorEntry:
     return TensorEntry(dtype, tuple(shape), (begin, end))
 
 
-def _check_offsets(tensors: dict[str, TensorEntry], data_bytes: int) -> None:
+def _check_offsets(tensors: dict[str, TensorEntry], begin: int, data_bytes: int) -> None:
     """Tensors must lie one behind the other, from the header's end to the file's."""
     at = 0
     for name, entry in sorted(tensors.items(), key=lambda item: item[1].offsets):
@@ -190,7 +179,7 @@ def _check_offsets(tensors: dict[str, TensorEntry], data_bytes: int) -> None:
             raise _broken(f"the tensor {_shown(name)} {how}")
         at = entry.offsets[1]
     if at > data_bytes:
-        raise InputError(f"looks like an incomplete download: {data_bytes} of {at} bytes of its tensors are there")
+        raise InputError(f"looks like an incomplete download ({begin + data_bytes} of {begin + at} bytes)")
     if at < data_bytes:
         raise _broken(f"it accounts for {at} of the {data_bytes} bytes that follow it")
 
@@ -199,7 +188,19 @@ def _is_sizes(found: object) -> TypeGuard[list[int]]:
     return isinstance(found, list) and all(type(n) is int and 0 <= n < 2**63 for n in found)
 
 
-def _is_text(text: str) -> bool:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object whose keys are text, each once."""
+    names = dict(pairs)
+    for name in names:
+        if not is_text(name):
+            raise InputError(f"has the key {_shown(name)}, which cannot be written as text")
+    if len(names) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"has the key {_shown(twice)} twice")
+    return names
+
+
+def is_text(text: str) -> bool:
     """Whether text can be written: half a character pair (a lone surrogate) cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import InputError
-
-Shape = tuple[int, ...]
+from .header import Shape
 
 WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "module", "base_layer"}
 AVERAGED = {"generator_ema", "ema", "ema_model", "model_ema", "student_ema"}

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
-from .header import looks_pickled, read_header
-from .layouts import Shape
+from .header import Shape, looks_pickled, read_header
+from .tensors import read_tensors
 
 SAFE_TORCH = (2, 6)  # before it, weights_only could be got around (CVE-2025-32434)
 
@@ -90,23 +89,19 @@ def _open_files(path: Path, files: list[Path], config: Mapping[str, Any] | None 
     metadata: dict[str, str] = {}
     for file in files:
         header = read_header(file)
-        metadata |= header.pop("__metadata__", {})
-        for key, entry in header.items():
+        metadata |= header.metadata
+        for key, shape in header.shapes.items():
             if key in where:
                 raise InputError(
                     f"checkpoint {path} has the key {key!r} in two files, {where[key].name} and {file.name}"
                 )
-            where[key], shapes[key] = file, tuple(entry["shape"])
+            where[key], shapes[key] = file, shape
 
     def read(keys: Iterable[str]) -> dict[str, Tensor]:
         wanted = list(keys)
         tensors: dict[str, Tensor] = {}
         for file in files:
-            try:
-                with safe_open(str(file), framework="pt") as opened:
-                    tensors |= {key: opened.get_tensor(key) for key in wanted if where[key] == file}
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"checkpoint {file} cannot be read ({error})") from error
+            tensors |= read_tensors(file, names=[key for key in wanted if where[key] == file])[0]
         return tensors
 
     notes = (f"read from {len(files)} parts",) if len(files) > 1 else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,7 +42,7 @@ def write_tensors(
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     texts = dict(metadata) if metadata else None
 
-    def write(partial: os.PathLike[str]) -> None:
+    def write(partial: Path) -> None:
         try:
             save_file(whole, partial, metadata=texts)
         except SafetensorError as error:  # its way to say that the disk is full
@@ -50,6 +51,22 @@ def write_tensors(
                 raise
             number = int(found[1] or found[2])
             raise OSError(number, os.strerror(number)) from error
+
+    write_atomic(path, write)
+
+
+def write_torch(path: str | os.PathLike[str], data: object) -> None:
+    """Write what `torch.save` writes (tensors and plain values: a trainer's state). It appears under its name only when it is
+    whole; raises OSError as `write_atomic` does."""
+
+    def write(partial: Path) -> None:
+        try:
+            with partial.open("wb") as file:  # by its name torch would call the archive inside
+                torch.save(data, file)
+        except RuntimeError as error:  # its way to say that the disk is full
+            if "inline_container" not in str(error):
+                raise
+            raise OSError("not all of it could be written: the disk is full, or files may not be that large") from error
 
     write_atomic(path, write)
 

@@ -548,7 +548,7 @@ def test_a_stopped_convert_leaves_the_old_file(tmp_path, capsys, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("causalcine_core.weights.checkpoint.save_file", full)
+    monkeypatch.setattr("causalcine_core.weights.tensors.save_file", full)
     assert run(capsys, "convert", good, out)[0] == 1
     assert out.read_bytes() == b"old" and sorted(os.listdir(tmp_path)) == ["out.safetensors", "x.safetensors"]
 

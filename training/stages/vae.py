@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from causalcine_core.errors import InputError
 from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
-from causalcine_core.vae.load import read_metadata
+from causalcine_core.weights.header import read_header
 
 from .. import HOME
 from ..components.vae_start import start_linear
@@ -347,7 +347,7 @@ class Trainer:
         print(json.dumps(report), flush=True)
         metadata = {"config": asdict(self.ema.config), "recipe": asdict(self.recipe), "command": command, **report}
         if self.init is not None:
-            metadata["begun_with"] = read_metadata(self.init)
+            metadata["begun_with"] = read_header(self.init, "VAE file").metadata
         path = self.work / "vae.safetensors"
         replace_by(path, lambda partial: save_vae(self.ema, partial, metadata))
         return path
