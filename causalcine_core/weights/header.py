@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..checks import show
 from ..errors import InputError
 
 Shape = tuple[int, ...]
@@ -28,7 +29,6 @@ TYPES |= {"F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
 
 _LARGEST_HEADER = 100 * 1024 * 1024  # the format's own limit
 _MOST_AXES = 16
-_LONGEST = 120  # characters of a key in a sentence
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ def _metadata(found: object) -> dict[str, str]:
         raise _broken("its __metadata__ is no JSON object")
     for name, value in found.items():
         if not isinstance(value, str) or not is_text(value):
-            raise _broken(f"__metadata__.{_shown(name)} is no text")
+            raise _broken(f"__metadata__.{show(name)} is no text")
     return found
 
 
 def _entry(name: str, found: object) -> TensorEntry:
     """One tensor's entry; the offsets must hold as many bytes as shape and type say."""
-    place = f"the tensor {_shown(name)}"
+    place = f"the tensor {show(name)}"
     if not isinstance(found, dict):
         raise _broken(f"{place} has no entry of dtype, shape and data_offsets")
     for field in ("dtype", "shape", "data_offsets"):
@@ -158,7 +158,7 @@ def _entry(name: str, found: object) -> TensorEntry:
             raise _broken(f"{place} has no {field}")
     dtype, shape, offsets = found["dtype"], found["shape"], found["data_offsets"]
     if not isinstance(dtype, str) or dtype not in TYPES:
-        raise _broken(f"{place} has the dtype {_shown(dtype)}, which is none that is known")
+        raise _broken(f"{place} has the dtype {show(dtype)}, which is none that is known")
     if not _is_sizes(shape) or len(shape) > _MOST_AXES:
         raise _broken(f"{place} has a shape that is no list of up to {_MOST_AXES} whole numbers from 0 on")
     if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -176,7 +176,7 @@ def _check_offsets(tensors: dict[str, TensorEntry], begin: int, data_bytes: int)
     for name, entry in sorted(tensors.items(), key=lambda item: item[1].offsets):
         if entry.offsets[0] != at:
             how = "overlaps another one" if entry.offsets[0] < at else "does not begin where the one before it ends"
-            raise _broken(f"the tensor {_shown(name)} {how}")
+            raise _broken(f"the tensor {show(name)} {how}")
         at = entry.offsets[1]
     if at > data_bytes:
         raise InputError(f"looks like an incomplete download ({begin + data_bytes} of {begin + at} bytes)")
@@ -193,21 +193,16 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = dict(pairs)
     for name in names:
         if not is_text(name):
-            raise InputError(f"has the key {_shown(name)}, which cannot be written as text")
+            raise InputError(f"has the key {show(name)}, which cannot be written as text")
     if len(names) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise InputError(f"has the key {_shown(twice)} twice")
+        raise InputError(f"has the key {show(twice)} twice")
     return names
 
 
 def is_text(text: str) -> bool:
     """Whether text can be written: half a character pair (a lone surrogate) cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _shown(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def _broken(why: str) -> InputError:

@@ -22,17 +22,22 @@ def read_entry(metadata: Mapping[str, str], name: str, source: str) -> dict[str,
     if name not in metadata:
         return None
     with about(source):
-        try:
-            entry = json.loads(metadata[name], object_pairs_hook=unique, parse_constant=_refuse)
-            _check(entry)
-        except InputError as error:
-            raise InputError(f"its {name} entry {error}") from None
-        except RecursionError:
-            raise InputError(f"its {name} entry is nested too deeply") from None
-        except ValueError as error:
-            raise InputError(f"its {name} entry is no valid JSON ({error})") from None
-        if not isinstance(entry, dict):
-            raise InputError(f"its {name} entry is no JSON object")
+        return parse_entry(metadata[name], f"its {name} entry")
+
+
+def parse_entry(text: str, name: str) -> dict[str, Any]:
+    """A JSON object of finite numbers and of texts that can be written, every key once; InputError that begins with `name`."""
+    try:
+        entry = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse)
+        _check(entry)
+    except InputError as error:
+        raise InputError(f"{name} {error}") from None
+    except RecursionError:
+        raise InputError(f"{name} is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{name} is no valid JSON ({error})") from None
+    if not isinstance(entry, dict):
+        raise InputError(f"{name} is no JSON object")
     return entry
 
 

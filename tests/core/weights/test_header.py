@@ -94,7 +94,7 @@ def test_a_broken_header_is_one_sentence_that_names_the_file(tmp_path, kind):
             read(path, "state file")
         text = str(raised.value)
         assert text.startswith(f"state file {path} ")
-        assert says in text
+        assert says in text.replace('"', "'")
         assert len(text) < 500 and len(text.splitlines()) == 1
         text.encode()  # it can be shown
     if kind not in STRICTER:  # the format's own reader agrees
@@ -139,5 +139,5 @@ def test_many_keys_take_no_time(tmp_path):
     """A name that stands twice among very many is found without comparing each with each."""
     raw = "{" + ",".join(f'"{i}":0' for i in range(300_000)) + ',"299999":0}'
     write(tmp_path / "a.safetensors", raw.encode())
-    with pytest.raises(InputError, match="'299999' twice"):
+    with pytest.raises(InputError, match='"299999" twice'):
         read_header(tmp_path / "a.safetensors")
