@@ -7,6 +7,7 @@ be of any size: infinity, not-a-number and whole numbers of a thousand digits ar
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Collection
 from typing import Any, TypeGuard
@@ -79,18 +80,15 @@ def choice(value: object, name: str, allowed: Collection[str]) -> str:
 
 
 def fields(value: object, name: str, allowed: Collection[str], *, needed: Collection[str] = ()) -> dict[str, Any]:
-    """An object out of a file, of known fields only. name: of the whole; a field is then `name.field`, or the bare field where
-    `name` is empty. needed: fields that must be there."""
+    """An object out of a file, of known fields only. needed: fields that must be there."""
     if not isinstance(value, dict):
-        raise InputError(f"{name or 'this'} must be an object of fields, got {show(value)}")
-    dot = f"{name}." if name else ""
+        raise InputError(f"{name} must be an object of fields, got {show(value)}")
     for field in value:
         if field not in allowed:
-            known = ", ".join(sorted(allowed))
-            raise InputError(
-                f"{dot}{field if isinstance(field, str) else show(field)} is no field; allowed are {known}"
-            )
+            close = difflib.get_close_matches(str(field)[:_LONGEST], allowed, 1)
+            hint = f', did you mean "{close[0]}"?' if close else ";"
+            raise InputError(f"{name} has an unknown field {show(field)}{hint} allowed are {', '.join(allowed)}")
     for field in needed:
         if field not in value:
-            raise InputError(f"{dot}{field} is missing")
+            raise InputError(f"{name}.{field} is missing")
     return value

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from . import checks
 from .cut import Cut
 from .errors import InputError
-from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, join_prompt, number, whole
+from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, join_prompt
 
 BLEND = 3  # chunks over which a soft cut's text goes over, where it names none
 
@@ -121,7 +122,7 @@ class Timeline:
 
     def __post_init__(self) -> None:
         for name in ("chunk", "first_chunk", "stride"):
-            whole(getattr(self, name), name, 1, 10_000)
+            checks.whole(getattr(self, name), name, 1, 10_000)
 
     def latents(self, chunks: int) -> int:
         """Latent frames in the first `chunks` chunks."""
@@ -168,9 +169,9 @@ def plan(
     `phrase` puts before the prompt. A film of more than 1,000,000 frames is an `InputError`.
     """
     line = Timeline(chunk, first_chunk, temporal_stride)
-    whole(start_chunk, "start_chunk", 0, MAX_FRAMES)
-    whole(start_shot, "start_shot", 0, MAX_FRAMES)
-    number(seconds, "seconds", MIN_SECONDS, MAX_SECONDS)
+    checks.whole(start_chunk, "start_chunk", 0, MAX_FRAMES)
+    checks.whole(start_shot, "start_shot", 0, MAX_FRAMES)
+    checks.number(seconds, "seconds", MIN_SECONDS, MAX_SECONDS)
     rate = story.fps if story.fps is not None else check_fps(fps)
     until, at = Fraction(line.frames(start_chunk)) if asked is None else asked, start_chunk
     shots: list[PlannedShot] = []

@@ -7,14 +7,13 @@ laid onto the chunks of a film is `plan`'s. "Frame" means a pixel frame here. Wh
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from . import checks
 from .cut import Cut
 from .errors import InputError
 
@@ -31,47 +30,19 @@ SHOT_FIELDS = ("prompt", "seconds", "frames", "seed", "cut", "blend")
 # --- values
 
 
-def shown(value: object) -> str:
-    """A value as JSON spells it, short enough for a sentence."""
-    try:
-        text = json.dumps(value, ensure_ascii=True)
-    except (TypeError, ValueError):
-        text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def whole(value: object, name: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"{name} must be a whole number from {low} to {high}, got {shown(value)}")
-    return value
-
-
-def number(value: object, name: str, low: float, high: float, unit: str = "") -> float:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or not low <= value <= high:  # type: ignore[operator]
-        raise InputError(f"{name} must be a number{unit} from {low:.15g} to {high:.15g}, got {shown(value)}")
-    return value  # type: ignore[return-value]
-
-
-def checked_text(value: object, name: str, *, empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{name} must be text in quotes, got {shown(value)}")
-    bad = next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
-    if bad is not None:
-        raise InputError(f"{name} holds a character that is not text (U+{ord(bad):04X})")
-    if not empty and not value.strip():
-        raise InputError(f"{name} is empty; every shot needs a prompt that says what is seen")
-    return value.strip()
+def checked_prompt(value: object, name: str) -> str:
+    """Text of a prompt without the blanks around it; an `InputError` where it is none, or blank."""
+    return checks.text(value, name, empty="every shot needs a prompt that says what is seen").strip()
 
 
 def check_seed(value: object, name: str = "seed") -> int:
     """A seed is any whole number from 0 to 2^64 - 1; anything else is an `InputError`."""
-    return whole(value, name, 0, MAX_SEED)
+    return checks.whole(value, name, 0, MAX_SEED)
 
 
 def check_fps(value: object, name: str = "fps") -> float:
     """Frames per second: a number from 1 to 120, whole or not; anything else is an `InputError`."""
-    return number(value, name, MIN_FPS, MAX_FPS)
+    return checks.number(value, name, MIN_FPS, MAX_FPS)
 
 
 def pace_notes(fps: float | None, trained: float) -> list[str]:
@@ -95,8 +66,10 @@ def check_size(width: object, height: object, multiple: int = 16) -> tuple[int, 
     Otherwise an `InputError`. The command line and the nodes both call this, so that the words are the same.
     """
     for name, value in (("width", width), ("height", height)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number of pixels, a multiple of {multiple}, got {shown(value)}")
+        if not checks.is_whole(value) or value < 1:
+            raise InputError(
+                f"{name} must be a whole number of pixels, a multiple of {multiple}, got {checks.show(value)}"
+            )
     w, h = int(width), int(height)  # type: ignore[call-overload]
     if w * h > MAX_PIXELS:
         # a Wan decoder's last layers: 96 channels, 4 frames, float32, a convolution's input and output
@@ -148,20 +121,20 @@ class Shot:
 
 def _checked_shot(shot: object, name: str) -> Shot:
     if not isinstance(shot, Shot):
-        raise InputError(f"{name} must be a Shot, got {shown(shot)}")
+        raise InputError(f"{name} must be a Shot, got {checks.show(shot)}")
     if shot.seconds is not None and shot.frames is not None:
         raise InputError(f'{name} has both "seconds" and "frames"; give one of the two')
     if shot.seconds is not None:
-        number(shot.seconds, f"{name}.seconds", MIN_SECONDS, MAX_SECONDS)
+        checks.number(shot.seconds, f"{name}.seconds", MIN_SECONDS, MAX_SECONDS)
     if shot.frames is not None:
-        whole(shot.frames, f"{name}.frames", 1, MAX_FRAMES)
+        checks.whole(shot.frames, f"{name}.frames", 1, MAX_FRAMES)
     if shot.seed is not None:
         check_seed(shot.seed, f"{name}.seed")
     if shot.cut is not None:
         Cut.parse(shot.cut, name=f"{name}.cut")
     if shot.blend is not None:
-        whole(shot.blend, f"{name}.blend", 0, MAX_BLEND)
-    return replace(shot, prompt=checked_text(shot.prompt, f"{name}.prompt"))
+        checks.whole(shot.blend, f"{name}.blend", 0, MAX_BLEND)
+    return replace(shot, prompt=checked_prompt(shot.prompt, f"{name}.prompt"))
 
 
 @dataclass(frozen=True)
@@ -185,22 +158,22 @@ class Story:
 
     def __post_init__(self) -> None:
         if not isinstance(self.shots, list | tuple) or not self.shots:
-            raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {shown(self.shots)}")
+            raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {checks.show(self.shots)}")
         if len(self.shots) > MAX_SHOTS:
             raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {len(self.shots):,} of them")
         clean = {
             "shots": tuple(_checked_shot(shot, f"shots[{i}]") for i, shot in enumerate(self.shots)),
-            "global_prompt": checked_text(self.global_prompt, "global", empty=True),
+            "global_prompt": checks.text(self.global_prompt, "global").strip(),
         }
         if self.negative is not None:
-            clean["negative"] = checked_text(self.negative, "negative", empty=True)
+            clean["negative"] = checks.text(self.negative, "negative").strip()
         for name, value in clean.items():
             object.__setattr__(self, name, value)
         if self.fps is not None:
             check_fps(self.fps)
         for name in ("width", "height"):
             if getattr(self, name) is not None:
-                whole(getattr(self, name), name, 1, MAX_PIXELS)
+                checks.whole(getattr(self, name), name, 1, MAX_PIXELS)
         if self.seed is not None:
             check_seed(self.seed)
         if self.cut is not None:

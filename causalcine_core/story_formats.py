@@ -6,16 +6,15 @@ whose sentence names the field.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from . import checks
 from .errors import InputError
-from .story import MAX_FRAMES, MAX_SHOTS, SHOT_FIELDS, Shot, Story, checked_text, shown, whole
+from .story import MAX_FRAMES, MAX_SHOTS, SHOT_FIELDS, Shot, Story, checked_prompt
 
 MAX_BYTES = 32 * 2**20  # of a story file
 
@@ -40,7 +39,7 @@ def load_story(path: Path) -> Story:
 
 def parse_story(text: str) -> Story:
     """Reads a story from text in any form of `SHOT_SYNTAX`; the result's `notes` say which it was."""
-    text = checked_text(text, "story", empty=True).removeprefix("\ufeff").strip()
+    text = checks.text(text, "story").removeprefix("\ufeff").strip()
     if not text:
         raise InputError("the story is empty; it needs at least one shot")
     if re.match(r'\{|\[\s*([\[{"\]\d-]|null|true|false)', text):
@@ -61,17 +60,17 @@ def story_from_dict(data: object) -> Story:
     """A story from decoded JSON: our fields, HoloCine's `prompt` and `shot_cut_frames`, or texts by
     frame."""
     if not isinstance(data, dict):
-        raise InputError(f'a JSON story must be an object such as {{"shots": [...]}}, got {shown(data)}')
+        raise InputError(f'a JSON story must be an object such as {{"shots": [...]}}, got {checks.show(data)}')
     if data and all(re.fullmatch(r"\d{1,9}", str(key)) for key in data):
         return _from_frame_keys(data)
     if "prompt" in data and "shots" not in data:
         return _from_tagged_dict(data)
-    _only_known(data, _STORY_FIELDS, "the story")
+    checks.fields(data, "the story", _STORY_FIELDS)
     if "shots" not in data:
         raise InputError('the story has no "shots"; it needs a list of {"prompt": "...", "seconds": 3}')
     items = data["shots"]
     if not isinstance(items, list):
-        raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {shown(items)}")
+        raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {checks.show(items)}")
     shots = [_shot_from_dict(item, f"shots[{i}]") for i, item in enumerate(items[: MAX_SHOTS + 1])]
     if len(items) > MAX_SHOTS:
         raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {len(items):,} of them")
@@ -116,16 +115,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         names = [name for name, _ in pairs]
-        raise InputError(f"the field {shown(next(n for n in names if names.count(n) > 1))} is given twice")
+        raise InputError(f"the field {checks.show(next(n for n in names if names.count(n) > 1))} is given twice")
     return data
-
-
-def _only_known(data: dict[str, Any], known: Sequence[str], where: str) -> None:
-    for name in data:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f', did you mean "{close[0]}"?' if close else ";"
-            raise InputError(f"{where} has an unknown field {shown(name)}{hint} allowed are {', '.join(known)}")
 
 
 def _common(data: dict[str, Any]) -> dict[str, Any]:
@@ -136,8 +127,8 @@ def _common(data: dict[str, Any]) -> dict[str, Any]:
 
 def _shot_from_dict(item: object, name: str) -> Shot:
     if not isinstance(item, dict):
-        raise InputError(f'{name} must be an object such as {{"prompt": "...", "seconds": 3}}, got {shown(item)}')
-    _only_known(item, SHOT_FIELDS, name)
+        raise InputError(f'{name} must be an object such as {{"prompt": "...", "seconds": 3}}, got {checks.show(item)}')
+    checks.fields(item, name, SHOT_FIELDS)
     if "prompt" not in item:
         raise InputError(f'{name} has no "prompt"; every shot needs one')
     return Shot(**{field: item[field] for field in SHOT_FIELDS if item.get(field) is not None or field == "prompt"})
@@ -152,7 +143,7 @@ def _from_frame_keys(data: dict[str, Any]) -> Story:
         raise InputError(f'texts by first frame must begin with "0", the first here is "{min(by_frame)}"')
     starts = sorted(by_frame)
     lengths = [b - a for a, b in pairwise(starts)] + [None]
-    texts = [checked_text(by_frame[start][1], f'the text at frame "{by_frame[start][0]}"') for start in starts]
+    texts = [checked_prompt(by_frame[start][1], f'the text at frame "{by_frame[start][0]}"') for start in starts]
     shots = [Shot(text, frames=length) for text, length in zip(texts, lengths, strict=True)]
     return _noted(Story(shots), "JSON, one text for each first frame; the last has the usual length")
 
@@ -162,8 +153,8 @@ _TAG = re.compile(r"\[\s*(global caption|per shot caption|shot cut)\s*\]", re.IG
 
 def _from_tagged_dict(data: dict[str, Any]) -> Story:
     """HoloCine's form: one tagged string, and the frames at which shots 2, 3, ... begin."""
-    _only_known(data, _TAGGED_FIELDS, "the story")
-    text = checked_text(data["prompt"], "prompt")
+    checks.fields(data, "the story", _TAGGED_FIELDS)
+    text = checked_prompt(data["prompt"], "prompt")
     global_prompt, prompts = _split_tagged(text) if _TAG.search(text) else ("", [text])
     cuts, end = data.get("shot_cut_frames"), data.get("num_frames")
     lengths: list[int | None] = [None] * len(prompts)
@@ -171,16 +162,16 @@ def _from_tagged_dict(data: dict[str, Any]) -> Story:
         if not isinstance(cuts, list) or len(cuts) != len(prompts) - 1:
             raise InputError(
                 f"shot_cut_frames must be a list of {len(prompts) - 1} frames, one fewer than the "
-                f"{len(prompts)} shots of the prompt, got {shown(cuts)}"
+                f"{len(prompts)} shots of the prompt, got {checks.show(cuts)}"
             )
         ends = [*cuts, end] if end is not None else cuts
         begin = 0
         for i, cut in enumerate(ends):
             name = f"shot_cut_frames[{i}]" if i < len(cuts) else "num_frames"
-            lengths[i] = whole(cut, name, begin + 1, MAX_FRAMES) - begin
+            lengths[i] = checks.whole(cut, name, begin + 1, MAX_FRAMES) - begin
             begin = cut
     elif end is not None:
-        total, n = whole(end, "num_frames", len(prompts), MAX_FRAMES), len(prompts)
+        total, n = checks.whole(end, "num_frames", len(prompts), MAX_FRAMES), len(prompts)
         lengths = [total * (i + 1) // n - total * i // n for i in range(n)]
     shots = [Shot(prompt, frames=length) for prompt, length in zip(prompts, lengths, strict=True)]
     how = "JSON with [shot cut] tags" if len(shots) > 1 else "JSON with one prompt"
@@ -206,7 +197,7 @@ def _split_tagged(text: str) -> tuple[str, list[str]]:
 
 
 def _one_line(text: str, name: str) -> str:
-    return " ".join(checked_text(text, f"the text of {name}").split())
+    return " ".join(checked_prompt(text, f"the text of {name}").split())
 
 
 _DASHES = re.compile(r"^[ \t]*-{3,}[ \t]*$", re.MULTILINE)

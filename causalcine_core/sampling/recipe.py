@@ -209,7 +209,7 @@ class Recipe:
 
     def changed(self, **flat: Any) -> Recipe:
         """This recipe with other values of these flat fields. Explicit timesteps give way to another number of steps."""
-        checks.fields(flat, "", PLACES)
+        checks.fields(flat, "recipe", PLACES)
         if "levels" not in flat and flat.get("steps", self.schedule.steps) != self.schedule.steps:
             flat["levels"] = None
         parts: dict[str, dict[str, Any]] = {}
