@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
 from causalcine_core.model import CausalWanTransformer, WanConfig
 from causalcine_core.model.transformer import Compute
@@ -55,15 +56,15 @@ def ours(
     shots: list[Shot], settings: MemorySettings, *, fold: int, negative: Tensor | None, stops: bool, **fields: Any
 ):
     """Chunks of a film. stops: after each it goes on from a state without its memory, as from a small file."""
-    recipe = Recipe(width=8 * SIZE[1], height=8 * SIZE[0], **fields)
-    story, position = [], 0
+    recipe = Recipe.of(width=8 * SIZE[1], height=8 * SIZE[0], **fields)
+    line, story, position = recipe.timeline, [], 0
     for n, shot in enumerate(shots):
-        latents = (recipe.first_chunk if n == 0 else recipe.chunk) + (shot.chunks - 1) * recipe.chunk
+        latents = (line.first_chunk if n == 0 else line.chunk) + (shot.chunks - 1) * line.chunk
         end = position + latents * 4 - (3 if n == 0 else 0)
         blend = shot.blend if "soft" in shot.cut else None
         story.append(StoryShot(str(n), frames=end - position, cut=shot.cut, blend=blend))
         position = end
-    chunks = plan(Story(story), chunk=recipe.chunk, first_chunk=recipe.first_chunk).chunks
+    chunks = plan(Story(story), chunk=line.chunk, first_chunk=line.first_chunk).chunks
     assert [chunk.shot for chunk in chunks] == [n for n, shot in enumerate(shots) for _ in range(shot.chunks)]
     state = begin(engine(), recipe, settings, size=SIZE, seed=SEED, batch=len(shots[0].text))
     made: list[Any] = []
@@ -92,7 +93,8 @@ FILM = (3, 2, 3)  # chunks of each shot
 
 @dataclass(frozen=True)
 class Case:
-    """fields: of the recipe. memory: its settings. cuts: of the second and third shot. films: side by side."""
+    """fields: of the recipe. memory: its settings. cuts: of the second and third shot. films: side by side. limit: frames beyond the
+    view that the budget pays for. fold: rows up to which a chunk is written in the first pass of the next. stops: as in `ours`."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +103,7 @@ class Case:
     blend: int = 0
     films: int = 1
     seed: int | None = None
+    limit: int | None = None
     fold: int = 0
     stops: bool = False
 
@@ -147,14 +150,35 @@ CASES = [
     Case("on the host", RICH, {"storage": "host"}, films=2),
     Case("in 8 bits", {"window": 1, "top_k": 4}, {"storage": "8bit"}),
     Case("in 8 bits on the host", {"window": 1, "top_k": 4, "guidance": 2.0}, {"storage": "host_8bit"}),
+    Case("budget", {"top_k": 2}, limit=4),
+    Case("budget of what is recalled", {"top_k": 3, "window": 0, "chunk": 1, "first_chunk": 1}, limit=3),
+    Case("budget, first step", {"top_k": 2, "window": 2, "sampler": "renoise"}, {"routing": "first_step"}, limit=6),
+    Case("budget in 8 bits", {"top_k": 2, "sink": 1}, {"storage": "8bit"}, limit=5),
+    Case("budget on the host", {"top_k": 1, "first_chunk": 1}, {"storage": "host"}, ("flush", "pinned"), limit=4),
     Case("fused", {}, fold=10**6),
     Case("fused, rich", RICH, films=2, fold=10**6, cuts=("flush", "pinned")),
     Case("fused, frame by frame", {"chunk": 1, "first_chunk": 1, "sampler": "unipc", "shot_angle": 0.3}, fold=10**6),
+    Case("fused, budget", {"top_k": 1}, limit=5, fold=10**6),
     Case("fused, soft", {"context_noise": 0.1}, cuts=("soft", "soft+rewrite"), blend=1, fold=10**6),
     Case("stopped and gone on", RICH, films=2, stops=True),
     Case("stopped, rewritten", {"window": 2, "sink": 1}, cuts=("soft+rewrite", "flush"), stops=True),
     Case("stopped, recomputed", {"window": 2, "recompute": True}, stops=True),
 ]  # fmt: skip
+
+
+def budget_for(limit: int, settings: MemorySettings, recipe: Recipe) -> float:
+    """GiB for which so many frames are kept beyond the view, found by trial."""
+    low, high = 0.0, 1.0
+    while True:
+        middle = (low + high) / 2
+        try:
+            asked = replace(settings, budget=middle)
+            found = begin(engine(), recipe, asked, size=SIZE, seed=0).memory.store.limit
+        except InputError:  # not even what is recalled at once
+            found = -1
+        if found == limit:
+            return middle
+        low, high = (middle, high) if found < limit else (low, middle)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -168,16 +192,22 @@ def test_a_film_is_the_methods(case):
     negative = text(50) if guided else None
     memory = MemorySettings(**case.memory)
     fields = {"chunk": 3, "first_chunk": 3, "steps": 2, "window": 1, "top_k": 2} | case.fields
+    if case.limit is not None:
+        memory = replace(memory, budget=budget_for(case.limit, memory, Recipe.of(**fields)))
     made = ours(shots, memory, fold=case.fold, negative=negative, stops=case.stops, **fields)
 
-    own = reference.Settings(**fields, routing=memory.routing, eight_bit=memory.eight_bit)
+    how = {"routing": memory.routing, "eight_bit": "8bit" in memory.storage, "limit": case.limit}
+    own = reference.Settings(**fields, **how)
     network = reference.Network(
         {name: t.double() for name, t in weights().items()}, CONFIG.num_heads, CONFIG.num_layers
     )
     double = [replace(shot, text=shot.text.double()) for shot in shots]
     film = reference.Film(network, double, own, SIZE, SEED, negative.double() if guided else None)
     for one, other in zip(made, film.make(), strict=True):
-        off = 1e-3 if memory.eight_bit else 5e-5  # a key may be rounded the other way
+        off = 1e-3 if "8bit" in memory.storage else 5e-5  # a key may be rounded the other way
         torch.testing.assert_close(normalize(one.latent).double(), other.latent, atol=off, rtol=off)
         recalled = [[f for f in row if f >= 0] for row in one.routing.tolist()]
         assert recalled == [other.recalled[0][0].get(layer, []) for layer in range(CONFIG.num_layers)]
+    remembered = made[-1].state.memory
+    kept = [n for n, frame in enumerate(film.past[0][0].frames) if frame is not None]
+    assert remembered is None or remembered.kept(range(sum(remembered.lengths))).tolist() == kept[: remembered.frames]
