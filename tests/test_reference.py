@@ -88,13 +88,11 @@ def ours(
     return made
 
 
-FILM = (3, 2, 3)  # chunks of each shot
-
-
 @dataclass(frozen=True)
 class Case:
-    """fields: of the recipe. memory: its settings. cuts: of the second and third shot. films: side by side. limit: frames beyond the
-    view that the budget pays for. fold: rows up to which a chunk is written in the first pass of the next. stops: as in `ours`."""
+    """fields: of the recipe. memory: its settings. cuts: of the second and third shot. films: side by side. counts: chunks of each
+    shot. limit: frames beyond the view that the budget pays for. fold: rows up to which a chunk is written in the first pass of the
+    next. stops: as in `ours`."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -103,6 +101,7 @@ class Case:
     blend: int = 0
     films: int = 1
     seed: int | None = None
+    counts: tuple[int, int, int] = (3, 2, 3)
     limit: int | None = None
     fold: int = 0
     stops: bool = False
@@ -153,6 +152,7 @@ CASES = [
     Case("budget", {"top_k": 2}, limit=4),
     Case("budget of what is recalled", {"top_k": 3, "window": 0, "chunk": 1, "first_chunk": 1}, limit=3),
     Case("budget, first step", {"top_k": 2, "window": 2, "sampler": "renoise"}, {"routing": "first_step"}, limit=6),
+    Case("budget of long ago", {"top_k": 2, "window": 1, "chunk": 1, "first_chunk": 1}, counts=(9, 6, 9), limit=8),
     Case("budget in 8 bits", {"top_k": 2, "sink": 1}, {"storage": "8bit"}, limit=5),
     Case("budget on the host", {"top_k": 1, "first_chunk": 1}, {"storage": "host"}, ("flush", "pinned"), limit=4),
     Case("fused", {}, fold=10**6),
@@ -186,7 +186,7 @@ def test_a_film_is_the_methods(case):
     cuts = ("native", *case.cuts)
     shots = [
         Shot(text(n, case.films), count, cut, case.blend if "soft" in cut else 0, case.seed if n == 1 else None)
-        for n, (count, cut) in enumerate(zip(FILM, cuts, strict=True))
+        for n, (count, cut) in enumerate(zip(case.counts, cuts, strict=True))
     ]
     guided = case.fields.get("guidance", 1.0) != 1.0
     negative = text(50) if guided else None
