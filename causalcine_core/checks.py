@@ -53,11 +53,26 @@ def number(value: object, name: str, low: float, high: float, unit: str = "") ->
     return value
 
 
+def positive(value: object, name: str, unit: str = "") -> float:
+    """A finite number above 0. unit: as of `number`."""
+    if not is_number(value) or not 0 < value < float("inf"):
+        raise InputError(f"{name} must be a number{unit} above 0, got {show(value)}")
+    return value
+
+
 def truth(value: object, name: str) -> bool:
     """True or false, and no other spelling of it."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be true or false, got {show(value)}")
     return value
+
+
+def wholes(value: object, name: str, low: int, high: int, *, least: int, most: int) -> tuple[int, ...]:
+    """A list of `least` to `most` whole numbers, each from `low` to `high`."""
+    if not isinstance(value, list | tuple) or not least <= len(value) <= most:
+        count = str(least) if least == most else f"{least} to {most}"
+        raise InputError(f"{name} must be a list of {count} whole numbers, got {show(value)}")
+    return tuple(whole(one, f"{name}[{i}]", low, high) for i, one in enumerate(value))
 
 
 def text(value: object, name: str, *, empty: str | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from . import checks
 from .errors import InputError
 from .model.load import NetworkInfo, read_network
 from .model.transformer import CausalWanTransformer
@@ -56,8 +56,8 @@ def convert(
             raise InputError(f"output {output} is the file to be read: choose another name")
     if family is not None:
         find_family(family)
-    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
-        raise InputError(f"alpha is {alpha!r}: it must be a number above 0")
+    if alpha is not None:
+        checks.positive(alpha, "alpha")
     file = read_network(model_path(source), part=part, lora=lora, alpha=alpha, pickles=True)
     choice = choose_family(file.config, file.header, family)
     weights = file.weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import checks
 from .errors import InputError
 
 MODES = ("flush", "rope_jump", "pinned", "phrase")
@@ -36,13 +37,11 @@ class Cut:
         names = [part.strip() for part in text.split("+")] if isinstance(text, str) else []
         known = ("native", *MODES, *SOFT)
         if not names or any(n not in known for n in names) or len(set(names)) < len(names):
-            raise InputError(
-                f"{name} is {text!r}: allowed are {', '.join(known)}, or several joined by + as in flush+phrase"
-            )
+            allowed = f"{', '.join(known)}, or several joined by + as in flush+phrase"
+            raise InputError(f"{name} must be one of {allowed}, got {checks.show(text)}")
         if "native" in names and len(names) > 1:
-            raise InputError(f"{name} is {text!r}: native means that nothing is done, so it stands alone")
+            raise InputError(f"{name} must have native alone, which is none of the others, got {checks.show(text)}")
         if set(names) & set(SOFT) and (set(names) & set(MODES) or "soft" not in names):
-            raise InputError(
-                f"{name} is {text!r}: soft is no cut and joins only with rewrite, and rewrite only with soft"
-            )
+            allowed = "soft or soft+rewrite where the text changes inside a shot: neither joins with another"
+            raise InputError(f"{name} must be {allowed}, got {checks.show(text)}")
         return cls(**{n: True for n in names if n != "native"}, keep=keep, jump=jump)

@@ -9,6 +9,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..causalcine_core import checks
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.model import WanConfig, load_checkpoint, read_network
 from ..causalcine_core.model.kernels import AUTO, KERNELS, find_kernel
@@ -114,8 +115,7 @@ class CausalCineModelLoader(io.ComfyNode):
     def execute(
         cls, model_name: str, dtype: str = "default", attention: str = "auto", family: str = AUTO
     ) -> io.NodeOutput:
-        if dtype not in DTYPES:
-            raise InputError(f"dtype is {dtype!r}: allowed are {', '.join(DTYPES)}")
+        checks.choice(dtype, "dtype", DTYPES)
         find_kernel(attention)
         loaded = load_network(find("diffusion_models", model_name), DTYPES[dtype], family)
         return io.NodeOutput(model.with_attachment(loaded, model.ATTENTION, attention))
@@ -133,7 +133,8 @@ def load_all(path: Path, name: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of an all-in-one file."""
     file = load_checkpoint(path)
     source = f"checkpoint {name}"
-    encoder = NanoTextEncoder(TextConfig.from_dict(file.header["text"]))
+    with torch.device("meta"):
+        encoder = NanoTextEncoder(TextConfig.from_dict(file.header["text"]))
     assign(encoder, file.text, source)
     decoder = vae.CausalVAE(vae_from_weights(file.vae))
     network = model.build(

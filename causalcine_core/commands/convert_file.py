@@ -7,12 +7,9 @@ import argparse
 import torch
 
 from ..convert import convert
-from ..errors import InputError
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.alpha is not None and not isinstance(args.alpha, int | float):
-        raise InputError(f"alpha is {args.alpha!r}: it must be a number above 0")
     made = convert(
         args.source,
         args.output,

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .. import checks
-from ..errors import InputError
 
 STORAGES = ("full", "8bit", "host", "host_8bit")
 ROUTINGS = ("every_step", "first_step")
@@ -85,5 +84,5 @@ class ResolvedMemory:
 def _check_keeping(routing: str, budget: float | None, storage: str) -> None:
     checks.choice(routing, "memory.routing", ROUTINGS)
     checks.choice(storage, "memory.storage", STORAGES)
-    if budget is not None and not (checks.is_number(budget) and 0 < budget < float("inf")):
-        raise InputError(f"memory.budget must be a number of GiB above 0, got {checks.show(budget)}")
+    if budget is not None:
+        checks.positive(budget, "memory.budget", " of GiB")

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from .. import checks
 from ..errors import InputError
+
+_MOST = {  # of each whole number
+    "dim": 32_768,
+    "ffn_dim": 262_144,
+    "num_heads": 1024,
+    "num_layers": 256,
+    "in_dim": 4096,
+    "out_dim": 4096,
+    "freq_dim": 32_768,
+    "text_dim": 32_768,
+    "text_len": 65_536,
+}
 
 
 @dataclass(frozen=True)
 class WanConfig:
-    """Architecture of a Wan transformer (method.md, 1). Names follow Wan2.1's own config."""
+    """Architecture of a Wan transformer (Wan2.1, arXiv 2503.20314), under the
+    names of Wan2.1's own config. Raises InputError that names the field."""
 
     dim: int
     ffn_dim: int
@@ -26,13 +40,19 @@ class WanConfig:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patch_size", tuple(self.patch_size))
-        if self.dim % self.num_heads:
-            raise InputError(f"model.dim is {self.dim}: it must be a multiple of num_heads ({self.num_heads})")
-        if self.head_dim % 2:
-            raise InputError(f"model.dim / num_heads is {self.head_dim}: the head dimension must be even")
+        for name, most in _MOST.items():
+            checks.whole(getattr(self, name), f"model.{name}", 1, most)
+        object.__setattr__(
+            self, "patch_size", checks.wholes(self.patch_size, "model.patch_size", 1, 64, least=3, most=3)
+        )
+        checks.number(self.eps, "model.eps", 0, 1)
+        checks.number(self.rope_theta, "model.rope_theta", 1, 1e9)
+        if self.dim % self.num_heads or self.head_dim % 2:
+            raise InputError(f"model.dim must be an even multiple of num_heads ({self.num_heads}), got {self.dim}")
+        if self.freq_dim % 2:
+            raise InputError(f"model.freq_dim must be even, got {self.freq_dim}")
         if self.patch_size[0] != 1:
-            raise InputError(f"model.patch_size is {self.patch_size}: a causal model needs one frame a patch")
+            raise InputError(f"model.patch_size[0] must be 1, as a causal model has it, got {self.patch_size[0]}")
 
     @property
     def head_dim(self) -> int:
@@ -42,12 +62,10 @@ class WanConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> WanConfig:
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(data) - known)
-        if unknown:
-            raise InputError(f"model.{unknown[0]} is not a field of a Wan config; allowed: {', '.join(sorted(known))}")
-        return cls(**data)
+    def from_dict(cls, data: object) -> WanConfig:
+        """A config out of a header. Raises InputError that names the field, such as model.dim."""
+        needed = [field.name for field in fields(cls) if field.default is MISSING]
+        return cls(**checks.fields(data, "model", [field.name for field in fields(cls)], needed=needed))
 
 
 PRESETS: dict[str, WanConfig] = {

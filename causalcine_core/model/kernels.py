@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .. import checks
 from ..atomic import write_atomic
 from ..errors import InputError
 
@@ -56,8 +57,7 @@ def _torchs(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None)
 
 def find_kernel(name: str, device: torch.device | str = "cpu") -> Kernel:
     """The kernel of a name in KERNELS. Raises InputError for another one, or where its package is not installed."""
-    if name not in KERNELS:
-        raise InputError(f"attention is {name!r}: allowed are {', '.join(KERNELS)}")
+    checks.choice(name, "attention", KERNELS)
     if name == AUTO:
         return _fastest(str(torch.device(device))) if torch.device(device).type == "cuda" else sdpa
     if name == "sdpa":

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from .. import checks
+from ..errors import InputError
+
+MAX_WORDS = 1_000_000
 _TOKEN = re.compile(r"\[character\d+\]|[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
 
 
@@ -17,7 +21,8 @@ def tokenize(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Shape of the text encoder. vocabulary: known tokens. length: tokens that a prompt may have."""
+    """Shape of the text encoder. vocabulary: known tokens. length: tokens that a prompt may have. Raises InputError that names
+    the field."""
 
     vocabulary: tuple[str, ...]
     dim: int = 256
@@ -25,12 +30,25 @@ class TextConfig:
     layers: int = 2
     length: int = 64
 
+    def __post_init__(self) -> None:
+        words = self.vocabulary
+        if not isinstance(words, list | tuple) or not 1 <= len(words) <= MAX_WORDS:
+            raise InputError(f"text.vocabulary must be a list of 1 to {MAX_WORDS} words, got {checks.show(words)}")
+        known = tuple(checks.text(word, f"text.vocabulary[{i}]") for i, word in enumerate(words))
+        object.__setattr__(self, "vocabulary", known)
+        for name, most in (("dim", 8192), ("heads", 256), ("layers", 64), ("length", 65_536)):
+            checks.whole(getattr(self, name), f"text.{name}", 1, most)
+        if self.dim % self.heads:
+            raise InputError(f"text.dim must be a multiple of heads ({self.heads}), got {self.dim}")
+
     def to_dict(self) -> dict[str, Any]:
+        """The fields, as a header holds them."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> TextConfig:
-        return cls(**{**data, "vocabulary": tuple(data["vocabulary"])})
+    def from_dict(cls, data: object) -> TextConfig:
+        """A config out of a header. Raises InputError that names the field, such as text.dim."""
+        return cls(**checks.fields(data, "text", [field.name for field in fields(cls)], needed=["vocabulary"]))
 
 
 def unknown_words(config: TextConfig, prompt: str) -> list[str]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from .. import checks
 from ..errors import InputError
 from .state import Tape, VAEState
 
@@ -31,7 +32,8 @@ class VAEConfig:
     `dim`). Every stage but the last ends in a step down
     that halves frames where `temporal_downsample` says so, and rows and columns where `spatial_downsample` does
     (None: everywhere, as Wan). patch_size: pixels are first folded into channels as squares of this size (1: not at
-    all), as Wan2.2 does. residual: what enters a stage is added, resampled, to what leaves it, as in Wan2.2.
+    all), as Wan2.2 does. residual: what enters a stage is added, resampled, to what leaves it, as in Wan2.2. Raises InputError
+    that names the field.
     """
 
     dim: int = 96
@@ -44,24 +46,32 @@ class VAEConfig:
     decoder_dim: int | None = None
     residual: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        steps = len(checks.wholes(self.dim_mult, "vae.dim_mult", 1, 64, least=1, most=8)) - 1
         if self.spatial_downsample is None:
-            object.__setattr__(self, "spatial_downsample", (True,) * len(self.temporal_downsample))
+            object.__setattr__(self, "spatial_downsample", (True,) * steps)
         if self.decoder_dim is None:
             object.__setattr__(self, "decoder_dim", self.dim)
+        for name, most in (
+            ("dim", 4096),
+            ("decoder_dim", 4096),
+            ("z_dim", 4096),
+            ("num_res_blocks", 16),
+            ("patch_size", 64),
+        ):
+            checks.whole(getattr(self, name), f"vae.{name}", 1, most)
         for name in ("temporal_downsample", "spatial_downsample"):
-            if len(getattr(self, name)) != len(self.dim_mult) - 1:
-                raise ValueError(
-                    f"{name} needs one entry fewer than dim_mult, "
-                    f"got {len(getattr(self, name))} and {len(self.dim_mult)}"
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != steps or not all(isinstance(one, bool) for one in value):
+                raise InputError(
+                    f"vae.{name} must be a list of {steps} of true and false, one fewer than dim_mult has, got {checks.show(value)}"
                 )
+        checks.truth(self.residual, "vae.residual")
 
     @classmethod
     def preset(cls, name: str) -> VAEConfig:
         """A config by name: 'wan2.1', 'wan2.2' or 'nano'."""
-        if name not in PRESETS:
-            raise ValueError(f"no VAE preset {name!r}; there are {', '.join(PRESETS)}")
-        return PRESETS[name]
+        return PRESETS[checks.choice(name, "VAE preset", PRESETS)]
 
     @property
     def image_channels(self) -> int:

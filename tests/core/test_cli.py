@@ -388,7 +388,7 @@ def test_a_reader_that_goes_away_is_no_error(folder, checkpoint):
         (["--memory-budget", "0.000001"], "need at least"),
         (["--memory-storage", "4bit"], 'memory.storage must be one of full, 8bit, host, host_8bit, got "4bit"'),
         (["--routing", "never"], 'memory.routing must be one of every_step, first_step, got "never"'),
-        (["--cut", "fade"], "cut is 'fade': allowed are native"),
+        (["--cut", "fade"], "cut must be one of native, flush, "),
     ],
 )
 def test_bad_memory_and_cut_flags_are_refused_by_name(flags, says, tmp_path, capsys):

@@ -528,8 +528,8 @@ def test_convert_refuses_in_one_sentence(tmp_path, capsys, monkeypatch):
         "family": ((good, "out.safetensors", "--family", "sora"), "family must be one of self-forcing, causal-forcing"),
         "part": ((good, "out.safetensors", "--part", "ema"), "part is 'ema'"),
         "no LoRA": ((good, "out.safetensors", "--lora", good), "holds no LoRA"),
-        "alpha": ((good, "out.safetensors", "--alpha", "x"), "alpha is 'x'"),
-        "alpha 0": ((good, "out.safetensors", "--alpha", "0"), "alpha is 0"),
+        "alpha": ((good, "out.safetensors", "--alpha", "x"), 'alpha must be a number above 0, got "x"'),
+        "alpha 0": ((good, "out.safetensors", "--alpha", "0"), "alpha must be a number above 0, got 0"),
         "dtype": ((good, "out.safetensors", "--dtype", "int4"), "--dtype"),
     }
     before = sorted(os.listdir())

@@ -122,7 +122,7 @@ def shots(**fields) -> dict:
         (shots(prompt="\ud800"), "shots[1].prompt holds a character that is not text (U+D800)"),
         (shots(second=3), 'shots[1] has an unknown field "second", did you mean "seconds"?'),
         (shots(seed=-1), "shots[1].seed must be a whole number from 0 to 18446744073709551615, got -1"),
-        (shots(cut="smooth"), "shots[1].cut is 'smooth': allowed are native"),
+        (shots(cut="smooth"), "shots[1].cut must be one of native, "),
         (shots(blend=3), "shots[1].blend"),
         ({"shots": []}, "shots must be a list of 1 to 9,999 shots"),
         ({"shots": {}}, "shots must be a list"),

@@ -33,7 +33,7 @@ def settings_of(mode: str) -> dict[str, str | int]:
     name, _, keep = mode.partition("@")
     Cut.parse(name, name="modes")
     if keep and not keep.isdecimal():
-        raise InputError(f"modes is {mode!r}: behind @ stands how many frames a flush keeps")
+        raise InputError(f"modes must have a whole number behind @, how many frames a flush keeps, got {mode!r}")
     return {"cut": name} | ({"cut_keep": int(keep)} if keep else {})
 
 

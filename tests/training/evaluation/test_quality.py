@@ -205,7 +205,7 @@ def test_each_cut_mode_makes_the_same_stories(tmp_path, readers, monkeypatch, ca
     assert cut_modes.main([*arguments, "--modes", "wipe"]) == 2
     assert cut_modes.main([*arguments, "--modes", "flush@some"]) == 2
     said = capsys.readouterr().err
-    assert "modes is 'wipe': allowed are native, flush" in said and "behind @ stands how many frames" in said
+    assert "modes must be one of native, flush" in said and "a whole number behind @, how many frames" in said
 
 
 def test_no_figure_is_written_for_nothing():
