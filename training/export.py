@@ -1,91 +1,99 @@
-"""Write a trained run as one all-in-one checkpoint with its card.
+"""Write a trained run as one checkpoint with its card.
 
     python -m training.export --work DIR --vae VAE --out causalcine_core/assets/nano.safetensors
 
-The card says which command, data, seed, hardware and time made it; measured quality is added by
-`training.evaluation` and kept here when a newer run is exported over it only if `--quality` names the report.
+With nano's text encoder the file is all-in-one: network, text encoder and VAE; otherwise the network alone, under Wan's own
+names. The card says which command, data, seed, hardware and time made it; `--quality` puts a report of `training.evaluation`
+into it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from torch import Tensor
 
-from causalcine_core.model import PRESETS, save_checkpoint
+from causalcine_core.errors import InputError
+from causalcine_core.model import WanConfig, save_checkpoint
 from causalcine_core.sampling import SAMPLERS, Recipe
 from causalcine_core.text import TextConfig
 from causalcine_core.vae import load_vae
+from causalcine_core.weights.checkpoint import FORMAT, save_weights
+from causalcine_core.weights.header import read_header
 from causalcine_core.weights.int8 import compact
 
-from .stages.teacher_forcing import Model
+from .components.checkpoint import read_state
 
 
-def card(state: dict[str, Any], vae_metadata: dict[str, str], quality: dict[str, Any] | None) -> dict[str, Any]:
+def averaged(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The weights of a run's transformer or text encoder, `net.` or `text.`: averaged where it trains, else as they are.
+
+    Raises InputError where the run trains no transformer.
+    """
+    if "model" not in state["parts"]:
+        raise InputError(f"a run of stage {state['stage']} trains no transformer: there is nothing to export")
+    part = state["parts"]["model"]
+    weights = {**part["weights"], **(part["average"] or {})}
+    return {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+
+
+def card(state: Mapping[str, Any], vae: Mapping[str, str], quality: Mapping[str, Any]) -> dict[str, Any]:
     """What made the weights, in plain words and numbers."""
-    recipe = state["recipe"]
     return {
-        "command": "causalcine train vae training/recipes/vae.yaml; causalcine train vae training/recipes/vae_decoder.yaml --init "
-        "VAE; causalcine train teacher_forcing training/recipes/nano.yaml",
+        "stage": state["stage"],
         "data": "training.world: procedural films rendered by this repository, no downloads",
-        "seed": recipe["seed"],
+        "seed": state["recipe"]["run"]["seed"],
         "hardware": "; ".join(f"{name}: {seconds / 3600:.2f} h" for name, seconds in state["hardware"].items()),
         "torch": torch.__version__,
         "hours": round(state["seconds"] / 3600, 2),
         "steps": state["step"],
-        "samples": state["seen"],
-        "vae": vae_metadata,
-        "recipe": recipe,
-        "quality": quality or {},
+        "samples": state["samples"],
+        "vae": dict(vae),
+        "recipe": state["recipe"],
+        "quality": dict(quality),
     }
 
 
+def export(state: Mapping[str, Any], vae: Path, out: Path, quality: Mapping[str, Any], **sampling: Any) -> None:
+    """Write the checkpoint of a state. sampling: fields of its recipe beside those that it was trained with."""
+    trained = state["recipe"]
+    config, text = WanConfig.from_dict(trained["model"]), state["own"].get("text")
+    rollout = Recipe.of(shift=trained["shift"], window=trained["window"], top_k=trained["top_k"], **sampling)
+    told = card(state, read_header(vae, "VAE").metadata, quality)
+    header = {"model": config.to_dict(), "recipe": rollout.to_dict(), "card": told}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    net = averaged(state, "net.")
+    if text is None:
+        save_weights(out, net, {"format": FORMAT, "kind": "network", **header})
+        return
+    parts = {"model": net, "text": averaged(state, "text."), "vae": load_vae(vae).state_dict()}
+    header["text"] = TextConfig.from_dict(text).to_dict()
+    save_checkpoint(out, header, **{name: compact(weights) for name, weights in parts.items()})
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, required=True, help="the run's folder")
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quality", type=Path, help="report of training.evaluation, JSON")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--sampler", choices=SAMPLERS, default="unipc")
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--size", default="96x96", help="WIDTHxHEIGHT in pixels")
     args = parser.parse_args(argv)
-
-    state = torch.load(args.work / "state.pt", weights_only=True)
-    recipe, text = state["recipe"], TextConfig.from_dict(state["text"])
-    config = PRESETS[recipe["model"]]
-    model = Model(config, text)
-    model.load_state_dict(state["ema"])
-    with safe_open(str(args.vae), "pt") as file:
-        vae_metadata = file.metadata() or {}
-    quality = json.loads(args.quality.read_text()) if args.quality else None
-    rollout = Recipe.of(
-        steps=args.steps,
-        sampler=args.sampler,
-        shift=recipe["shift"],
-        guidance=args.guidance,
-        window=recipe["window"],
-        top_k=recipe["top_k"],
-        width=96,
-        height=96,
-    )
-    header = {
-        "model": config.to_dict(),
-        "text": text.to_dict(),
-        "recipe": rollout.to_dict(),
-        "card": card(state, vae_metadata, quality),
-    }
-    parts = {"model": model.net, "text": model.text, "vae": load_vae(args.vae)}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(args.out, header, **{part: compact(module.state_dict()) for part, module in parts.items()})
-    print(
-        f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {state['step']} steps, {state['seconds'] / 3600:.2f} h"
-    )
+    state = read_state(args.work / "state.pt")
+    width, height = (int(n) for n in args.size.split("x"))
+    sampling = {"steps": args.steps, "sampler": args.sampler, "guidance": args.guidance}
+    quality = json.loads(args.quality.read_text()) if args.quality else {}
+    export(state, args.vae, args.out, quality, width=width, height=height, **sampling)
+    size = args.out.stat().st_size / 2**20
+    print(f"{args.out}: {size:.1f} MiB, {state['step']} steps, {state['seconds'] / 3600:.2f} h")
 
 
 if __name__ == "__main__":

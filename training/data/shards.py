@@ -1,313 +1,70 @@
-"""Films as latents on disk: made once by the world and the VAE, read by every training stage.
+"""Films as latents on disk: one safetensors file for many films of one size.
 
-A shard is one safetensors file: `latents [n, 16, F, h, w]` in float16 (VAE space) and, in its metadata, one JSON
-record per film. Shards appear by rename, so a trainer may read while a maker still writes.
-
-    python -m training.data.shards --kind films --vae VAE --out DIR --count 2000
+A shard holds `latents [n, C, F, h, w]` in float16, in the VAE's own space, and in its header one JSON record for each film.
+It appears under its name when it is whole, so a trainer may read a folder while a maker still writes there.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import random
-import time
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from causalcine_core.story import Story
-from causalcine_core.vae import WanVAE, load_vae, normalize
-
-from ..world import FRAMINGS, Film, make_film, plan_still
-from ..world.grammar import NAMES, mentions, with_looks
-
-CHUNK = 3
-_PIECE = 48  # pixel frames encoded at once
+from causalcine_core.errors import InputError
+from causalcine_core.weights.tensors import read_tensors, write_tensors
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the frame
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Chunks of one film, ready for a packed pass.
-
-    latents: model space `[C, F, h, w]`. chunks: latent frames of each. prompts: text of each chunk. described: the
-    same, with the looks of everybody whom a prompt calls by name only. weights: of each chunk in the loss; those before
-    the first weight above 0 are history only. cast: of each frame, who is where: boxes by name.
-    """
-
-    latents: Tensor
-    chunks: tuple[int, ...]
-    prompts: tuple[str, ...]
-    described: tuple[str, ...]
-    weights: tuple[float, ...]
-    cast: tuple[Mapping[str, Box], ...]
-
-
-def encode_film(vae: WanVAE, film: Film) -> Tensor:
-    """A film's latents `[16, F, h, w]`, encoded in pieces."""
-    end = film.shots[-1].end
-    state, out = None, []
-    first = 0
-    while first < end:
-        last = min(first + (_PIECE + 1 if first == 0 else _PIECE), end)
-        pixels = torch.from_numpy(np.ascontiguousarray(film.render(first, last)))
-        video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        latent, state = vae.encode(video, state)
-        out.append(latent[0])
-        first = last
-    return torch.cat(out, 1)
-
-
-def film_record(film: Film) -> dict[str, Any]:
-    """What training needs to know of a film or still: prompts, chunk ranges, who is named and who was described where,
-    and in which box of which latent frame."""
-    prompts = Story.from_dict(film.story())
-    shots = []
-    for i, shot in enumerate(film.shots):
-        shots.append(
-            {
-                "prompt": prompts.prompt(i),
-                "chunks": [(at + 3) // (4 * film.chunk) for at in (shot.first, shot.end)],
-                "names": [character.name for character in shot.characters],
-                "name_only": bool(shot.name_only),
-            }
-        )
-    return {"shots": shots, "cast": [_boxes(film, frame) for frame in range((film.frames + 3) // 4)]}
-
-
-def _boxes(film: Film, latent_frame: int) -> dict[str, list[float]]:
-    """Who is where in the middle of the pixel frames that a latent frame stands for."""
-    frame = max(4 * latent_frame - 1, 0)
-    width, height = film.size
-    names = [character.name for character in film.shot_at(frame).characters]
-    scaled = [np.divide(box, (width, height, width, height)).round(3).tolist() for box in film.boxes(frame)]
-    return dict(zip(names, scaled, strict=True))
-
-
-def make_shards(kind: str, vae: WanVAE, out: Path, count: int, first_seed: int, per_shard: int) -> None:
-    """Render and encode `count` films or stills from `first_seed` on; shards that exist are kept."""
-    out.mkdir(parents=True, exist_ok=True)
-    for start in range(first_seed, first_seed + count, per_shard):
-        path = out / f"{kind}-{start:08d}.safetensors"
-        if path.exists():
-            continue
-        began = time.monotonic()
-        latents: list[Tensor] = []
-        records: list[dict[str, Any]] = []
-        seeds = range(start, min(start + per_shard, first_seed + count))
-        if kind == "stills":
-            pictures = []
-            for seed in seeds:
-                planned = plan_still(seed)
-                pictures.append(torch.from_numpy(planned.render()[0]))
-                records.append(film_record(planned))
-            for part in torch.stack(pictures).split(32):
-                latent, _ = vae.encode(part.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1)
-                latents.extend(latent)
-        else:
-            for seed in seeds:
-                film = make_film(seed)
-                latents.append(encode_film(vae, film))
-                records.append(film_record(film))
-        partial = path.with_suffix(".partial")
-        save_file({"latents": torch.stack(latents).half()}, str(partial), metadata={"records": json.dumps(records)})
-        os.replace(partial, path)
-        print(f"{path.name}: {len(records)} in {time.monotonic() - began:.1f} s", flush=True)
+def save_shard(path: Path, latents: Sequence[Tensor], records: Sequence[dict[str, Any]]) -> None:
+    """Write a shard. latents: of each film `[C, F, h, w]`, all of one shape. Raises OSError where it cannot be written."""
+    write_tensors(path, {"latents": torch.stack(list(latents)).half()}, {"records": json.dumps(list(records))})
 
 
 class Shards:
-    """All shards of one kind in a folder; new ones are picked up by `refresh`."""
+    """All shards of one kind in a folder, `KIND-*.safetensors`, in the order in which they were found.
+
+    latents: of each film float16 `[C, F, h, w]`, in VAE space. records: what is known of it, by the same numbers.
+    """
 
     def __init__(self, folder: Path, kind: str):
         self.folder, self.kind = folder, kind
-        self._seen: set[str] = set()
+        self._names: list[str] = []
         self.latents: list[Tensor] = []
         self.records: list[dict[str, Any]] = []
         self.refresh()
 
     def refresh(self) -> None:
+        """Reads the shards that have appeared since."""
         for path in sorted(self.folder.glob(f"{self.kind}-*.safetensors")):
-            if path.name in self._seen:
-                continue
-            with safe_open(str(path), "pt") as file:
-                self.latents.extend(file.get_tensor("latents"))
-                self.records.extend(json.loads(file.metadata()["records"]))
-            self._seen.add(path.name)
+            if path.name not in self._names:
+                self._read(path)
+
+    def state(self) -> list[str]:
+        """Names of the shards that were read, in order: what is drawn depends on it."""
+        return list(self._names)
+
+    def restore(self, names: Sequence[str]) -> None:
+        """Exactly the shards of a former `state`, in its order. Raises InputError where one is missing."""
+        self._names, self.latents, self.records = [], [], []
+        for name in names:
+            self._read(self.folder / name)
+
+    def _read(self, path: Path) -> None:
+        tensors, header = read_tensors(path, "shard")
+        try:
+            latents, records = tensors["latents"], json.loads(header.metadata["records"])
+        except (KeyError, ValueError):
+            raise InputError(f"shard {path} holds no latents with their records") from None
+        if latents.ndim != 5 or not isinstance(records, list) or len(records) != len(latents):
+            raise InputError(f"shard {path} must hold latents [n, C, F, h, w] and as many records")
+        self.latents.extend(latents)
+        self.records.extend(records)
+        self._names.append(path.name)
 
     def __len__(self) -> int:
         return len(self.records)
-
-
-def still(shards: Shards, rng: random.Random) -> Sample:
-    """One frame: a still, or any latent frame of a film, under its prompt."""
-    i = rng.randrange(len(shards))
-    shot = rng.choice([s for s in shards.records[i]["shots"] if not s["name_only"]])
-    first, end = shot["chunks"]
-    latents = _normal(shards.latents[i])
-    frame = rng.randrange(latents.shape[1]) if latents.shape[1] < CHUNK else rng.randrange(first * CHUNK, end * CHUNK)
-    cast = shards.records[i]["cast"][frame]
-    return Sample(latents[:, frame : frame + 1], (1,), (shot["prompt"],), (shot["prompt"],), (1.0,), (cast,))
-
-
-def clip(shards: Shards, rng: random.Random, length: int, name_only_weight: float) -> Sample:
-    """`length` chunks out of one film, in order, chosen so that what is named was shown before.
-
-    The last chunk comes, where the film has one, from a shot that calls its characters by name only; the shots that
-    described them give a chunk each, the rest are drawn at random.
-    """
-    i = rng.randrange(len(shards))
-    shots = shards.records[i]["shots"]
-    by_name = [n for n, shot in enumerate(shots) if shot["name_only"]]
-    target = rng.choice(by_name) if by_name and rng.random() < 0.8 else len(shots) - 1
-    first, end = shots[target]["chunks"]
-    run = min(length - 1, rng.choice((1, 1, 2)), end - first)
-    start = rng.choice((first, rng.randrange(first, end - run + 1)))
-    chosen = set(range(start, start + run))
-    for name in shots[target]["names"]:
-        sources = [s for s in shots[:target] if name in s["names"] and not s["name_only"]]
-        if sources and len(chosen) < length:
-            chosen.add(rng.randrange(*sources[-1]["chunks"]))
-    earlier = [n for n in range(start) if n not in chosen]
-    chosen |= set(rng.sample(earlier, min(len(earlier), length - len(chosen))))
-    return _gather(shards, i, sorted(chosen), name_only_weight)
-
-
-class Reunions:
-    """Samples of recall out of stills: somebody is described in one frame and called by name only in another.
-
-    Any two stills whose characters look alike can be such a pair once the names in their captions are made to agree,
-    so 40,000 stills give more meetings than a run can see, and none can be learned by heart.
-    """
-
-    def __init__(self, stills: Shards):
-        self.stills = stills
-        self._alike: dict[Hashable, list[int]] = {}  # by looks; by looks and framing, those who are alone there
-        self._alone: list[int] = []
-        self._read = 0
-        self.refresh()
-
-    def refresh(self) -> None:
-        for i in range(self._read, len(self.stills)):
-            cast = mentions(self._prompt(i))
-            for mention in cast:
-                self._alike.setdefault(mention.looks, []).append(i)
-            if len(cast) == 1:
-                self._alone.append(i)
-                self._alike.setdefault((cast[0].looks, None), []).append(i)
-                self._alike.setdefault((cast[0].looks, _framing(self._prompt(i))), []).append(i)
-        self._read = len(self.stills)
-
-    def draw(self, rng: random.Random, length: int) -> Sample:
-        """`length` chunks of one frame. The last calls everybody by name; each of them was described in one of the
-        others, its history, which come in any order and are filled up with strangers. The easy cases: up to three chunks
-        everybody is alone in the frame; with two there is no stranger, and the scale is the same."""
-        everyone = range(self._read) if length > 3 else self._alone
-        target = rng.choice(everyone)
-        cast = mentions(self._prompt(target))
-        called = {m.looks: name for m, name in zip(cast, rng.sample(NAMES, len(cast)), strict=True)}
-        kind = {2: _framing(self._prompt(target)), 3: None}
-        before = [rng.choice(self._alike[(looks, kind[length]) if length in kind else looks]) for looks in called]
-        while len(before) < length - 1:
-            stranger = rng.choice(everyone)
-            if len({m.looks for m in mentions(self._prompt(stranger))} - set(called)) <= len(NAMES) - len(called):
-                before.append(stranger)
-        rng.shuffle(before)
-        renamed = [self._renamed(i, called, rng) for i in (*before, target)]
-        *history, described = (prompt for prompt, _ in renamed)
-        last = described
-        for mention in mentions(described):
-            last = last.replace(mention.text, "", 1)
-        return Sample(
-            _normal(torch.cat([self.stills.latents[i] for i in (*before, target)], 1)),
-            (1,) * length,
-            (*history, last),
-            (*history, described),
-            (0.0,) * (length - 1) + (1.0,),
-            tuple(cast for _, cast in renamed),
-        )
-
-    def _prompt(self, i: int) -> str:
-        return self.stills.records[i]["shots"][0]["prompt"]
-
-    def _renamed(
-        self, i: int, called: dict[tuple[str, str, str], str], rng: random.Random
-    ) -> tuple[str, dict[str, Box]]:
-        """A caption and its cast with the names that belong to these looks; everybody else takes one of the names that
-        are left."""
-        prompt = self._prompt(i)
-        free = [name for name in NAMES if name not in called.values()]
-        cast = {}
-        for mention in mentions(prompt):
-            name = called.get(mention.looks) or free.pop(rng.randrange(len(free)))
-            prompt = prompt.replace(mention.name + mention.text, name.upper() + mention.text, 1)
-            cast[name] = self.stills.records[i]["cast"][0][mention.name]
-        return prompt.replace("[CHARACTER", "[character"), cast
-
-
-def _framing(caption: str) -> str:
-    return next(framing for framing in FRAMINGS if f"{framing} " in caption)
-
-
-def take(shards: Shards, rng: random.Random, length: int) -> Sample:
-    """`length` chunks in a row of a shot that describes everybody: all that a model which never saw a cut is shown."""
-    for i in rng.sample(range(len(shards)), len(shards)):
-        shots = [shot["chunks"] for shot in shards.records[i]["shots"] if not shot["name_only"]]
-        starts = [start for first, end in shots for start in range(first, end - length + 1)]
-        if starts:
-            start = rng.choice(starts)
-            return _gather(shards, i, range(start, start + length), 1.0)
-    raise ValueError(f"no film has a shot of {length} chunks that describes everybody")
-
-
-def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:
-    """A whole film."""
-    i = rng.randrange(len(shards))
-    return _gather(shards, i, range(shards.records[i]["shots"][-1]["chunks"][1]), name_only_weight)
-
-
-def _gather(shards: Shards, i: int, chosen: Sequence[int], name_only_weight: float) -> Sample:
-    shots = shards.records[i]["shots"]
-    of = [next(s for s in shots if s["chunks"][0] <= n < s["chunks"][1]) for n in chosen]
-    texts = {m.name: m.text for s in reversed(shots) for m in mentions(s["prompt"])}
-    frames = [frame for n in chosen for frame in range(n * CHUNK, (n + 1) * CHUNK)]
-    return Sample(
-        _normal(shards.latents[i][:, frames]),
-        (CHUNK,) * len(of),
-        tuple(s["prompt"] for s in of),
-        tuple(with_looks(s["prompt"], texts) for s in of),
-        tuple(name_only_weight if s["name_only"] else 1.0 for s in of),
-        tuple(shards.records[i]["cast"][frame] for frame in frames),
-    )
-
-
-def _normal(latents: Tensor) -> Tensor:
-    return normalize(latents[None].float())[0]
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kind", choices=("stills", "films"), required=True)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--per-shard", type=int, default=None)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        per_shard = args.per_shard or (1000 if args.kind == "stills" else 20)
-        make_shards(args.kind, load_vae(args.vae).eval(), args.out, args.count, args.first_seed, per_shard)
-
-
-if __name__ == "__main__":
-    main()

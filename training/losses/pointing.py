@@ -27,63 +27,7 @@ from causalcine_core.model.kernels import Kernel
 from ..data.shards import Box
 from ..world.grammar import NAMES
 
-
-class Pointing:
-    """A packed view that watches queries and keys; `losses` is of what it saw in one pass."""
-
-    def __init__(
-        self,
-        view: PackedView,
-        prompts: Sequence[Sequence[str]],
-        by_name: Sequence[Sequence[bool]],
-        cast: Sequence[Sequence[Mapping[str, Box]]],
-        grid: tuple[int, int],
-    ):
-        """prompts, by_name: of each sample's chunks, the text in force and whether it calls somebody by name only. cast:
-        of each sample's frames, who is where. grid: rows and columns of a frame's tokens."""
-        self._view = view
-        self._losses: dict[str, list[Tensor]] = {"naming": [], "pointing": [], "binding": []}
-        names = torch.tensor([[[name in prompt for name in NAMES] for prompt in of] for of in prompts]).float()  # B N 3
-        shown = names.repeat_interleave(torch.tensor(view.chunks), 1)  # B F 3
-        covered = torch.tensor([[[_cover(at.get(name), grid) for name in NAMES] for at in of] for of in cast])
-        covered = covered * shown[..., None]  # B F 3 S, of those whom the text names
-        self._shown, self._covered = shown[:, : view.clean], covered[:, : view.clean]
-        self._chunks: list[_Chunk] = []  # that are denoised
-        start = 0
-        for i, length in enumerate(view.chunks):
-            end = start + length
-            if start >= view.history:
-                fits = (self._shown[:, :start] @ names[:, i, :, None])[..., 0].clamp(max=1)
-                asks = torch.tensor([of[i] for of in by_name]) & (fits.sum(1) > 0) & (fits.sum(1) < start)
-                first = view.clean - view.history + start
-                self._chunks.append(
-                    _Chunk(slice(first, first + length), start, names[:, i], covered[:, start:end], asks, fits[asks])
-                )
-            start = end
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
-        if layer:
-            clean = k[:, : self._view.clean]
-            keys, theirs = describe(clean).float().flatten(2), _mean_over(clean, self._covered)
-            self._add("naming", _naming(keys, self._shown))
-            self._add("binding", _own_name(theirs, self._covered))
-            for chunk in self._chunks:
-                queries = q[:, chunk.packed]
-                query, own = describe_query(queries).float().flatten(1), _mean_over(queries, chunk.covered)
-                self._add("naming", _naming(query, chunk.names))
-                self._add("binding", _own_name(own, chunk.covered))
-                self._add("binding", _own_keys(own, chunk.covered, theirs, self._covered, chunk.before))
-                scores = (keys[chunk.asks, : chunk.before] @ query[chunk.asks, :, None])[..., 0]
-                self._add("pointing", _divergence(scores / query.shape[1] ** 0.5, chunk.fits))
-        return self._view.attend(layer, q, k, v, kernel)
-
-    def _add(self, name: str, values: Tensor) -> None:
-        if len(values):
-            self._losses[name].append(values)
-
-    def losses(self) -> dict[str, Tensor]:
-        """Means over layers, by name; without those that this pass says nothing of."""
-        return {name: torch.cat(part).mean() for name, part in self._losses.items() if part}
+LOSSES = ("naming", "pointing", "binding")
 
 
 @dataclass(frozen=True)
@@ -98,6 +42,88 @@ class _Chunk:
     covered: Tensor
     asks: Tensor
     fits: Tensor
+
+
+class Truth:
+    """Who is named and who is where in the frames of a packed pass: what the losses are measured against."""
+
+    def __init__(
+        self,
+        view: PackedView,
+        prompts: Sequence[Sequence[str]],
+        by_name: Sequence[Sequence[bool]],
+        cast: Sequence[Sequence[Mapping[str, Box]]],
+        grid: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ):
+        """prompts, by_name: of each sample's chunks, the text in force and whether it calls somebody by name only. cast:
+        of each sample's frames, who is where. grid: rows and columns of a frame's tokens."""
+        self.clean, self.frames = view.clean, view.frames
+        names = torch.tensor([[[name in prompt for name in NAMES] for prompt in of] for of in prompts]).float()  # B N 3
+        shown = names.repeat_interleave(torch.tensor(view.chunks), 1)  # B F 3
+        covered = torch.tensor([[[_cover(at.get(name), grid) for name in NAMES] for at in of] for of in cast])
+        covered = covered * shown[..., None]  # B F 3 S, of those whom the text names
+        self.shown = shown[:, : self.clean].to(device)
+        self.covered = covered[:, : self.clean].to(device)
+        self.chunks: list[_Chunk] = []  # that are denoised
+        start = 0
+        for i, length in enumerate(view.chunks):
+            end = start + length
+            if start >= view.history:
+                fits = (shown[:, :start] @ names[:, i, :, None])[..., 0].clamp(max=1)
+                asks = torch.tensor([of[i] for of in by_name]) & (fits.sum(1) > 0) & (fits.sum(1) < start)
+                first = view.clean - view.history + start
+                of_samples = (tensor.to(device) for tensor in (names[:, i], covered[:, start:end], asks, fits[asks]))
+                self.chunks.append(_Chunk(slice(first, first + length), start, *of_samples))
+            start = end
+
+    def compare(self, q: Tensor, k: Tensor) -> dict[str, Tensor]:
+        """One layer's divergences `[n]` by loss. q, k: unrotated, of the packed frames, `[B, F, S, H, D]`."""
+        out: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
+        clean = k[:, : self.clean]
+        keys, theirs = describe(clean).float().flatten(2), _mean_over(clean, self.covered)
+        out["naming"].append(_naming(keys, self.shown))
+        out["binding"].append(_own_name(theirs, self.covered))
+        for chunk in self.chunks:
+            queries = q[:, chunk.packed]
+            query, own = describe_query(queries).float().flatten(1), _mean_over(queries, chunk.covered)
+            out["naming"].append(_naming(query, chunk.names))
+            out["binding"].append(_own_name(own, chunk.covered))
+            out["binding"].append(_own_keys(own, chunk.covered, theirs, self.covered, chunk.before))
+            scores = (keys[chunk.asks, : chunk.before] @ query[chunk.asks, :, None])[..., 0]
+            out["pointing"].append(_divergence(scores / query.shape[1] ** 0.5, chunk.fits))
+        return {name: torch.cat(parts) for name, parts in out.items()}
+
+    def counts(self) -> dict[str, int]:
+        """How many divergences a layer gives of each loss, which the network has no say in."""
+        nothing = self.covered.new_zeros(len(self.shown), self.frames, self.covered.shape[-1], 1, 1)
+        return {name: len(values) for name, values in self.compare(nothing, nothing).items()}
+
+
+class Pointing:
+    """A packed view that watches queries and keys of all layers but the first, which knows nothing of the text yet."""
+
+    def __init__(self, view: PackedView, truth: Truth):
+        self._view, self._truth = view, truth
+        self._of_layer: dict[int, dict[str, Tensor]] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
+        if layer:
+            seen = {name: found.sum() for name, found in self._truth.compare(q, k).items() if len(found)}
+            self._of_layer.setdefault(
+                layer, seen
+            )  # it is computed again on the way back where activations are not kept
+        return self._view.attend(layer, q, k, v, kernel)
+
+    def losses(self, counts: Mapping[str, int]) -> dict[str, Tensor]:
+        """Shares of the means over layers and divergences, by loss, without those that this pass says nothing of. counts: of the
+        divergences of a layer, in all passes that the means are over."""
+        layers = list(self._of_layer.values())
+        return {
+            name: torch.stack([of[name] for of in layers]).sum() / (counts[name] * len(layers))
+            for name in LOSSES
+            if layers and name in layers[0]
+        }
 
 
 def _cover(box: Box | None, grid: tuple[int, int]) -> list[float]:
@@ -129,8 +155,8 @@ def _naming(descriptors: Tensor, names: Tensor) -> Tensor:
 
 
 def _own_name(theirs: Tensor, covered: Tensor) -> Tensor:
-    """The same of characters `[B, F, 3, H D]` and their own names, where they are there."""
-    own = torch.eye(len(NAMES)).expand(*theirs.shape[:2], -1, -1)
+    """Divergence `[n]` of the names that characters `[B, F, 3, H D]` tell from their own, of those who are there."""
+    own = torch.eye(len(NAMES), device=theirs.device).expand(*theirs.shape[:2], -1, -1)
     return _naming(theirs[covered.sum(-1) > 0], own[covered.sum(-1) > 0])
 
 
@@ -142,7 +168,7 @@ def _own_keys(own: Tensor, covered: Tensor, theirs: Tensor, covered_before: Tens
     there = covered_before[:, :before].sum(-1) > 0  # B F 3
     scores = query @ theirs[:, :before].flatten(1, 2).mT / query.shape[-1] ** 0.5  # B 3 F*3
     scores = scores.masked_fill(~there.flatten(1)[:, None], -1e4)
-    fits = (torch.eye(len(NAMES))[:, None] * there[:, None]).flatten(2)  # B 3 F*3
+    fits = (torch.eye(len(NAMES), device=own.device)[:, None] * there[:, None]).flatten(2)  # B 3 F*3
     asks = present.any(1) & (fits.sum(-1) > 0) & (fits.sum(-1) < there.sum((1, 2))[:, None])
     return _divergence(scores[asks], fits[asks])
 

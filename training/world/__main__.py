@@ -1,15 +1,21 @@
-"""`python -m training.world preview --seed 1 -o out.png`: look at what the model will be trained on."""
+"""`python -m training.world preview --seed 1 -o out.png`: look at what the model will be trained on; `... shards`: make it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
+from causalcine_core.vae import load_vae
+
 from . import make_film, make_still, random_story
+from .shards import make_shards
 
 SCALE, TEXT = 2, 46  # enlargement of a frame; pixels for a caption
 
@@ -42,21 +48,42 @@ def stills(seed: int, rows: int, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.concatenate(wall, 0))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.world", description=__doc__)
-    parser.add_argument("what", choices=("preview", "stills", "story"))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=4, help="films or rows of stills")
-    parser.add_argument("--size", default="96x96", help="WIDTHxHEIGHT in pixels")
-    parser.add_argument("-o", "--output", default="preview.png")
-    args = parser.parse_args()
+    commands = parser.add_subparsers(dest="what", required=True)
+    for name, says in (("preview", "films, a row each"), ("stills", "a wall of stills"), ("story", "a story file")):
+        look = commands.add_parser(name, help=says)
+        look.add_argument("--seed", type=int, default=1)
+        look.add_argument("--rows", type=int, default=4, help="films or rows of stills")
+        look.add_argument("-o", "--output", default="preview.png")
+    shards = commands.add_parser("shards", help="films or stills as latents, to train on")
+    shards.add_argument("--kind", choices=("stills", "films"), required=True)
+    shards.add_argument("--vae", type=Path, required=True, help="a VAE in any known layout")
+    shards.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    shards.add_argument("--count", type=int, required=True)
+    shards.add_argument("--first-seed", type=int, default=0)
+    shards.add_argument("--per-shard", type=int, default=0)
+    for command in commands.choices.values():
+        command.add_argument("--size", default="96x96", help="WIDTHxHEIGHT in pixels")
+    args = parser.parse_args(argv)
     width, height = (int(n) for n in args.size.split("x"))
     if args.what == "story":
         print(json.dumps(random_story(args.seed, size=(width, height)), indent=2))
-        return
-    draw = preview if args.what == "preview" else stills
-    draw(args.seed, args.rows, (width, height)).save(args.output)
-    print(args.output)
+    elif args.what == "shards":
+        torch.set_num_threads(1)  # many of these run side by side
+        make_shards(
+            args.kind,
+            load_vae(args.vae),
+            args.out,
+            count=args.count,
+            first_seed=args.first_seed,
+            per_shard=args.per_shard,
+            size=(width, height),
+        )
+    else:
+        draw = preview if args.what == "preview" else stills
+        draw(args.seed, args.rows, (width, height)).save(args.output)
+        print(args.output)
 
 
 if __name__ == "__main__":

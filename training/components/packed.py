@@ -1,0 +1,64 @@
+"""The packed pass of teacher forcing, from samples to velocities (CausalCine, arXiv, May 2026, Sec. 3.2).
+
+One pass over clean chunks at timestep 0, then noisy chunks that share their sample's noise level. The frames that a chunk
+sees, and what it recalls, come from the same code as in a rollout (`causalcine_core.memory.PackedView`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from causalcine_core.memory import PackedView, ResolvedMemory
+from causalcine_core.model.rope import Rope
+from causalcine_core.model.transformer import View
+
+from ..model import Model
+
+
+class PackedPass:
+    """The layout of samples of one shape: which frames are packed, at which places, under which texts."""
+
+    def __init__(
+        self, model: Model, chunks: Sequence[int], size: tuple[int, int], memory: ResolvedMemory, *, first: int = 0
+    ):
+        """chunks: latent frames of each chunk. size: rows and columns of a latent frame. first: the first chunk that is
+        denoised; those before it are history only."""
+        device = model.net.get_parameter("patch_embedding.weight").device
+        _, high, wide = model.config.patch_size
+        self.grid = (size[0] // high, size[1] // wide)
+        self.chunks, self.first, self.device = tuple(chunks), first, device
+        rope = Rope(model.config.head_dim, self.grid, device, model.config.rope_theta)
+        self.view = PackedView(list(chunks), memory, rope, device, first=first)
+        self._lengths = torch.tensor(self.chunks, device=device)
+        self._run = self.chunks[0] if len(set(self.chunks)) == 1 else 1  # frames of one prompt in a row, everywhere
+
+    def each(self, of_chunks: Tensor) -> Tensor:
+        """Values of the denoised chunks `[B, N - first]` as values of their frames `[B, F]`."""
+        return of_chunks.repeat_interleave(self._lengths[self.first :], 1)
+
+    def velocity(
+        self,
+        model: Model,
+        clean: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        prompts: Sequence[Sequence[str]],
+        view: View | None = None,
+    ) -> Tensor:
+        """A model's answer for the chunks that are denoised, `[B, C, F, h, w]`.
+
+        clean, noisy: all frames, each `[B, C, all, h, w]`. levels: `[B]` in 0..1. prompts: of each sample, the text of each
+        chunk. view: what self-attention sees, by default the packed view itself.
+        """
+        latents = self.view.pack(clean, noisy)
+        timesteps = torch.zeros(len(latents), self.view.frames, device=latents.device)
+        timesteps[:, self.view.clean :] = 1000 * levels[:, None]
+        said = [text for of in prompts for text in of]
+        unique = list(dict.fromkeys(said))
+        rows = torch.tensor([unique.index(text) for text in said], device=latents.device).view(len(prompts), -1)
+        before = rows[:, :-1].repeat_interleave(self._lengths[:-1], 1)
+        text = model.read(unique, torch.cat([before, self.each(rows[:, self.first :])], 1), self._run)
+        return model.velocity(latents, timesteps, text, view or self.view)[:, :, self.view.clean :]
