@@ -17,11 +17,11 @@ from .memory import MemorySettings, ResolvedMemory
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
-from .plan import PlannedShot, cut_short, plan
+from .plan import Plan, PlannedShot, cut_short, plan
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
 from .story import Story, check_seed, check_size, pace_notes
-from .text import NanoTextEncoder, TextConfig, prompt_warnings
+from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot, prompt_notes
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
 from .weights.built_in import model_path
 from .weights.checkpoint import Checkpoint, assign
@@ -168,15 +168,18 @@ class Pipeline:
         return self._decoded(stream, start.decoder, overlap) if decode else stream
 
     def _run(self, state: State, size: tuple[int, int], on_step: Callable[[StepInfo], None] | None) -> Iterator[Chunk]:
-        prompts = {shot.index: shot.prompt for shot in state.shots}
+        shots = {shot.index: shot for shot in state.shots}
+        for index in state.read_next(state.planned):
+            self.fit(shots[index])  # what is too long is refused here, before anything is made
+        negative = fit_prompt("", state.recipe.guidance.negative, self.reading, name="negative").text
         seeds = {shot.index: shot.seed for shot in state.shots if shot.seed is not None}
         return rollout(
             self.network,
             state.planned,
-            lambda shot: self.encode(prompts[shot]),
+            lambda shot: self.encode(self.fit(shots[shot])),
             state,
             size=size,
-            negative=self.encode(state.recipe.guidance.negative) if state.recipe.guidance.on else None,
+            negative=self.encode(negative) if state.recipe.guidance.on else None,
             shot_seeds=seeds,
             on_step=on_step,
         )
@@ -205,6 +208,16 @@ class Pipeline:
             raise
         if waiting is not None:
             yield done(*waiting)
+
+    @property
+    def reading(self) -> Reading:
+        """How much of a prompt the text encoder reads."""
+        return self.text.reading
+
+    def fit(self, shot: PlannedShot) -> str:
+        """The prompt of a shot as the encoder reads it whole: of the global text, what has room beside the shot's own words. Raises
+        InputError where those alone are too many."""
+        return fit_shot(shot, self.reading).text
 
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
@@ -236,7 +249,7 @@ class Pipeline:
 
         check_output(output, ".mp4")
         stream = self.stream(story, overlap=self.network.device.type == "cuda", **settings)
-        state = settings.get("state")
+        state = asked = settings.get("state")
         fps = _first(story.fps if story else None, (state.recipe if state else self.recipe).timeline.fps)
         writer: VideoWriter | None = None
         try:
@@ -260,14 +273,15 @@ class Pipeline:
         if writer is None or state is None:
             raise InputError("nothing is left to make: the film is finished; give a story that goes on from there")
         writer.__exit__(None, None, None)
-        return Video(Path(output), state, build_report(state, model=self.describe(), warnings=self.check(story)))
+        return Video(Path(output), state, build_report(state, model=self.describe(), warnings=self.check(story, asked)))
 
-    def check(self, story: Story | None) -> list[str]:
-        """Warnings about a story that can be made but not as written: words the encoder lacks, prompts cut off."""
+    def check(self, story: Story | None, state: State | None = None) -> list[str]:
+        """Warnings about a story that can be made but not as written: words the encoder lacks, global text that has no room. state:
+        the film that it is appended to. Raises InputError where a shot has more words than the encoder reads."""
         if story is None:
             return []
-        prompts = [story.prompt(i) for i in range(len(story.shots))]
-        return [*pace_notes(story.fps, self.recipe.timeline.fps), *prompt_warnings(self.text.config, prompts)]
+        shots = self._plan(story, state.recipe if state else self.recipe, state).shots
+        return [*pace_notes(story.fps, self.recipe.timeline.fps), *prompt_notes(self.text.config, shots)]
 
     def describe(self) -> dict[str, Any]:
         """What the report says of the model."""
@@ -289,24 +303,26 @@ class Pipeline:
         """`state` with `story` planned after the chunks it has."""
         if story is None:
             return state
-        begun = cut_short(state.shots, state.frames)
-        recipe = state.recipe
-        planned = plan(
+        planned = self._plan(story, state.recipe, state)
+        shots: tuple[PlannedShot, ...] = (*cut_short(state.shots, state.frames), *planned.shots)
+        return replace(state, shots=shots, planned=planned.chunks)
+
+    def _plan(self, story: Story, recipe: Recipe, state: State | None) -> Plan:
+        """A story on the chunks that follow those of `state`."""
+        return plan(
             story,
             chunk=recipe.timeline.chunk,
             first_chunk=recipe.timeline.first_chunk,
             fps=recipe.timeline.fps,
             temporal_stride=self.vae.config.temporal_stride,
-            start_chunk=state.chunks,
-            start_shot=len(begun),
-            asked=state.asked,
+            start_chunk=state.chunks if state else 0,
+            start_shot=len(cut_short(state.shots, state.frames)) if state else 0,
+            asked=state.asked if state else None,
             seconds=recipe.timeline.seconds,
             cut=recipe.cut.mode,
             phrase=recipe.cut.phrase,
-            before=state.records[-1].plan if state.records else None,
+            before=state.records[-1].plan if state and state.records else None,
         )
-        shots: tuple[PlannedShot, ...] = (*begun, *planned.shots)
-        return replace(state, shots=shots, planned=planned.chunks)
 
     def _check_state(
         self, state: State, recipe: Recipe, story: Story | None, width: int | None, height: int | None

@@ -14,7 +14,7 @@ from typing import Any
 from . import checks
 from .cut import Cut
 from .errors import InputError
-from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, join_prompt
+from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, join_prompt, shots_named
 
 BLEND = 3  # chunks over which a soft cut's text goes over, where it names none
 
@@ -252,18 +252,17 @@ def _blended(
 
 
 def cut_notes(shots: Sequence[PlannedShot], chunk_frames: int) -> list[str]:
-    """Sentences about ends that are not simply the nearest chunk end, with shots counted from 1 as pictures do.
+    """Sentences about ends that are not simply the nearest chunk end.
 
     `chunk_frames` is the length of a chunk.
     """
     late = [shot.index for shot in shots if 2 * (shot.frames[1] - shot.asked[1]) > chunk_frames]
     ties = [shot.index for shot in shots if 2 * (shot.asked[1] - shot.frames[1]) == chunk_frames]
-    notes = [_named(ties, "ends half way between two chunk ends; the earlier is taken")] if ties else []
+    notes = [_said(ties, "ends half way between two chunk ends; the earlier is taken")] if ties else []
     if late:
-        notes.append(_named(late, "ends later than asked, since every shot has at least one chunk"))
+        notes.append(_said(late, "ends later than asked, since every shot has at least one chunk"))
     return notes
 
 
-def _named(indices: list[int], what: str) -> str:
-    names = ", ".join(str(i + 1) for i in indices[:5]) + (f" and {len(indices) - 5} more" if len(indices) > 5 else "")
-    return f"shot {names} {what}" if len(indices) == 1 else f"shots {names}: each {what}"
+def _said(indices: Sequence[int], what: str) -> str:
+    return f"{shots_named(indices)}{': each' if len(indices) > 1 else ''} {what}"

@@ -94,6 +94,33 @@ def join_prompt(global_prompt: str, prompt: str) -> str:
     return f"{global_prompt} {prompt}".strip()
 
 
+# --- how shots are named to people
+
+
+def listed(items: Sequence[str], most: int = 8) -> str:
+    """`a, b and c`, or of many the first `most` and how many there are more."""
+    if len(items) > most:
+        return f"{', '.join(items[:most])} and {len(items) - most:,} more"
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def shots_named(indices: Sequence[int]) -> str:
+    """Shots of a film as people call them, counted from 1: `shot 3`, `shots 1-5 and 8`. indices: from 0, ascending.
+
+    Every sentence about a film names its shots so; a sentence about what stands in a story file names the field, `shots[2]`.
+    """
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    names: list[str] = []
+    for run in runs:
+        names += [f"{run[0] + 1}-{run[-1] + 1}"] if len(run) > 2 else [str(n + 1) for n in run]
+    return f"shot{'s' * (len(indices) > 1)} {listed(names)}"
+
+
 # --- story
 
 

@@ -23,7 +23,9 @@ from ..causalcine_core.sampling import Chunk, Recipe, State
 from ..causalcine_core.sampling.rollout import memory_for
 from ..causalcine_core.sampling.state import most_held
 from ..causalcine_core.story import MAX_SEED, check_size
+from ..causalcine_core.text import Reading
 from ..causalcine_core.vae import published_vae
+from .adapt import clip as clips
 from .adapt import model as models
 from .adapt import vae as vaes
 from .adapt import workers as crews
@@ -152,6 +154,10 @@ class ComfyPipeline(Pipeline):
         network = replace(models.network_of(model), crew=crews.crew_of(model))
         super().__init__(network, None, strides, _recipe(model), "the connected model")
 
+    @property
+    def reading(self) -> Reading:
+        return clips.reading(self.shots.clip)
+
     def encode(self, prompt: str) -> Tensor:
         if prompt not in self.contexts:
             self.contexts[prompt] = self._fitted(self.shots.encode(prompt))
@@ -170,9 +176,9 @@ class ComfyPipeline(Pipeline):
     def _run(self, state: State, size: tuple[int, int], on_step: Any) -> Iterator[Chunk]:
         self.asked, self.size = state, size
         state = self.start = crews.kept(state) if self.network.crew else state
-        prompts = {shot.index: shot.prompt for shot in state.shots}
-        for shot in state.read_next(state.planned, elsewhere=self.network.crew is not None):
-            self.encode(prompts[shot])  # now: an encoder that runs later could push the model off its device
+        shots = {shot.index: shot for shot in state.shots}
+        for index in state.read_next(state.planned, elsewhere=self.network.crew is not None):
+            self.encode(self.fit(shots[index]))  # now: an encoder that runs later could push the model off its device
         if state.recipe.guidance.on:
             self.encode(state.recipe.guidance.negative)
         return super()._run(state, size, on_step)

@@ -9,8 +9,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..causalcine_core.plan import plan
 from ..causalcine_core.story import MAX_BLEND, Shot, Story, join_prompt
 from ..causalcine_core.story_formats import SHOT_SYNTAX
+from ..causalcine_core.text import fit_shot
 from .adapt import clip as clips
 from .adapt.progress import warn
 from .loaders import checked
@@ -44,7 +46,9 @@ class Shots:
 
     @classmethod
     def of(cls, story: Story, clip: Any, known: Mapping[str, Tensor] | None = None) -> Shots:
-        prompts = dict.fromkeys(story.prompt(i) for i in range(len(story.shots)))
+        """Encodes the prompts of a story, but for those that are `known`. Raises InputError where a shot has too many words."""
+        reading = clips.reading(clip)
+        prompts = dict.fromkeys(fit_shot(shot, reading).text for shot in plan(story).shots)
         known = dict(known or {})
         contexts = {prompt: known[prompt] if prompt in known else clips.encode(clip, prompt) for prompt in prompts}
         return cls(story, clip, contexts)
@@ -54,12 +58,8 @@ class Shots:
         return clips.encode(self.clip, prompt) if context is None else context
 
     def warnings(self) -> list[str]:
-        """About prompts the encoder does not fully understand, each sentence with its shot."""
-        return [
-            f"shot {i + 1}: {sentence}"
-            for i in range(len(self.story.shots))
-            for sentence in clips.warnings(self.clip, self.story.prompt(i))
-        ]
+        """About prompts the encoder does not fully understand, each sentence with its shots."""
+        return clips.warnings(self.clip, plan(self.story).shots)
 
 
 class CausalCineShotList(io.ComfyNode):

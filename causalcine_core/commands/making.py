@@ -49,7 +49,7 @@ def make_film(args: argparse.Namespace, story: Story | None, state: State | None
             team.leave()
         return
     notes = story.notes if story else ()
-    hints = [*notes[1:], *pipe.check(story)]
+    hints = [*notes[1:], *pipe.check(story, state)]
     made = state.frames if state else 0
     shots = len(story.shots) if story else len({chunk.shot for chunk in state.planned}) if state else 0
     with Watch(shots, made) as watch:

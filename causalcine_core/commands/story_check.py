@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..plan import plan
+from ..plan import PlannedShot, plan
 from ..story import Story, check_size, pace_notes
 from .console import shot_table
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         size=size,
         seed=story.seed or 0,
         model={"name": args.model, **header.get("model", {})},
-        warnings=[*story.notes[1:], *pace, *_vocabulary_notes(story, header)],
+        warnings=[*story.notes[1:], *pace, *_prompt_notes(planned.shots, header)],
     )
     report["settings"]["global"] = story.global_prompt
     if args.json:
@@ -50,11 +50,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"{report['frames']} frames, {length:.2f} s at {rate:g} fps, {width}x{height}, {chunks} chunks")
 
 
-def _vocabulary_notes(story: Story, header: Mapping[str, Any]) -> list[str]:
+def _prompt_notes(shots: Sequence[PlannedShot], header: Mapping[str, Any]) -> list[str]:
     """What the model's own text encoder cannot read; its weights are not needed for that."""
     if "text" not in header:
         return []
-    from ..text import TextConfig, prompt_warnings
+    from ..text import TextConfig, prompt_notes
 
-    prompts = [story.prompt(i) for i in range(len(story.shots))]
-    return prompt_warnings(TextConfig.from_dict(header["text"]), prompts)
+    return prompt_notes(TextConfig.from_dict(header["text"]), shots)

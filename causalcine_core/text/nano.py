@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .words import TextConfig, tokenize
+from .fit import Reading
+from .words import TextConfig, reading, tokenize
 
 PAD, UNKNOWN = 0, 1  # ids; the first word of the vocabulary is 2
 
@@ -24,8 +25,13 @@ class NanoTextEncoder(nn.Module):
         self.blocks = nn.ModuleList(_TextBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
 
+    @property
+    def reading(self) -> Reading:
+        """How much of a prompt is read."""
+        return reading(self.config)
+
     def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids `[M, length]`. A prompt longer than `length` is cut off (`prompt_warnings` says so)."""
+        """Token ids `[M, length]`. What of a prompt lies beyond `length` is not read: `fit_shot` first makes it fit."""
         out = torch.full((len(prompts), self.config.length), PAD)
         for row, prompt in enumerate(prompts):
             ids = [self._ids.get(word, UNKNOWN) for word in tokenize(prompt)][: self.config.length]
@@ -38,10 +44,12 @@ class NanoTextEncoder(nn.Module):
         mask = (known | ~known.any(1, keepdim=True))[:, None, None]  # an empty prompt attends to padding: no NaN
         for block in self.blocks:
             x = block(x, mask)
-        return self.norm(x) * known[..., None]
+        out: Tensor = self.norm(x) * known[..., None]
+        return out
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        return self(self.ids(prompts).to(self.positions.device))
+        out: Tensor = self(self.ids(prompts).to(self.positions.device))
+        return out
 
 
 class _TextBlock(nn.Module):
@@ -59,4 +67,5 @@ class _TextBlock(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + self.out(y.transpose(1, 2).flatten(2))
-        return x + self.ffn(self.norm2(x))
+        out: Tensor = x + self.ffn(self.norm2(x))
+        return out

@@ -9,6 +9,9 @@ from typing import Any
 
 from .. import checks
 from ..errors import InputError
+from ..plan import PlannedShot
+from ..story import listed, shots_named
+from .fit import Reading, fit_notes
 
 MAX_WORDS = 1_000_000
 _TOKEN = re.compile(r"\[character\d+\]|[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
@@ -58,18 +61,28 @@ def unknown_words(config: TextConfig, prompt: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def prompt_problems(config: TextConfig, prompt: str) -> list[str]:
-    """What of a prompt will not be read as written, as clauses: unknown words, words cut off."""
-    out = []
-    unknown = unknown_words(config, prompt)
-    if unknown:
-        out.append(f"the model does not know {', '.join(map(repr, unknown))} and draws from the words it knows")
-    over = len(tokenize(prompt)) - config.length
-    if over > 0:
-        out.append(f"the last {over} words do not fit into {config.length} and are not read")
-    return out
+def vocabulary_notes(config: TextConfig, shots: Sequence[PlannedShot]) -> list[str]:
+    """Sentences about words that the vocabulary lacks: of the text before the shots once, of their own with the shots that have
+    them."""
+    before = dict.fromkeys(text for shot in shots for text in (shot.phrase, shot.shared))
+    lacking = {"the global text": unknown_words(config, "\n".join(before))}
+    own: dict[tuple[str, ...], list[int]] = {}
+    for shot in shots:
+        own.setdefault(tuple(unknown_words(config, shot.caption)), []).append(shot.index)
+    lacking |= {shots_named(indices): list(words) for words, indices in own.items()}
+    return [
+        f"{who}: the model does not know {listed(list(map(repr, words)))} and draws from the words it knows"
+        for who, words in lacking.items()
+        if words
+    ]
 
 
-def prompt_warnings(config: TextConfig, prompts: Sequence[str]) -> list[str]:
-    """The problems of all prompts of a story, each with its shot."""
-    return [f"shots[{i}]: {problem}" for i, prompt in enumerate(prompts) for problem in prompt_problems(config, prompt)]
+def reading(config: TextConfig) -> Reading:
+    """How much of a prompt the encoder reads."""
+    return Reading(lambda text: len(tokenize(text)), config.length, "words and marks")
+
+
+def prompt_notes(config: TextConfig, shots: Sequence[PlannedShot]) -> list[str]:
+    """What of a story will not be read as written, in sentences that name the shots: unknown words, global text left out. Raises
+    InputError where a shot does not fit at all."""
+    return [*vocabulary_notes(config, shots), *fit_notes(shots, reading(config))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,12 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
-from ...causalcine_core.text import NanoTextEncoder, prompt_problems
+from ...causalcine_core.model import WanConfig
+from ...causalcine_core.plan import PlannedShot
+from ...causalcine_core.text import NanoTextEncoder, Reading, fit_notes, prompt_notes
 
 KEY = "nano"
+LENGTH = WanConfig.text_len  # tokens that a Wan model reads of any encoder's text
 
 
 class Tokenizer:
@@ -24,10 +28,6 @@ class Tokenizer:
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list[list[tuple]]]:
         ids = self.encoder.ids([text])[0].tolist()
         return {KEY: [[(i, 1.0, n + 1) if return_word_ids else (i, 1.0) for n, i in enumerate(ids)]]}
-
-    def warnings(self, text: str) -> list[str]:
-        """What the encoder will not understand of a prompt, in sentences."""
-        return prompt_problems(self.encoder.config, text)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
@@ -68,7 +68,27 @@ def encode(clip: Any, text: str) -> Tensor:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
 
 
-def warnings(clip: Any, text: str) -> list[str]:
-    """Sentences about a prompt, where the encoder has something to say."""
+def reading(clip: Any) -> Reading:
+    """How much of a prompt a CLIP and the model behind it read."""
     tokenizer = getattr(clip, "tokenizer", None)
-    return tokenizer.warnings(text) if isinstance(tokenizer, Tokenizer) else []
+    return tokenizer.encoder.reading if isinstance(tokenizer, Tokenizer) else Reading(partial(_count, clip), LENGTH)
+
+
+def _count(clip: Any, text: str) -> int:
+    """Tokens of a text without its padding, which is a run of equal tokens at the end."""
+    longest = 0
+    for rows in clip.tokenize(text).values():
+        tokens = [token[0] for row in rows for token in row]
+        end = len(tokens)
+        while end > 1 and isinstance(tokens[end - 2], int) and tokens[end - 2] == tokens[-1]:
+            end -= 1
+        longest = max(longest, end)
+    return longest
+
+
+def warnings(clip: Any, shots: Sequence[PlannedShot]) -> list[str]:
+    """Sentences about the prompts of a story, where the encoder has something to say. Raises InputError where one has no room."""
+    tokenizer = getattr(clip, "tokenizer", None)
+    if isinstance(tokenizer, Tokenizer):
+        return prompt_notes(tokenizer.encoder.config, shots)
+    return fit_notes(shots, reading(clip))

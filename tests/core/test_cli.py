@@ -152,7 +152,7 @@ def test_inspect_tells_kinds_apart(folder, run, checkpoint):
     assert facts["network"] == {"dim": 8, "latent channels": 16, "patch": [1, 2, 2], "blocks": 3}
 
 
-ODD = "a fox \U0001f3ac \u573a\u666f runs " + "in the snow " * 9
+ODD = "a fox \U0001f3ac \u573a\u666f runs in the " + "snow" * 20
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "gbk", "ascii", "utf-8"])
