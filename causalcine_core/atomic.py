@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole, and whether one can be made at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,40 @@ import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
+
+from .errors import InputError
+
+
+def check_output(path: str | os.PathLike[str], suffix: str) -> Path:
+    """The path, if a file of that kind can be made there; `InputError` otherwise. Leaves nothing behind."""
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"output {path} must have a name that ends in {suffix}")
+    folder = path.parent
+    try:
+        if not folder.exists():
+            raise InputError(f"output folder {folder} does not exist")
+        if not folder.is_dir():
+            raise InputError(f"output folder {folder} is not a folder")
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(path).st_mode  # unlike Path.is_dir, says what is wrong with a name
+            if stat.S_ISDIR(mode):
+                raise InputError(f"output {path} is a folder; it must be the name of a file")
+            if not stat.S_ISREG(mode):  # a device or a pipe, which a rename would destroy
+                raise InputError(f"output {path} is no ordinary file")
+        if not os.access(folder, os.W_OK) or (os.name == "posix" and not folder.stat().st_mode & 0o222):
+            raise PermissionError  # the second: root may write where everything says read-only, and should not
+        trial = folder / f".{secrets.token_hex(8)}"
+        try:
+            trial.touch(exist_ok=False)
+        finally:  # a Ctrl-C may arrive between the two
+            trial.unlink(missing_ok=True)
+    except PermissionError:
+        raise InputError(f"output folder {folder} is not writable") from None
+    except (OSError, ValueError) as error:  # a name too long, a null character, a read-only disk
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"output {path} cannot be written ({reason})") from None
+    return path
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

@@ -45,12 +45,20 @@ def _run(argv: Sequence[str] | None) -> int:
         return 0
     except (OSError, WorkerLostError) as error:
         return _fail(error, 1)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's; this file does not import it
+    except (MemoryError, RuntimeError) as error:
+        where = _without_memory(error)
+        if where is None:
             raise
         return _fail(
-            "the GPU has no memory left: lower width, height, the window or top_k; inspect says what is needed", 1
+            f"the {where} has no memory left: lower width, height, the window or top_k; inspect says what is needed", 1
         )
+
+
+def _without_memory(error: Exception) -> str | None:
+    """Whose memory is full, where that is what an error says. PyTorch, which is not imported here, has a type for GPUs only."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "GPU"
+    return "machine" if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) else None
 
 
 def _fail(error: object, code: int) -> int:
@@ -61,20 +69,19 @@ def _fail(error: object, code: int) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """A polite kill ends like Ctrl-C, so that nothing half-written stays."""
+    """A polite kill and a terminal that is closed end like Ctrl-C, so that nothing half-written stays. What this process was told
+    to ignore (nohup, a job in the background) it ignores."""
 
     def stop(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
+    with contextlib.ExitStack() as stack:
+        for name in ("SIGTERM", "SIGHUP"):
+            sign = getattr(signal, name, None)  # Windows lacks the second
+            with contextlib.suppress(ValueError):  # not the main thread
+                if sign is not None and signal.getsignal(sign) != signal.SIG_IGN:
+                    stack.callback(signal.signal, sign, signal.signal(sign, stop))
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from . import checks
+from .atomic import check_output
 from .errors import InputError
 from .model.load import NetworkInfo, read_network
 from .model.transformer import CausalWanTransformer
 from .sampling import Choice, choose_family
 from .sampling.families import find_family
-from .video import check_output
 from .weights.built_in import model_path
 from .weights.checkpoint import FORMAT, NETWORK, cast_like, save_weights
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .atomic import check_output
 from .distributed import SequenceParallel
 from .errors import InputError, WorkerLostError
 from .memory import MemorySettings, ResolvedMemory
@@ -237,30 +239,37 @@ class Pipeline:
         *,
         output: str | os.PathLike[str],
         on_chunk: Callable[[Chunk], None] | None = None,
+        whole: bool = False,
         **settings: Any,
     ) -> Video:
         """Make a film and write it as it grows. Takes `stream`'s settings; the file appears when it is whole.
 
-        With `state`, the file holds the new part only; frame ranges in the report are of the whole film. Where the team
-        loses a worker, the file holds what was made, and the WorkerLostError has its state.
+        With `state`, the file holds the new part only, or, with `whole`, the film from its beginning; frame ranges in the
+        report are of the whole film. on_chunk: called with every chunk as soon as it is made, before it is written: whatever
+        fails later, its state is good. Where the team loses a worker, the file holds what was made, and the WorkerLostError
+        has its state.
         """
+        from .encoder import check_encoder
         from .report import build_report
-        from .video import VideoWriter, check_output
+        from .video import VideoWriter
 
         check_output(output, ".mp4")
         stream = self.stream(story, overlap=self.network.device.type == "cuda", **settings)
+        check_encoder()
         state = asked = settings.get("state")
+        if whole and state is not None:
+            stream = chain(self.replay(state), stream)
         fps = _first(story.fps if story else None, (state.recipe if state else self.recipe).timeline.fps)
         writer: VideoWriter | None = None
         try:
             for chunk in stream:
                 state = chunk.state
+                if on_chunk is not None:
+                    on_chunk(chunk)
                 if writer is None:
                     writer = VideoWriter(output, fps, (chunk.frames.shape[2], chunk.frames.shape[1]))
                     writer.__enter__()
                 writer.write(chunk.frames)
-                if on_chunk is not None:
-                    on_chunk(chunk)
         except WorkerLostError as lost:
             if writer is not None:
                 writer.__exit__(None, None, None)
@@ -274,6 +283,14 @@ class Pipeline:
             raise InputError("nothing is left to make: the film is finished; give a story that goes on from there")
         writer.__exit__(None, None, None)
         return Video(Path(output), state, build_report(state, model=self.describe(), warnings=self.check(story, asked)))
+
+    def replay(self, state: State) -> Iterator[Chunk]:
+        """The chunks that a film has, decoded once more; `state` of each is the film's."""
+        decoder: VAEState | None = None
+        for record, latent in zip(state.records, state.latents, strict=True):
+            frames, decoder = self._decode(latent, decoder)
+            done = Chunk(record.plan.index, record.plan.shot, latent, record.routing, state, record.seconds)
+            yield replace(done, frames=frames.cpu().numpy())
 
     def check(self, story: Story | None, state: State | None = None) -> list[str]:
         """Warnings about a story that can be made but not as written: words the encoder lacks, global text that has no room. state:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .pictures import CARD, DIM, GROUND, INK, SHOT_COLOURS, fit_text, font
 from .plan import Plan, PlannedShot, Timeline, cut_notes
-from .video import CARD, DIM, GROUND, INK, SHOT_COLOURS, fit_text, font
 
 if TYPE_CHECKING:
     from .memory import KVMemory, ResolvedMemory

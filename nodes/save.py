@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import comfy.model_management as mm
 import comfy.utils
 import torch
 from comfy_api.latest import InputImpl, io, ui
@@ -76,7 +77,14 @@ class CausalCineSaveVideo(io.ComfyNode):
         folder, name, subfolder, number = files.reserve(filename_prefix, size)
         unfinished = folder / f".{secrets.token_hex(8)}.mp4"
         bar = comfy.utils.ProgressBar(total)
-        with VideoWriter(unfinished, fps, size, metadata=files.metadata(cls.hidden)) as video:
+        with VideoWriter(
+            unfinished,
+            fps,
+            size,
+            metadata=files.metadata(cls.hidden),
+            called=filename_prefix,
+            on_wait=mm.throw_exception_if_processing_interrupted,
+        ) as video:
             for frames in vaes.frames(vae, latent):
                 video.write((frames * 255).round().to(torch.uint8))
                 bar.update(len(frames))

@@ -40,16 +40,20 @@ def build_parser() -> Parser:
     _add_making(generate)
     generate.add_argument("--width", type=_value, metavar="PIXELS", help="default: as the story or the model says")
     generate.add_argument("--height", type=_value, metavar="PIXELS")
+    generate.set_defaults(whole=False)
 
     more = command(
         "continue",
         "continue_film",
         "Append a story to a film kept with --save-state, or finish one that was cut short. The video holds the new part "
-        "only; the report and the memory map are of the whole film.",
+        "only, or with --whole all of it; the report and the memory map are of the whole film.",
     )
     more.add_argument("state", metavar="STATE", help="file written by --save-state")
     more.add_argument(
         "story", metavar="STORY", nargs="?", help="what follows; without it, what was planned and not made"
+    )
+    more.add_argument(
+        "--whole", action="store_true", help="the video holds the whole film, its old part decoded once more"
     )
     _add_making(more)
 

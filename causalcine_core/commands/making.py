@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,14 @@ from typing import Any
 
 import torch
 
-from ..atomic import write_atomic
+from ..atomic import check_output, write_atomic
 from ..distributed import SequenceParallel
+from ..encoder import check_encoder
 from ..errors import InputError, WorkerLostError
 from ..pipeline import Pipeline, Video
 from ..report import memory_map, to_json
 from ..sampling import State
 from ..story import Story, check_seed, check_size
-from ..video import check_output
 from .arguments import memory_settings
 from .console import is_first, shot_table
 from .progress import Watch
@@ -34,41 +35,69 @@ def make_film(args: argparse.Namespace, story: Story | None, state: State | None
         check_size(story.width, story.height)
     if args.cut is not None and story is not None and story.cut is None:
         story = dataclasses.replace(story, cut=args.cut)
-    dtype = getattr(torch, args.dtype) if args.dtype else None
-    asked: dict[str, Any] = {"state": state, "memory": memory_settings(args)}
-    asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    if is_first():
+        check_encoder()  # before a model is loaded
     team = SequenceParallel.join(args.device)
     if team is not None:  # a launcher asks its workers to stop when one of them is gone
         signal.signal(signal.SIGTERM, lambda *_: team.stop())
+    dtype = getattr(torch, args.dtype) if args.dtype else None
     how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
     pipe = Pipeline.from_pretrained(args.model, team=team, **how)
-    if not is_first():
+    asked: dict[str, Any] = {"state": state, "memory": memory_settings(args)}
+    asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    if is_first():
+        _write_film(args, pipe, story, asked, files, keep=team is None and not args.small_state)
+    else:
         for _ in pipe.stream(story, decode=False, **asked):
             pass
-        if team is not None:
-            team.leave()
-        return
+    if team is not None:
+        team.leave()
+
+
+def _write_film(
+    args: argparse.Namespace,
+    pipe: Pipeline,
+    story: Story | None,
+    asked: dict[str, Any],
+    files: Mapping[str, Path],
+    keep: bool,
+) -> None:
+    """Makes the film and every file of it; after any failure, the state of the chunks that were made. keep: in a state, what is
+    remembered."""
+    state: State | None = asked["state"]
     notes = story.notes if story else ()
     hints = [*notes[1:], *pipe.check(story, state)]
-    made = state.frames if state else 0
-    shots = len(story.shots) if story else len({chunk.shot for chunk in state.planned}) if state else 0
-    with Watch(shots, made) as watch:
-        try:
-            video = pipe.generate(story, output=files["video"], on_step=watch.step, on_chunk=watch.chunk, **asked)
-        except WorkerLostError as lost:
-            raise OSError(_kept(lost, files, made)) from lost
+    made = state.frames if state and not args.whole else 0
+    watch = Watch(_shots(story, state, args.whole), made)
+    try:
+        with watch:
+            video = pipe.generate(
+                story, output=files["video"], whole=args.whole, on_step=watch.step, on_chunk=watch.chunk, **asked
+            )
+    except WorkerLostError as lost:
+        raise OSError(_kept(lost, files, made)) from lost
+    except BaseException:
+        if watch.newest is not None and watch.newest is not state:
+            _keep(watch.newest, files, keep)
+        raise
     report = video.report
     report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
     report["settings"]["global"] = story.global_prompt if story else ""
     report["written"] = [made, report["frames"]]
-    if args.save_state:
-        video.state.save(files["state"], memory=team is None and not args.small_state)
+    if "state" in files:
+        video.state.save(files["state"], memory=keep)
     write_atomic(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
     write_atomic(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
     write_atomic(files["map"], memory_map(report, watch.pictures).save)
     _tell(video, report, notes[:1], files, args.json)
-    if team is not None:
-        team.leave()
+
+
+def _shots(story: Story | None, state: State | None, whole: bool) -> int:
+    """How many shots the video will show."""
+    begun = {record.plan.shot for record in state.records} if state and whole else set()
+    if story is not None:
+        return len(begun) + len(story.shots)
+    return len(begun | {chunk.shot for chunk in state.planned}) if state else 0
 
 
 def output_files(args: argparse.Namespace) -> dict[str, Path]:
@@ -90,6 +119,31 @@ def output_files(args: argparse.Namespace) -> dict[str, Path]:
     }:
         raise InputError(f"--save-state {args.save_state} is also the name of another output; choose another")
     return files
+
+
+def _keep(state: State, files: Mapping[str, Path], memory: bool) -> None:
+    """After a failure: the state of the chunks that were made, where one was asked for, and what to do with it."""
+    seconds = f"{state.frames / state.recipe.timeline.fps:.1f} s"
+    if "state" not in files:
+        _say(f"the {seconds} made so far are lost; with --save-state FILE they would have been kept")
+        return
+    file = files["state"]
+    try:
+        try:
+            state.save(file, memory=memory)
+        except OSError:
+            if not memory:
+                raise
+            state.save(file, memory=False)  # there may be room for the little one
+    except Exception as error:  # what is told in the end is the first one
+        _say(f"the {seconds} made so far are lost: {error}")
+        return
+    again = f"causalcine continue {shlex.quote(str(file))} -o {shlex.quote(str(files['video']))} --whole"
+    _say(f"the {seconds} made so far are kept in {file}; the whole film, and the rest of it, is made by: {again}")
+
+
+def _say(text: str) -> None:
+    print(f"causalcine: {text}", file=sys.stderr)
 
 
 def _kept(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..video import contact_sheet, sheet_shots
+from ..pictures import contact_sheet, sheet_shots
 
 if TYPE_CHECKING:
-    from ..sampling import Chunk, StepInfo
+    from ..sampling import Chunk, State, StepInfo
 
 
 class Watch:
-    """shots: of the story. made: pixel frames that the film had before. pictures: first frames, uint8 `[H W 3]`, by shot."""
+    """shots: that the video will show. made: pixel frames of the film before it. newest: the state after the newest chunk.
+    pictures: first frames, uint8 `[H W 3]`, by shot."""
 
     def __init__(self, shots: int, made: int):
         self._shots, self._made = shots, made
@@ -26,6 +27,7 @@ class Watch:
         self._wanted = set(sheet_shots(shots))
         self._first_shot: int | None = None
         self._began = time.perf_counter()
+        self.newest: State | None = None
         self.pictures: dict[int, Any] = {}
 
     def __enter__(self) -> Watch:
@@ -40,13 +42,15 @@ class Watch:
         self._show(info.chunk.shot, f"pass {info.step}/{info.steps}")
 
     def chunk(self, chunk: Chunk) -> None:
-        """After every chunk, once it is in the file."""
+        """After every chunk, before it is written."""
+        self.newest = chunk.state
         self._show(chunk.shot, "")
         end = chunk.state.planned[-1].frames[1] if chunk.state.planned else chunk.state.frames
-        done = chunk.state.frames - self._made
+        here = chunk.state.records[chunk.index].plan.frames[1]
+        done = here - self._made
         if self._bar is not None:
             speed = done / (time.perf_counter() - self._began)
-            left = (end - chunk.state.frames) / speed
+            left = (end - here) / speed
             self._bar.total = end - self._made
             self._bar.set_postfix_str(f"{speed:.1f} fps, {math.ceil(left)} s left", refresh=False)
             self._bar.update(done - self._bar.n)

@@ -8,12 +8,11 @@ import stat
 import pytest
 import torch
 
-from causalcine_core.atomic import write_atomic
+from causalcine_core.atomic import check_output, write_atomic
 from causalcine_core.errors import InputError
 from causalcine_core.pipeline import Pipeline
 from causalcine_core.story import Shot, Story
 from causalcine_core.vae.load import save_vae
-from causalcine_core.video import check_output
 from causalcine_core.weights.checkpoint import save_weights
 from causalcine_core.weights.tensors import write_tensors, write_torch
 

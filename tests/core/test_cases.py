@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from causalcine_core import InputError, Pipeline, Shot, State, Story, cli
+from causalcine_core.pictures import contact_sheet
 from causalcine_core.plan import cut_notes, plan
 from causalcine_core.report import build_report, memory_map
 from causalcine_core.story import MAX_SEED, check_size
 from causalcine_core.story_formats import SHOT_SYNTAX
-from causalcine_core.video import VideoWriter, contact_sheet, read_video, video_info
+from causalcine_core.video import VideoWriter, read_video, video_info
 
 # --- C05, C06: shot grammar
 

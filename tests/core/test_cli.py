@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from causalcine_core import Pipeline, cli
+from causalcine_core import Pipeline, State, cli
 from causalcine_core.commands import checkout
-from causalcine_core.video import read_video
+from causalcine_core.encoder import EncoderError
+from causalcine_core.video import VideoWriter, read_video
 
 STORY = {"seed": 3, "shots": [{"prompt": "a fox runs", "frames": 21}, {"prompt": "a fox in the snow", "frames": 24}]}
 
@@ -346,6 +349,7 @@ def interruptible() -> None:
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_nothing_half_written(folder, checkpoint, sign):
+    """And what was made is kept where a state was asked for."""
     Path("long.json").write_text(json.dumps({"shots": [{"prompt": "a fox", "seconds": 600}]}))
     before = sorted(os.listdir())
     command = [sys.executable, "-m", "causalcine_core", "generate", "long.json", "-o", "out.mp4"]
@@ -366,7 +370,136 @@ def test_a_stop_leaves_nothing_half_written(folder, checkpoint, sign):
     assert process.returncode == 130
     assert err.splitlines()[-1] == "causalcine: stopped; no file was left half-written"
     assert "Traceback" not in err
-    assert sorted(os.listdir()) == before
+    assert sorted(os.listdir()) == sorted([*before, "s"])
+    assert State.load("s").chunks >= 1
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_what_is_ignored_stays_ignored(sign):
+    """A closed terminal ends a command as Ctrl-C does; but not under nohup."""
+    before = signal.signal(sign, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), cli._terminable():
+            os.kill(os.getpid(), sign)
+        assert signal.getsignal(sign) == signal.SIG_DFL
+        signal.signal(sign, signal.SIG_IGN)
+        with cli._terminable():
+            os.kill(os.getpid(), sign)
+    finally:
+        signal.signal(sign, before)
+
+
+FAILURES = {
+    "Ctrl-C": (KeyboardInterrupt(), 130, "stopped"),
+    "a full disk": (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left"),
+    "the encoder": (EncoderError("ffmpeg stopped"), 1, "ffmpeg"),
+    "a full GPU": (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        1,
+        "GPU has no memory left",
+    ),
+    "a full memory": (MemoryError(), 1, "machine has no memory left"),
+    "PyTorch's full memory": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        1,
+        "machine has no memory left",
+    ),
+    "a fault of ours": (ZeroDivisionError("a fault"), None, ""),
+}
+
+
+def failing(error: BaseException) -> Callable[[VideoWriter, np.ndarray], None]:
+    """A `VideoWriter.write` that fails at the third chunk."""
+    written = []
+
+    def write(self: VideoWriter, frames: np.ndarray) -> None:
+        written.append(len(frames))
+        if len(written) == 3:
+            raise error
+
+    return write
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_whatever_fails_the_finished_chunks_are_kept(folder, run, checkpoint, monkeypatch, kind):
+    error, expected, says = FAILURES[kind]
+    Path("out.mp4").write_bytes(b"an older film")
+    monkeypatch.setattr(VideoWriter, "write", failing(error))
+    command = ("generate", "story.json", "-o", "out.mp4", "--save-state", "kept state", "--model", checkpoint)
+    if expected is None:
+        with pytest.raises(type(error)):
+            run(*command)
+    else:
+        code, out, err = run(*command)
+        assert (code, out) == (expected, [])
+        assert says in err[-1]
+        assert "continue 'kept state' -o out.mp4 --whole" in err[-2]
+    assert sorted(os.listdir()) == ["kept state", "out.mp4", "story.json"]
+    assert Path("out.mp4").read_bytes() == b"an older film"
+    assert State.load("kept state").chunks == 3
+
+
+def test_of_what_was_kept_the_whole_film_is_made(folder, run, checkpoint, monkeypatch):
+    model = ("--model", checkpoint)
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoWriter, "write", failing(EncoderError("ffmpeg stopped")))
+        assert run("generate", "story.json", "-o", "out.mp4", "--save-state", "s", *model)[0] == 1
+    code, out, _ = run("continue", "s", "-o", "out.mp4", "--whole", "--json", *model)
+    assert code == 0
+    assert json.loads(out[-1])["written"] == [0, 45]
+    assert run("generate", "story.json", "-o", "straight.mp4", *model)[0] == 0
+    assert (film(Path("out.mp4")) == film(Path("straight.mp4"))).all()
+
+
+def test_without_a_state_it_is_said_how_to_keep_the_next(folder, run, checkpoint, monkeypatch):
+    monkeypatch.setattr(VideoWriter, "write", failing(EncoderError("ffmpeg stopped")))
+    code, _, err = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)
+    assert code == 1
+    assert "the 2.1 s made so far are lost; with --save-state FILE they would have been kept" in err[-2]
+    assert os.listdir() == ["story.json"]
+
+
+def test_a_state_that_finds_no_room_is_kept_small(folder, run, checkpoint, monkeypatch):
+    save, room = State.save, [False]
+
+    def full(self: State, path: Path, *, memory: bool = True) -> None:
+        if memory or not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path, memory=False)
+
+    monkeypatch.setattr(State, "save", full)
+    command = ("generate", "story.json", "-o", "out.mp4", "--save-state", "s", "--model", checkpoint)
+    monkeypatch.setattr(VideoWriter, "write", failing(OSError(errno.ENOSPC, "No space left on device")))
+    code, _, err = run(*command)
+    assert code == 1
+    assert "made so far are lost: " in err[-2]
+    room[0] = True
+    monkeypatch.setattr(VideoWriter, "write", failing(OSError(errno.ENOSPC, "No space left on device")))
+    assert run(*command)[0] == 1
+    assert (State.load("s").memory, State.load("s").chunks) == (None, 3)
+
+
+def test_the_whole_of_a_film_that_goes_on(folder, run, checkpoint):
+    model = ("--model", checkpoint)
+    Path("more.txt").write_text("Shot 1 (1.5s): the fox sleeps")
+    assert run("generate", "story.json", "-o", "out.mp4", "--save-state", "s", *model)[0] == 0
+    assert run("continue", "s", "-o", "again.mp4", "--whole", *model)[0] == 0
+    assert (film(Path("again.mp4")) == film(Path("out.mp4"))).all()
+    assert run("continue", "s", "more.txt", "-o", "part.mp4", *model)[0] == 0
+    code, out, err = run("continue", "s", "more.txt", "-o", "all.mp4", "--whole", *model)
+    assert code == 0
+    assert any("shot 3/3" in line and "69/69 frames" in line for line in err)
+    assert [len(film(Path(f"{name}.mp4"))) for name in ("part", "all")] == [24, 69]
+    assert sum("frames" in line for line in out) == 4  # a line for each of three shots, and the sum
+
+
+def test_an_encoder_that_is_missing_is_said_before_a_model_is_loaded(folder, run, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "nope")
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    code, out, err = run("generate", "story.json", "-o", "out.mp4")
+    assert (code, out, len(err)) == (1, [], 1)
+    assert "ffmpeg, which writes the video, cannot be started (nope" in err[0]
+    assert "pip install" in err[0]
 
 
 def test_a_reader_that_goes_away_is_no_error(folder, checkpoint):

@@ -15,16 +15,8 @@ import pytest
 from PIL import Image
 
 from causalcine_core.errors import InputError
-from causalcine_core.video import (
-    MAX_CARDS,
-    VideoWriter,
-    contact_sheet,
-    fit_text,
-    font,
-    read_video,
-    sheet_shots,
-    video_info,
-)
+from causalcine_core.pictures import MAX_CARDS, contact_sheet, fit_text, font, sheet_shots
+from causalcine_core.video import VideoWriter, read_video, video_info
 
 
 def test_frames_come_back_in_number_order_and_look(tmp_path, frames):
@@ -75,7 +67,7 @@ def test_a_writer_that_dies_is_one_sentence(tmp_path, frames):
         pytest.raises(OSError, match=r"a\.mp4 failed: ffmpeg stopped"),
         VideoWriter(tmp_path / "a.mp4", 16, (64, 48)) as video,
     ):
-        video._process.send_signal(signal.SIGKILL)
+        os.kill(video._encoder.pid, signal.SIGKILL)
         for _ in range(100):
             video.write(frames(9))
     assert os.listdir(tmp_path) == []
@@ -144,7 +136,7 @@ def test_memory_is_flat_with_length(tmp_path, frames):
     chunk = frames(100, 96, 96)
     me = psutil.Process()
     with VideoWriter(tmp_path / "a.mp4", 16, (96, 96)) as video:
-        encoder = psutil.Process(video._process.pid)
+        encoder = psutil.Process(video._encoder.pid)
 
         def memory() -> int:
             return me.memory_info().rss + encoder.memory_info().rss

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from causalcine_core.errors import InputError
-from causalcine_core.video import CARD, DIM, GROUND, INK, fit_text, font
+from causalcine_core.pictures import CARD, DIM, GROUND, INK, fit_text, font
 from training.world import Film
 
 from .intervals import Estimate
