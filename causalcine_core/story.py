@@ -56,7 +56,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """`(width, height)` of a text such as `832x480`; `check_size` says whether a model can make it."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     if match is None:
-        raise InputError(f"size is {text!r}: it must be WIDTHxHEIGHT in pixels, such as 832x480")
+        raise InputError(f"size must be WIDTHxHEIGHT in pixels, such as 832x480, got {checks.show(text)}")
     return int(match[1]), int(match[2])
 
 

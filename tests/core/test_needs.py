@@ -128,7 +128,7 @@ def test_inspect_says_what_a_film_needs(capsys):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--size", "96"], "size is"),
+        (["--size", "96"], 'size must be WIDTHxHEIGHT in pixels, such as 832x480, got "96"'),
         (["--size", "100x96"], "nearest are"),
         (["--seconds", "0"], "seconds"),
         (["--memory-budget", "0.000001"], "need at least"),
