@@ -11,6 +11,7 @@ import torch
 from causalcine_core.cut import Cut
 from causalcine_core.memory import KVMemory, MemorySettings, PackedView, ResolvedMemory, RolloutView, route
 from causalcine_core.memory.cache import FrameStore
+from causalcine_core.memory.settings import STORAGES
 from causalcine_core.model import TextKV, project_text
 from causalcine_core.model.rope import Rope
 from causalcine_core.sampling import State, begin, rollout
@@ -128,29 +129,40 @@ def test_promise_3_no_leak(chunk, first):
         assert not torch.equal(before[4].latent, changed[4].latent)
 
 
-def test_promise_3_no_leak_inside_the_packed_pass():
-    """Teacher forcing: what a later chunk holds, clean or noisy, is invisible to earlier chunks."""
-    net, lengths = tiny_net(), [3, 3, 3, 3]
-    rope, settings = Rope(TINY.head_dim, (2, 2), "cpu"), ResolvedMemory(1, 2)
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+def test_promise_3_no_leak_inside_the_packed_pass(chunk, first):
+    """Teacher forcing: what a later chunk holds, clean or noisy, and what its text says, is invisible to earlier chunks."""
+    net, lengths, shots = tiny_net(), [first] + [chunk] * 4, [0, 0, 1, 1, 2]
+    starts = [sum(lengths[:i]) for i in range(6)]
+    rope, settings = Rope(TINY.head_dim, (2, 2), "cpu"), MemorySettings().resolve(1, 2)
     generator = torch.Generator().manual_seed(3)
-    clean, noisy = (torch.randn(1, 16, 12, *SIZE, generator=generator) for _ in range(2))
-    kv_layers = project_text(net, text(0))
+    clean, noisy = (torch.randn(1, 16, sum(lengths), *SIZE, generator=generator) for _ in range(2))
 
-    def outputs(clean, noisy):
-        view = PackedView(lengths, settings, rope)
+    def outputs(clean, noisy, texts):
+        view = PackedView(lengths, settings, rope, shots=shots)
+        of_frame = torch.tensor([shot for shot, n in zip(shots, lengths, strict=True) for _ in range(n)])
         timesteps = torch.zeros(1, view.frames)
         timesteps[:, view.clean :] = 500.0
-        kv = TextKV(kv_layers, torch.zeros(1, view.frames, dtype=torch.int64), 3)
+        rows = torch.cat([of_frame[: view.clean], of_frame])[None]
         with torch.no_grad():
+            kv = TextKV(project_text(net, torch.cat(texts)), rows, 1)
             return net(view.pack(clean, noisy), timesteps, kv, view)[:, :, view.clean :]
 
-    before = outputs(clean, noisy)
-    changed_clean, changed_noisy = clean.clone(), noisy.clone()
-    changed_clean[:, :, 6:] += 1
-    changed_noisy[:, :, 9:] += 1
-    after = outputs(changed_clean, changed_noisy)
-    torch.testing.assert_close(before[:, :, :9], after[:, :, :9], atol=1e-5, rtol=0)
-    assert (before[:, :, 9:] - after[:, :, 9:]).abs().max() > 1e-3
+    texts = [text(0), text(1), text(2)]
+    before = outputs(clean, noisy, texts)
+    for last in range(5):  # the first chunk that is touched, in three ways
+        clean_too, noisy_too = clean.clone(), noisy.clone()
+        clean_too[:, :, starts[last] :] += 1
+        noisy_too[:, :, starts[last] :] += 1
+        other = [text(9) if shot == shots[last] else one for shot, one in enumerate(texts)]
+        for after, touched in (
+            (outputs(clean_too, noisy, texts), last + 1),  # no chunk sees its own clean copy
+            (outputs(clean, noisy_too, texts), last),
+            (outputs(clean, noisy, other), shots.index(shots[last])),
+        ):
+            begin = starts[touched]
+            torch.testing.assert_close(before[:, :, :begin], after[:, :, :begin], atol=1e-5, rtol=0)
+            assert touched == 5 or (before[:, :, begin:] - after[:, :, begin:]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
@@ -182,6 +194,21 @@ def test_promise_4_the_store_holds_what_states_hold():
     assert store.used == 9  # the newest chunk is written when the next one is made
     del last
     assert store.used == 0
+
+
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_promise_4_the_store_stays_within_its_budget(chunk, first, storage):
+    """Frames are let go of, and nothing grows any more, long before the film ends."""
+    recipe, budget = tiny_recipe(chunk=chunk, first_chunk=first, steps=1), 0.0002124  # GiB, of 22 frames
+    state = begin(network(tiny_net()), recipe, MemorySettings(budget=budget, storage=storage), size=SIZE, seed=7)
+    held, chunks = [], planned(60 // chunk, chunk, first)
+    for made in rollout(network(tiny_net()), chunks, lambda shot: text(0), state, size=SIZE):
+        state = made.state
+        assert state.memory.store.nbytes <= budget * 2**30
+        held.append((state.memory.store.nbytes, state.memory.store.used))
+    assert state.memory.evicted > 0
+    assert len(set(held[-3:])) == 1 and held[-1] == max(held)
 
 
 @pytest.mark.parametrize("distance", [10, 1000])
