@@ -17,6 +17,7 @@ from causalcine_core.runner import pick_dtype, prepare_network
 from causalcine_core.sampling import Chunk, Recipe, State, begin, rollout, sampling_levels
 from causalcine_core.story import Shot, Story
 
+from .progress import watched
 from .reference import Reference
 
 SHAPES = {  # side of the latent, and the chunk that is called late
@@ -35,17 +36,17 @@ WINDOW, TOP_K, CHUNK = 3, 5, 3
 RECIPE = Recipe.of(steps=4, sampler="renoise", window=WINDOW, top_k=TOP_K)
 
 
-def against_reference(chunks: int = 16, warm: int = 8, quick: bool = False) -> dict[str, dict[str, float]]:
-    """Median seconds of a chunk once all that is to be seen is there: four steps and the writing pass, unguided.
+def against_reference(chunks: int = 16, warm: int = 8, quick: bool = False) -> Iterator[tuple[str, dict[str, float]]]:
+    """For each of SHAPES, by name: median seconds of a chunk once all that is to be seen is there, four steps and the writing
+    pass, unguided.
 
     Both in float32 and, where the engine would choose another dtype here, in that one too. `as_run` compares what each
     does on its own: the engine in the dtype that it chooses, the plain rollout in float32. `late_over_early` is of the engine as
     run: a chunk late in a long film over the one after chunk 10; quick: without it.
     """
-    out = {name: _compare(config, side, chunks, warm) for name, (config, side, _) in SHAPES.items()}
-    for name, (config, side, late) in SHAPES.items() if not quick else ():
-        out[name] |= {"late": late, "late_over_early": _late_over_early(config, side, late)}
-    return out
+    for name, (config, side, late) in SHAPES.items():
+        out = _compare(config, side, chunks, warm)
+        yield name, out if quick else out | {"late": late, "late_over_early": _late_over_early(config, side, late)}
 
 
 def long_film(chunks: int) -> Sequence[PlannedChunk]:
@@ -57,7 +58,7 @@ def in_turns(make: Callable[[State], Iterator[Chunk]], states: Sequence[State], 
     """Median seconds of a chunk from each state, in turns: a machine's moods then touch all alike. The first chunk from a state,
     which also reads the text and gathers what it sees, does not count."""
     times: list[list[float]] = [[] for _ in states]
-    for _ in range(turns):
+    for _ in watched(range(turns), "turns"):
         for state, seconds in zip(states, times, strict=True):
             seconds.append([chunk.seconds for chunk in islice(make(state), 2)][1])
     return [statistics.median(seconds) for seconds in times]
@@ -68,7 +69,8 @@ def _late_over_early(config: WanConfig, side: int, late: int, early: int = 10) -
     film = long_film(late + 2)
     make = partial(rollout, network, text_of=lambda shot: text, size=(side, side))
     start = begin(network, RECIPE, MemorySettings(), size=(side, side), seed=0)
-    states = [chunk.state for chunk in make(film[:late], state=start) if chunk.index + 1 in (early, late)]
+    made = watched(make(film[:late], state=start), "a long film", late)
+    states = [chunk.state for chunk in made if chunk.index + 1 in (early, late)]
     first, last = in_turns(lambda state: make(film[state.chunks :], state=state), states)
     return round(last / first, 3)
 
@@ -81,7 +83,7 @@ def _compare(config: WanConfig, side: int, chunks: int, warm: int) -> dict[str, 
         streams[f"engine_{name}"] = _engine(config, side, chunks, dtype)
         streams[f"plain_{name}"] = _plain(config, side, chunks, dtype)
     seconds: dict[str, list[float]] = {name: [] for name in streams}
-    for n in range(chunks):
+    for n in watched(range(chunks), "chunks of both"):
         for name, stream in streams.items():
             began = time.perf_counter()
             next(stream)

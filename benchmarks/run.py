@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from causalcine_core.sampling import Chunk
 from causalcine_core.story import parse_size
 
 from .against import against_reference, in_turns
+from .progress import counted, print_rows, watched
 from .shapes import DECODERS, measure_shape
 
 MARKS = (10, 100, 400)
@@ -68,7 +68,7 @@ def late_and_early(pipe: Pipeline, marks: Sequence[int], steps: int, repeats: in
     """Median seconds of the second chunk after each mark, in turns."""
     states: dict[int, State] = {}
     stream = pipe.stream(long_story(max(marks) + 2), steps=steps, decode=False)
-    for chunk in stream:
+    for chunk in watched(stream, "a long film", max(marks)):
         if chunk.index + 1 in marks:
             states[chunk.index + 1] = chunk.state
         if chunk.index + 1 == max(marks):
@@ -90,9 +90,9 @@ def late_and_early(pipe: Pipeline, marks: Sequence[int], steps: int, repeats: in
 
 def frames_per_second(pipe: Pipeline, story: Story, **settings: Any) -> dict[str, Any]:
     """A story to an mp4, and the engine alone (no decode, no file)."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, counted("chunks of a film") as tick:
         began = time.perf_counter()
-        video = pipe.generate(story, output=Path(folder) / "film.mp4", **settings)
+        video = pipe.generate(story, output=Path(folder) / "film.mp4", on_chunk=tick, **settings)
         whole = time.perf_counter() - began
     frames = video.state.frames
     engine = sum(record.seconds for record in video.state.records)
@@ -152,7 +152,7 @@ def _within_attention(event: Any) -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="causalcine bench", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON on stdout and nothing else")
     parser.add_argument("--quick", action="store_true", help="short rollouts: marks 4, 8, 12")
     shape = parser.add_argument_group("real shapes", "only with --random-weights")
     shape.add_argument("--random-weights", action="store_true", help="--model is one of " + ", ".join(PRESETS))
@@ -168,25 +168,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     shape.add_argument("--memory-storage", choices=STORAGES, default="full")
     args = parser.parse_args(argv)
     if args.random_weights:
-        _print(_shape(args), args.json)
+        print_rows(_shape(args).items(), args.json)
         return
+    print_rows(_measured(args), args.json)
+
+
+def _measured(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """All figures of a model that there is a file of, by name, one after another."""
     pipe = Pipeline.from_pretrained(args.model)
     story = Story.load(STORY)
     marks = (4, 8, 12) if args.quick else MARKS
-    report: dict[str, Any] = {
-        "model": pipe.name,
-        "device": str(pipe.network.device),
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "rollout": late_and_early(pipe, marks, 2, 3 if args.quick else 15),
-        "as_shipped": frames_per_second(pipe, story),
-        "four_steps_unguided": frames_per_second(pipe, story, steps=4, guidance=1.0),
-        "time_shares": shares(pipe, story),
-        "against_reference": against_reference(*((8, 7, True) if args.quick else (12, 7))),
-    }
-    report["peak_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    _print(report, args.json)
+    yield "model", pipe.name
+    yield "device", str(pipe.network.device)
+    yield "cpu", platform.processor() or platform.machine()
+    yield "threads", torch.get_num_threads()
+    yield "torch", torch.__version__
+    yield "as_shipped", frames_per_second(pipe, story)
+    yield "four_steps_unguided", frames_per_second(pipe, story, steps=4, guidance=1.0)
+    yield "time_shares", shares(pipe, story)
+    yield "rollout", late_and_early(pipe, marks, 2, 3 if args.quick else 15)
+    for name, figures in against_reference(*((8, 7, True) if args.quick else (12, 7))):
+        yield "against_reference", {name: figures}
+    yield "peak_rss_mib", round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _shape(args: argparse.Namespace) -> dict[str, Any]:
@@ -208,19 +211,6 @@ def _shape(args: argparse.Namespace) -> dict[str, Any]:
         layers=args.layers,
         memory=MemorySettings(budget=args.memory_budget, storage=args.memory_storage),
     )
-
-
-def _print(report: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(report))
-        return
-    for name, value in report.items():
-        if isinstance(value, dict):
-            print(f"{name}:")
-            for key, inner in value.items():
-                print(f"    {key:24} {inner}")
-        else:
-            print(f"{name:28} {value}")
 
 
 if __name__ == "__main__":

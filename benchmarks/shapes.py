@@ -27,6 +27,7 @@ from causalcine_core.story import check_size
 from causalcine_core.vae import TinyDecoder, WanVAE, published_vae
 
 from .against import CHUNK, RECIPE, TOP_K, WINDOW, in_turns, long_film
+from .progress import watched
 
 EARLY = 50
 DECODERS = ("vae", "tiny")
@@ -63,14 +64,14 @@ def measure_shape(
     start = partial(begin, network, RECIPE, settings, size=grid, seed=0)
     make = partial(rollout, network, text_of=lambda shot: text, size=grid)
     state, early = start(), None
-    for chunk in make(film[:chunks], state=state):
+    for chunk in watched(make(film[:chunks], state=state), "chunks", chunks):
         state, latent = chunk.state, chunk.latent
         if chunk.index + 1 == early_chunks and settings.budget is None:
             early = state  # shares its frames with the rest; under a budget it would hold what that lets go of
     assert state.memory is not None
     store_gib, forgotten = state.memory.store.nbytes / GIB, state.memory.evicted
     if early is None:
-        *_, last = make(film[:early_chunks], state=start())
+        *_, last = watched(make(film[:early_chunks], state=start()), "early chunks", early_chunks)
         early = last.state
     early_seconds, chunk_seconds = in_turns(lambda begun: make(film[begun.chunks :], state=begun), (early, state))
     tflop = chunk_tflop(config, grid)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+
 import pytest
 import torch
 
+from benchmarks.progress import print_rows
 from benchmarks.run import main
 from benchmarks.shapes import chunk_tflop, measure_shape
 from causalcine_core.errors import InputError
@@ -35,6 +39,28 @@ def test_a_shape_is_measured_in_every_way_a_gpu_would_be():
     assert (plain["attention"], plain["compiled"], eight["attention"]) == ("auto", False, "math")
     assert eight["dtype"] == "float8_e4m3fn" != plain["dtype"]
     assert (plain["decoder"], eight["decoder"]) == ("vae", "tiny")
+
+
+def test_every_figure_is_there_as_soon_as_it_is_measured(capsys):
+    """Minutes may lie between two of them."""
+
+    def figures() -> Iterator[tuple[str, object]]:
+        yield "model", "nano"
+        assert "nano" in capsys.readouterr().out
+        yield "rollout", {"steps": 2}
+        assert "steps" in capsys.readouterr().out
+
+    print_rows(figures(), as_json=False)
+    print_rows(iter([("model", "nano"), ("rollout", {"steps": 2}), ("rollout", {"late": 3})]), as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"model": "nano", "rollout": {"steps": 2, "late": 3}}
+
+
+def test_a_benchmark_says_how_far_it_is(capsys):
+    measure_shape("nano", device="cpu", dtype=torch.float32, size=(32, 32), chunks=20, layers=1)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "chunks: 100%" in err
+    assert "turns: 100%" in err
 
 
 @pytest.mark.parametrize(
