@@ -17,7 +17,8 @@ from .model.transformer import CausalWanTransformer
 from .sampling import Choice, choose_family
 from .sampling.families import find_family
 from .weights.built_in import model_path
-from .weights.checkpoint import FORMAT, NETWORK, cast_like, save_weights
+from .weights.checkpoint import FORMAT, NETWORK, cast_like, check_weights, save_weights
+from .weights.tensors import check_numbers
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def convert(
         part: which of several networks to take; by default the averaged weights.
         family: row of the table of families; by default the file's own recipe, else a guess that is named as such.
         dtype: of the large layers; what must not be rounded stays in float32. By default the file's own types.
+
+    Raises InputError in one sentence, and writes nothing, where that cannot be done: also where a weight, of the LoRA, of the file
+    or of what is to be written, is not-a-number or infinity.
     """
     target = check_output(output, ".safetensors")
     for path in (source, lora):
@@ -61,8 +65,12 @@ def convert(
     file = read_network(model_path(source), part=part, lora=lora, alpha=alpha, pickles=True)
     choice = choose_family(file.config, file.header, family)
     weights = file.weights
+    net = CausalWanTransformer(file.config, device="meta", dtype=dtype)
+    check_weights(net, weights, f"checkpoint {source}")
+    check_numbers(weights, f"checkpoint {source}" + (" with its LoRA" if lora is not None else ""))
     if dtype is not None:
-        weights = cast_like(CausalWanTransformer(file.config, device="meta", dtype=dtype), weights)
+        weights = cast_like(net, weights)
+        check_numbers(weights, f"checkpoint {source}, cast to {str(dtype).removeprefix('torch.')},")
     save_weights(target, weights, _header(file, choice, lora))
     return Converted(target, file, choice, target.stat().st_size)
 

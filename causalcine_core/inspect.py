@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .errors import InputError, about
+from .card import Card
+from .errors import InputError
 from .memory import MemorySettings
-from .model import WanConfig
 from .model.load import describe_network_file, describe_source
 from .needs import film_needs, to_dict
 from .runner import pick_device, pick_dtype
-from .sampling import Recipe, choose_family
-from .weights.checkpoint import PARTS, find_card
+from .sampling import choose_family
+from .weights.checkpoint import PARTS, find_fields
 from .weights.diagnose import no_network
 from .weights.header import Header, read_header
 from .weights.layouts import find_layout
@@ -34,9 +35,9 @@ def describe_file(path: Path) -> dict[str, Any]:
     state = read_entry(header.metadata, STATE_ENTRY, f"state file {path}")
     if state is not None:
         return facts | _describe_state(state)
-    card = find_card(header, path)
-    if card is not None:
-        return facts | _describe_checkpoint(header, card)
+    fields = find_fields(header, path)
+    if fields is not None:
+        return facts | _describe_checkpoint(header, Card.of(fields, f"checkpoint {path}").fields)
     facts |= describe_network_in(path)
     foreign = {name: text for name, text in header.metadata.items() if name != ENTRY}
     return facts | ({"metadata": foreign} if foreign else {})
@@ -48,15 +49,15 @@ def _describe_state(state: dict[str, Any]) -> dict[str, Any]:
     return facts | {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
 
 
-def _describe_checkpoint(header: Header, card: dict[str, Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"kind": f"CausalCine all-in-one checkpoint, format {card['format']}"}
+def _describe_checkpoint(header: Header, fields: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": f"CausalCine all-in-one checkpoint, format {fields['format']}"}
     facts["parameters"] = {
         part: f"{sum(entry.numel for name, entry in header.tensors.items() if name.startswith(prefix)):,}"
         for part, prefix in PARTS.items()
     }
     for name in ("model", "text", "vae", "recipe", "card"):
-        if card.get(name):
-            facts[name] = card[name] if isinstance(card[name], dict) else {"": card[name]}
+        if fields.get(name):
+            facts[name] = fields[name] if isinstance(fields[name], dict) else {"": fields[name]}
     return facts
 
 
@@ -70,8 +71,8 @@ def describe_network_in(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": "Wan transformer"}
     facts["layout"] = layout.name + (f", {layout.part}" if layout.part else "")
     inside = layout.shapes(shapes)
-    patch = inside.get("patch_embedding.weight")
-    if patch:
+    patch = inside.get("patch_embedding.weight", ())
+    if len(patch) == 5:
         blocks = {name.split(".")[1] for name in inside if name.startswith("blocks.")}
         facts["network"] = {
             "dim": patch[0],
@@ -105,10 +106,10 @@ def describe_film(
     size: width and height, the model's own by default. seconds: 60 by default. dtype: torch's name of the network's
     number type, by default as `pick_dtype`. Raises InputError as `film_needs` and `describe_network_file` do.
     """
-    card = None if path.is_dir() or is_pickle(path) else find_card(read_header(path), path)
-    if card is not None:
-        with about(f"checkpoint {path}"):
-            config, recipe = WanConfig.from_dict(card["model"]), Recipe.from_dict(card["recipe"])
+    fields = None if path.is_dir() or is_pickle(path) else find_fields(read_header(path), path)
+    if fields is not None:
+        card = Card.of(fields, f"checkpoint {path}")
+        config, recipe = card.model, card.recipe
     else:
         info = describe_network_file(path)
         config, recipe = info.config, choose_family(info.config, info.header).recipe

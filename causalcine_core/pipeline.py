@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .atomic import check_output
+from .card import Card
 from .distributed import SequenceParallel
 from .errors import InputError, WorkerLostError
 from .memory import MemorySettings, ResolvedMemory
@@ -84,20 +85,18 @@ class Pipeline:
     ) -> Pipeline:
         place = pick_device(device)
         source = f"checkpoint {name}"
-        net = CausalWanTransformer(
-            WanConfig.from_dict(checkpoint.header["model"]), device="meta", dtype=pick_dtype(place, dtype)
-        )
+        card = Card.of(checkpoint.header, source)
+        vae = vae_from_weights(checkpoint.vae, source)
+        net = CausalWanTransformer(card.model, device="meta", dtype=pick_dtype(place, dtype))
         assign(net, checkpoint.model, source)
         with torch.device("meta"):
-            text = NanoTextEncoder(TextConfig.from_dict(checkpoint.header["text"]))
+            text = NanoTextEncoder(card.text)
         assign(text, checkpoint.text, source)
-        vae = vae_from_weights(checkpoint.vae)
-        recipe = Recipe.from_dict(checkpoint.header["recipe"])
         for module in (net, text, vae):
             module.eval().requires_grad_(False)
         identity = fingerprint(checkpoint.header["model"], checkpoint.model)
         network = prepare_network(net.to(place), identity, dtype, compute)
-        return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), recipe, name)
+        return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), card.recipe, name)
 
     @classmethod
     def random(

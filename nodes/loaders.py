@@ -10,11 +10,12 @@ import torch
 from comfy_api.latest import io
 
 from ..causalcine_core import checks
+from ..causalcine_core.card import Card
 from ..causalcine_core.errors import InputError
-from ..causalcine_core.model import WanConfig, load_checkpoint, read_network
+from ..causalcine_core.model import load_checkpoint, read_network
 from ..causalcine_core.model.kernels import AUTO, KERNELS, find_kernel
-from ..causalcine_core.sampling import FAMILIES, Recipe, choose_family
-from ..causalcine_core.text import NanoTextEncoder, TextConfig
+from ..causalcine_core.sampling import FAMILIES, choose_family
+from ..causalcine_core.text import NanoTextEncoder
 from ..causalcine_core.vae import vae_from_weights
 from ..causalcine_core.weights.built_in import BUILT_IN
 from ..causalcine_core.weights.checkpoint import assign
@@ -133,18 +134,19 @@ def load_all(path: Path, name: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of an all-in-one file."""
     file = load_checkpoint(path)
     source = f"checkpoint {name}"
+    card = Card.of(file.header, source)
     with torch.device("meta"):
-        encoder = NanoTextEncoder(TextConfig.from_dict(file.header["text"]))
+        encoder = NanoTextEncoder(card.text)
     assign(encoder, file.text, source)
-    decoder = vae.CausalVAE(vae_from_weights(file.vae))
+    decoder = vae.CausalVAE(vae_from_weights(file.vae, source))
     network = model.build(
         file.model,
-        WanConfig.from_dict(file.header["model"]),
+        card.model,
         source,
         dtype=model.cpu_dtype(),
         reload=(_network_only, (path, name)),
     )
-    network.set_attachments(model.RECIPE, Recipe.from_dict(file.header["recipe"]))
+    network.set_attachments(model.RECIPE, card.recipe)
     network.set_attachments(model.PREVIEW_VAE, decoder)
     return network, clip.build(encoder.float().eval().requires_grad_(False)), decoder
 

@@ -15,7 +15,7 @@ from ..errors import InputError, about
 from ..weights.checkpoint import assign
 from ..weights.diagnose import no_network, wrong_network
 from ..weights.header import Shape
-from ..weights.int8 import expand
+from ..weights.int8 import expand, scaled
 from ..weights.layouts import COMPANIONS, Layout, find_layout, is_lora
 from ..weights.lora import merge_lora
 from ..weights.metadata import ENTRY, read_entry
@@ -89,7 +89,8 @@ def read_network(
     source = open_source(path, pickles=pickles)
     info, layout = _find(source, config, part)
     held = source.read([*layout.sources.values(), *layout.lora])
-    weights = _plain({name: held[key] for name, key in layout.sources.items()})
+    with about(f"checkpoint {path}"):
+        weights = _plain({name: held[key] for name, key in layout.sources.items()})
     notes = list(info.notes)
     if layout.lora:
         merged = merge_lora(weights, {k: held[k] for k in layout.lora}, alpha=alpha, source=f"the LoRA in {path}")
@@ -234,5 +235,5 @@ def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if last in COMPANIONS:
             continue
         scale = weights.get(f"{module}.scale_weight", weights.get(f"{module}.weight_scale"))
-        out[name] = tensor.float() * scale.float() if scale is not None and last == "weight" else tensor
+        out[name] = scaled(name, tensor, scale if last == "weight" else None)
     return out

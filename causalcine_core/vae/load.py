@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, about
+from ..weights.checkpoint import check_weights
+from ..weights.header import Shape
 from ..weights.int8 import SCALE, expand
 from ..weights.tensors import read_tensors, write_tensors
 from .wan import VAEConfig, WanVAE
@@ -44,28 +46,24 @@ DIFFUSERS_RESIDUAL_NAMES = (
 def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> WanVAE:
     """A VAE from a safetensors file in Wan's, ComfyUI's or diffusers' layout, in eval mode.
 
-    Its shape is read off the weights. Raises InputError when the file holds no Wan VAE.
+    Its shape is read off the weights. dtype: by default as in the file. Raises InputError when the file holds no Wan VAE.
     """
     weights, _ = read_tensors(path, "VAE file")
-    with about(f"VAE file {path}"):
-        vae = vae_from_weights(weights)
-    return vae.to(device=device, dtype=dtype)
+    return vae_from_weights(weights, f"VAE file {path}").to(device=device, dtype=dtype)
 
 
-def vae_from_weights(weights: Weights) -> WanVAE:
-    """A VAE from the tensors of a file, which may hold other models too. Raises InputError."""
-    weights = original_names(weights)
-    if any(name.endswith(SCALE) for name in weights):  # of an all-in-one file
-        weights = {name: tensor.float() for name, tensor in expand(weights).items()}
-    config = infer_config(weights)
+def vae_from_weights(weights: Weights, source: str = "VAE") -> WanVAE:
+    """A VAE from the tensors of a file, which may hold other models too. source: the file, for the sentence of an InputError."""
+    with about(source):
+        weights = original_names(weights)
+        if any(name.endswith(SCALE) for name in weights):  # of an all-in-one file
+            weights = {name: tensor.float() for name, tensor in expand(weights).items()}
+        config = infer_config(weights)
     with torch.device("meta"):
         vae = WanVAE(config)
-    expected = vae.state_dict()
-    wrong = [name for name, tensor in expected.items() if name not in weights or weights[name].shape != tensor.shape]
-    if wrong:
-        found = list(weights[wrong[0]].shape) if wrong[0] in weights else "nothing"
-        raise InputError(f"{wrong[0]} must have shape {list(expected[wrong[0]].shape)}, found {found}.")
-    vae.load_state_dict({name: weights[name] for name in expected}, assign=True)
+    own = {name: weights[name] for name in vae.state_dict() if name in weights}
+    check_weights(vae, own, source)
+    vae.load_state_dict(own, assign=True)
     return vae.eval()
 
 
@@ -117,11 +115,7 @@ def from_diffusers_keys(weights: Weights) -> Weights:
 
 def infer_config(weights: Weights) -> VAEConfig:
     """The shape of the VAE, read off tensors under the original names. Raises InputError."""
-    for name in ("encoder.conv1.weight", "conv2.weight", "decoder.head.0.gamma"):
-        if name not in weights:
-            raise InputError(f"there is no tensor {name!r}, so it is no Wan VAE.")
-    dim, image_channels = weights["encoder.conv1.weight"].shape[:2]
-
+    dim, image_channels = _shape(weights, "encoder.conv1.weight", 5)[:2]
     blocks, widths = [0], [0]  # per stage, walking down the encoder
     temporal: list[bool] = []
     spatial: list[bool] = []
@@ -129,22 +123,34 @@ def infer_config(weights: Weights) -> VAEConfig:
     for prefix in sorted(found, key=lambda prefix: (int(found[prefix][1]), int(found[prefix][2] or 0))):
         if f"{prefix}residual.6.weight" in weights:
             blocks[-1] += 1
-            widths[-1] = weights[f"{prefix}residual.6.weight"].shape[0]
+            widths[-1] = _shape(weights, f"{prefix}residual.6.weight", 5)[0]
         else:
             temporal.append(f"{prefix}time_conv.weight" in weights)
             spatial.append(f"{prefix}resample.1.weight" in weights)
             blocks.append(0)
             widths.append(0)
     if 0 in blocks or len(set(blocks)) != 1:
-        raise InputError(f"the encoder has {blocks} residual blocks per stage; a Wan VAE has the same number in each.")
+        raise InputError(f"the encoder has {blocks} residual blocks per stage; a Wan VAE has the same number in each")
+    if any(width % dim for width in widths):
+        raise InputError(f"the encoder is {widths} wide; a Wan VAE is so many times as wide as its first layer ({dim})")
     return VAEConfig(
         dim=dim,
-        z_dim=weights["conv2.weight"].shape[0],
+        z_dim=_shape(weights, "conv2.weight", 5)[0],
         dim_mult=tuple(width // dim for width in widths),
         num_res_blocks=blocks[0],
         temporal_downsample=tuple(temporal),
         spatial_downsample=tuple(spatial),
-        decoder_dim=weights["decoder.head.0.gamma"].shape[0] // (widths[0] // dim),
+        decoder_dim=max(1, _shape(weights, "decoder.head.0.gamma")[0] // (widths[0] // dim)),
         residual=any(match[2] for match in found.values()),
-        patch_size=math.isqrt(image_channels // 3),
+        patch_size=max(1, math.isqrt(image_channels // 3)),
     )
+
+
+def _shape(weights: Weights, name: str, rank: int | None = None) -> Shape:
+    """Of a tensor that must be there, with as many axes and none of them empty."""
+    if name not in weights:
+        raise InputError(f"there is no tensor {name!r}, so it is no Wan VAE")
+    shape = tuple(weights[name].shape)
+    if not shape or 0 in shape or (rank is not None and len(shape) != rank):
+        raise InputError(f"{name} has the shape {list(shape)}, so it is no Wan VAE")
+    return shape

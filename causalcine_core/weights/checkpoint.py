@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..checks import show
+from ..errors import InputError, about
 from .header import Header, read_header
 from .int8 import expand
 from .metadata import ENTRY, read_entry
@@ -35,48 +36,51 @@ class Checkpoint:
     vae: dict[str, Tensor]
 
 
-def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_fields(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `causalcine` entry of an all-in-one file: configs, recipe and card. Reads no weights; InputError in a sentence."""
-    return _card(read_header(path), path)
+    return _fields(read_header(path), path)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read an all-in-one file. Raises InputError in one sentence that names it."""
     weights, header = read_tensors(path)
-    card = _card(header, path)
-    parts = {
-        part: expand({name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)})
-        for part, prefix in PARTS.items()
-    }
-    return Checkpoint(card, **parts)
+    fields = _fields(header, path)
+    with about(f"checkpoint {path}"):
+        parts = {
+            part: expand({name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)})
+            for part, prefix in PARTS.items()
+        }
+    return Checkpoint(fields, **parts)
 
 
-def find_card(header: Header, path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The card in the header of an all-in-one file. None where the file is of another kind; InputError where it is broken."""
-    card = read_entry(header.metadata, ENTRY, f"checkpoint {path}")
-    if card is None or card.get("kind") == NETWORK:
+def find_fields(header: Header, path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The `causalcine` entry of an all-in-one file. None where the file is of another kind; InputError where it is broken."""
+    fields = read_entry(header.metadata, ENTRY, f"checkpoint {path}")
+    if fields is None or fields.get("kind") == NETWORK:
         return None
-    if card.get("format") != FORMAT:
-        raise InputError(f"checkpoint {path} has format {card.get('format')!r}; this version reads format {FORMAT}")
+    if fields.get("format") != FORMAT:
+        raise InputError(
+            f"checkpoint {path} has format {show(fields.get('format'))}; this version reads format {FORMAT}"
+        )
     for part in ("model", "text", "recipe"):
-        if not isinstance(card.get(part), dict):
-            raise InputError(f"checkpoint {path} is no CausalCine all-in-one file: its card has no {part}")
-    return card
+        if not isinstance(fields.get(part), dict):
+            raise InputError(f"checkpoint {path} is no CausalCine all-in-one file: its header has no {part}")
+    return fields
 
 
-def _card(header: Header, path: str | os.PathLike[str]) -> dict[str, Any]:
-    card = find_card(header, path)
-    if card is None and ENTRY in header.metadata:
+def _fields(header: Header, path: str | os.PathLike[str]) -> dict[str, Any]:
+    fields = find_fields(header, path)
+    if fields is None and ENTRY in header.metadata:
         raise InputError(
             f"checkpoint {path} holds a network without text encoder and VAE: load it with load_transformer, in ComfyUI with "
             "CausalCineModelLoader"
         )
-    if card is None:
+    if fields is None:
         raise InputError(
             f"checkpoint {path} is no CausalCine all-in-one file: its header has no `{ENTRY}` entry (a bare network is "
             "loaded with load_transformer, in ComfyUI with CausalCineModelLoader)"
         )
-    return card
+    return fields
 
 
 def save_checkpoint(
@@ -103,8 +107,15 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str)
     expected = module.state_dict()
     missing = sorted(set(expected) - set(weights))
     extra = sorted(set(weights) - set(expected))
-    misshapen = sorted(name for name in set(expected) & set(weights) if expected[name].shape != weights[name].shape)
-    for names, what in ((missing, "lacks"), (misshapen, "has another shape for"), (extra, "has unknown")):
+    both = sorted(set(expected) & set(weights))
+    misshapen = [name for name in both if expected[name].shape != weights[name].shape]
+    mistyped = [name for name in both if expected[name].is_floating_point() != weights[name].is_floating_point()]
+    for names, what in (
+        (missing, "lacks"),
+        (misshapen, "has another shape for"),
+        (mistyped, "has another type of number for"),
+        (extra, "has unknown"),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(

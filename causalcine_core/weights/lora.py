@@ -6,14 +6,17 @@ whole differences (`diff` of a weight, `diff_b` of a bias, `diff_m` of a modulat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .header import Shape
 from .layouts import LORA_PART, STEMS, rank, unwrapped, wan_name
+from .tensors import check_numbers
 
 _KINDS = {"lora_A": "A", "lora_down": "A", "lora.down": "A", "lora_B": "B", "lora_up": "B", "lora.up": "B"}
 _TARGETS = {"diff": "weight", "diff_b": "bias", "diff_m": "modulation"}
@@ -36,6 +39,15 @@ class Merged:
         return f"{text}; no place for {self.unmatched[0]}{more}"
 
 
+@dataclass(frozen=True)
+class _Change:
+    """Of the weight `name`. make: gives it, in float32, of `shape` or as many numbers; large, so after the shape was checked."""
+
+    name: str
+    shape: Shape
+    make: Callable[[], Tensor]
+
+
 def merge_lora(
     weights: Mapping[str, Tensor],
     lora: Mapping[str, Tensor],
@@ -47,25 +59,25 @@ def merge_lora(
     """Merge the tensors of a LoRA file into weights under Wan's names; other weights are passed on as they are.
 
     alpha: of a file that names none; the rank by default, which makes the factor 1. Raises InputError where nothing fits,
-    a half is missing or shapes disagree.
+    a half is missing, shapes disagree, or a part holds not-a-number or infinity.
     """
-    modules = _modules(lora, weights)
     out = dict(weights)
     applied, total = 0, 0
     unmatched = []
-    for module, parts in modules.items():
-        for name, change in _changes(module, parts, alpha, source):
+    for module, parts in _modules(lora, weights).items():
+        check_numbers({f"{kind} of {module}": part for kind, part in parts.items()}, source)
+        for change in _changes(module, parts, alpha, source):
             total += 1
-            if name not in weights:
+            if change.name not in weights:
                 unmatched.append(module)
                 continue
-            base = out[name]
-            if change.numel() != base.numel() or change.shape[0] != base.shape[0]:
+            base = out[change.name]
+            if change.shape[:1] != base.shape[:1] or math.prod(change.shape) != base.numel():
                 raise InputError(
-                    f"{source} changes {name} by {list(change.shape)}, but it is {list(base.shape)}: it was trained on another "
-                    "base"
+                    f"{source} changes {change.name} by {list(change.shape)}, but it is {list(base.shape)}: it was trained on "
+                    "another base"
                 )
-            out[name] = (base.float() + strength * change.view(base.shape)).to(base.dtype)
+            out[change.name] = (base.float() + strength * change.make().view(base.shape)).to(base.dtype)
             applied += 1
     if not applied:
         first = f", such as {unmatched[0]}" if unmatched else ""
@@ -110,26 +122,36 @@ def _split(module: str, flat: Mapping[str, str]) -> tuple[str, str]:
     return "", module
 
 
-def _changes(module: str, parts: Mapping[str, Tensor], alpha: float | None, source: str) -> list[tuple[str, Tensor]]:
-    """Weights that a module's parts change, and by how much, in float32."""
+def _changes(module: str, parts: Mapping[str, Tensor], alpha: float | None, source: str) -> list[_Change]:
+    """Weights that a module's parts change, and by how much."""
     for kind in parts:
         if kind.startswith(("dora", "lora_mid", "lora_magnitude")):
             raise InputError(
                 f"{source} holds {kind} of {module}: only plain LoRA, without DoRA or LoCon, can be merged"
             )
-    out = [(f"{module}.{target}", parts[kind].float()) for kind, target in _TARGETS.items() if kind in parts]
+    out = [
+        _Change(f"{module}.{target}", tuple(parts[kind].shape), parts[kind].float)
+        for kind, target in _TARGETS.items()
+        if kind in parts
+    ]
     if ("A" in parts) != ("B" in parts):
         raise InputError(
             f"{source} has only one half of {module} ({'A' if 'A' in parts else 'B'}): it looks incomplete"
         )
     if "A" in parts:
-        down, up = parts["A"].float(), parts["B"].float()
-        size = down.shape[0]
-        if up.ndim < 2 or down.ndim < 2 or up.shape[1] != size:
+        down, up = parts["A"], parts["B"]
+        size = down.shape[0] if down.ndim else 0
+        if up.ndim < 2 or down.ndim < 2 or math.prod(up.shape[1:]) != size or size == 0:
             raise InputError(
                 f"{source} has halves of {module} that do not fit: {list(down.shape)} and {list(up.shape)}"
             )
         own = parts.get("alpha")
+        if own is not None and own.numel() != 1:
+            raise InputError(f"{source} has an alpha of {module} that is no single number: {list(own.shape)}")
         factor = (float(own) if own is not None else alpha if alpha is not None else size) / size
-        out.append((f"{module}.weight", factor * torch.matmul(up.flatten(1), down.flatten(1))))
+        out.append(_Change(f"{module}.weight", (len(up), *down.shape[1:]), lambda: factor * _product(up, down)))
     return out
+
+
+def _product(up: Tensor, down: Tensor) -> Tensor:
+    return torch.matmul(up.float().flatten(1), down.float().flatten(1))

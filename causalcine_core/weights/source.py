@@ -6,7 +6,6 @@ files are opened for `causalcine convert` only, and only as tensors: nothing tha
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -19,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import show
 from ..errors import InputError
-from .header import Shape, looks_pickled, read_header
+from .header import Shape, is_text, looks_pickled, read_header
+from .metadata import parse_entry
 from .tensors import read_tensors
 
 SAFE_TORCH = (2, 6)  # before it, weights_only could be got around (CVE-2025-32434)
@@ -125,13 +126,15 @@ def _open_pickle(path: Path) -> Source:
         raise InputError(
             f"checkpoint {path} is a pickle of more than tensors{what}: it is not read, since that could run code"
         ) from None
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
-        raise InputError(
-            f"checkpoint {path} is a pickle that cannot be read: it looks incomplete ({str(error).splitlines()[0][:120]})"
-        ) from None
+    except Exception as error:  # a damaged pickle is a damaged program: it can fail in any way
+        why = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"checkpoint {path} is a pickle that cannot be read: it looks incomplete ({why})") from None
     tensors = dict(_flat(data))
     if not tensors:
         raise InputError(f"checkpoint {path} holds no tensors")
+    for key, tensor in tensors.items():
+        if not is_text(key) or tensor.layout is not torch.strided or tensor.is_quantized:
+            raise InputError(f"checkpoint {path} holds {show(key)}, which is no plain tensor with a name")
 
     def read(keys: Iterable[str]) -> dict[str, Tensor]:
         return {key: tensors[key] for key in keys}
@@ -146,13 +149,14 @@ def _load_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _flat(data: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
-    """Nested dictionaries as one, keys joined by dots. Numbers, lists and the like are no weights."""
+def _flat(data: Any, prefix: str = "", depth: int = 0) -> Iterable[tuple[str, Tensor]]:
+    """Nested dictionaries as one, keys joined by dots. Numbers, lists and the like are no weights, nor is what lies deeper than any
+    training script goes (a dictionary may hold itself)."""
     if isinstance(data, Tensor):
         yield prefix[:-1], data
-    elif isinstance(data, Mapping):
+    elif isinstance(data, Mapping) and depth < 16:
         for key, value in data.items():
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.", depth + 1)
 
 
 def is_pickle(path: Path) -> bool:
@@ -176,8 +180,11 @@ def _weight_map(index: Path) -> dict[str, str]:
     parts = _json(index).get("weight_map")
     if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts.values()):
         raise InputError(f"checkpoint index {index} is broken: it has no weight_map of file names")
-    if any(Path(name).name != name for name in parts.values()):
-        raise InputError(f"checkpoint index {index} names a file outside its folder")
+    for name in parts.values():
+        if Path(name).name != name:
+            raise InputError(f"checkpoint index {index} names a file outside its folder")
+        if len(name.encode()) > 255 or "\0" in name:
+            raise InputError(f"checkpoint index {index} names a file that no disk can hold ({show(name)})")
     return parts
 
 
@@ -188,9 +195,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except (ValueError, OSError) as error:
-        raise InputError(f"{file} is no readable JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{file} is no JSON object")
-    return data
+        raise InputError(f"{file} cannot be read ({error})") from None
+    return parse_entry(text, str(file))

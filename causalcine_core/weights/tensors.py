@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -71,20 +72,20 @@ def write_torch(path: str | os.PathLike[str], data: object) -> None:
     write_atomic(path, write)
 
 
-def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse not-a-number and infinity: InputError that names `source`, the tensor, and what usually causes it."""
+def check_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse what is no weight: not-a-number, infinity, complex numbers. InputError that names `source`, the tensor, and what
+    usually causes it. Reads every number."""
     for name, tensor in tensors.items():
+        if tensor.is_complex():
+            raise InputError(f"{source} holds complex numbers in {name}: it is no file of weights")
         if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         if tensor.element_size() == 1:  # eight-bit floats know no arithmetic
             tensor = tensor.to(torch.bfloat16)
         low, high = (float(end) for end in tensor.aminmax())
-        if low != low or high != high:
-            found = "not-a-number"
-        elif float("inf") in (-low, high):
-            found = "infinity"
-        else:
+        if math.isfinite(low) and math.isfinite(high):
             continue
+        found = "not-a-number" if math.isnan(low) or math.isnan(high) else "infinity"
         raise InputError(
             f"{source} holds {found} in {name}: usually it was saved in half precision, where a number became too large, or "
             "the file is broken"
