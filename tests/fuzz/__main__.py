@@ -11,7 +11,7 @@ from random import Random
 
 import torch
 
-from .targets import KINDS, Bench, Fault, keep, limit_memory
+from .targets import KINDS, Bench, Fault, limit_memory
 
 
 def main() -> int:
@@ -46,8 +46,9 @@ def _run(bench: Bench, kind: str, numbers: range, where: Path | None) -> int:
             if f"{last} {place}" not in faults:
                 print(f"--- {kind} {number}: {text}\n", flush=True)
             faults[f"{last} {place}"] += 1
-            keep(bench, (where or bench.folder / "kept") / f"{kind}-{number}")
-            bench.before = bench._listing()
+            if where is not None:
+                bench.keep(where / f"{kind}-{number}")
+            bench.reset()
         slowest = max(slowest, time.perf_counter() - start)
     seconds = time.perf_counter() - began
     print(

@@ -74,20 +74,34 @@ class Bench:
         (folder / "good").mkdir()
         self.pipe = Pipeline.random(vocabulary=("a", "fox", "runs", "sleeps"))
         self.good = {kind: make(self, folder / "good") for kind, make in MAKERS.items()}
-        self.before = self._listing()
+        self._before = self._listing()
 
     def attack(self, kind: str, rng: Random) -> None:
         """Mutate a file of this kind and send it in everywhere. Raises Fault, with the mutated file in `files`."""
         path = MUTATE[kind](self, rng)
         for way in WAYS[kind]:
             self._guard(way, path)
-            stray = self._listing() - self.before - {path}
+            stray = self._listing() - self._before - {path}
             if stray:
                 raise Fault(f"{way.__name__} left {sorted(map(str, stray))}")
-            for made in self.out.iterdir():
-                made.unlink()
-        shutil.rmtree(self.files)
-        self.files.mkdir()
+            self._empty(self.out)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last attack."""
+        self._empty(self.files)
+        self._empty(self.out)
+        self._before = self._listing()
+
+    def keep(self, where: Path) -> None:
+        """Copy the mutated file of the last attack, for a person to look at."""
+        shutil.rmtree(where, ignore_errors=True)
+        shutil.copytree(self.files, where)
+
+    @staticmethod
+    def _empty(folder: Path) -> None:
+        shutil.rmtree(folder)
+        folder.mkdir()
 
     def _listing(self) -> set[Path]:
         return {path for path in self.folder.rglob("*") if self.out not in path.parents and path.parent != self.files}
@@ -350,16 +364,6 @@ WAYS: dict[str, tuple[Callable[[Bench, Path], None], ...]] = {
     "index": (inspect, needs, network),
 }
 KINDS = tuple(WAYS)
-
-
-def keep(bench: Bench, where: Path) -> None:
-    """Copy the mutated file of the last attack, for a person to look at."""
-    shutil.rmtree(where, ignore_errors=True)
-    shutil.copytree(bench.files, where)
-    shutil.rmtree(bench.files)
-    bench.files.mkdir()
-    for made in bench.out.iterdir():
-        made.unlink()
 
 
 if sys.version_info < (3, 11):  # contextlib.chdir
