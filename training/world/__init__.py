@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from .characters import ACTIONS, COLOURS, KINDS, MARKS, Character
-from .film import (
-    Appearance,
-    Film,
-    Shot,
-    boundaries,
-    make_clip,
-    make_film,
-    make_still,
-    plan_still,
-    random_story,
-    render_frame,
-    render_shot,
-)
+from .camera import FRAMINGS, TIMES, VIEWPOINTS
+from .characters import COLOURS, KINDS, MARKS, Character
+from .film import Appearance, Film, Shot
 from .grammar import CAPTION_VOCABULARY, LOOK_WORDS, NAMES, tokenize
-from .settings import FRAMINGS, SETTINGS, TIMES, VIEWPOINTS
+from .planning import boundaries, make_film, make_still, plan_still, random_story
+from .poses import ACTIONS
+from .stage import SETTINGS
 
 __all__ = [
     "ACTIONS",
@@ -36,12 +27,9 @@ __all__ = [
     "Film",
     "Shot",
     "boundaries",
-    "make_clip",
     "make_film",
     "make_still",
     "plan_still",
     "random_story",
-    "render_frame",
-    "render_shot",
     "tokenize",
 ]

@@ -9,8 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from .characters import ACTIONS, COLOURS, KINDS, MARKS, Character
-from .settings import SETTINGS, TIMES
+from .camera import TIMES
+from .characters import COLOURS, KINDS, MARKS, Character
+from .poses import ACTIONS
+from .stage import SETTINGS
 
 Word = TypeVar("Word")
 NAMES = ("[character1]", "[character2]", "[character3]")
