@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from .commands.arguments import build_parser
-from .commands.console import any_console, is_first
+from .commands.console import any_console
+from .distributed.launch import is_first_rank, wait_for_first_rank
 from .errors import InputError, WorkerLostError
 
 
@@ -62,8 +63,9 @@ def _without_memory(error: Exception) -> str | None:
 
 
 def _fail(error: object, code: int) -> int:
-    if is_first():
-        print("causalcine: " + " ".join(str(error).split()), file=sys.stderr)
+    if not is_first_rank():
+        wait_for_first_rank()  # it says the same, once; what is said after that is wrong with this rank alone
+    print("causalcine: " + " ".join(str(error).split()), file=sys.stderr)
     return code
 
 

@@ -1,4 +1,4 @@
-"""The one error of bad input, a sentence that names the field and what is allowed, and that of a team that falls apart."""
+"""The one error of bad input, a sentence that names the field and what is allowed, and that of workers who lose one of theirs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 class WorkerLostError(RuntimeError):
-    """Another worker of a team went away, or the launcher stops this one. `state` is that of the film so far."""
+    """Another worker went away, or the launcher stops this one. `state` is that of the film so far."""
 
     state: Any = None
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .atomic import check_output
 from .card import Card
-from .distributed import SequenceParallel
+from .distributed.sequence_parallel import SequenceParallel
 from .errors import InputError, WorkerLostError
 from .memory import MemorySettings, ResolvedMemory
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
@@ -57,20 +57,20 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         attention: str = AUTO,
         compile: bool = False,
-        team: SequenceParallel | None = None,
+        sharding: SequenceParallel | None = None,
     ) -> Pipeline:
         """Load an all-in-one checkpoint: `nano` (built in) or a file.
 
         device: a torch device, CUDA where there is one by default. dtype: of the transformer; by default as `pick_dtype`;
         float8_e4m3fn keeps its linears so (`model.float8`). attention: a name in `model.KERNELS`. compile: the transformer's
-        blocks, with `torch.compile`; each new size of picture then takes a while first. team: the workers that make films
-        together, each of whom calls this.
+        blocks, with `torch.compile`; each new size of picture then takes a while first. sharding: how passes are shared out
+        over ranks, each of which calls this.
         """
         compute = pick_compute(pick_device(device), attention, compile)
         pipe = cls.from_checkpoint(
             load_checkpoint(model_path(source)), name=str(source), device=device, dtype=dtype, compute=compute
         )
-        pipe.network = replace(pipe.network, team=team)
+        pipe.network = replace(pipe.network, sharding=sharding)
         return pipe
 
     @classmethod
@@ -245,7 +245,7 @@ class Pipeline:
 
         With `state`, the file holds the new part only, or, with `whole`, the film from its beginning; frame ranges in the
         report are of the whole film. on_chunk: called with every chunk as soon as it is made, before it is written: whatever
-        fails later, its state is good. Where the team loses a worker, the file holds what was made, and the WorkerLostError
+        fails later, its state is good. Where a worker is lost, the file holds what was made, and the WorkerLostError
         has its state.
         """
         from .encoder import check_encoder

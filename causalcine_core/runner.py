@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .distributed import SequenceParallel
+from .distributed.sequence_parallel import SequenceParallel
 from .errors import InputError
 from .model import CausalWanTransformer
 from .model.float8 import FLOAT8, to_float8
@@ -42,20 +42,28 @@ class Runner:
     dtype: torch.dtype
     patch: tuple[int, int] = (2, 2)
     fingerprint: str = ""
-    team: SequenceParallel | None = None  # the workers that share it, this process among them
+    sharding: SequenceParallel | None = None  # how each pass is shared out over ranks, where it is
     crew: Elsewhere | None = None  # who makes its rollouts in this process's stead
     compute: Compute = field(default_factory=Compute)
 
     @property
     def own_heads(self) -> int:
         """Heads whose keys and values are remembered here."""
-        return self.team.heads(self.heads) if self.team else self.heads
+        return self.sharding.heads(self.heads) if self.sharding else self.heads
 
     def velocity(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
-        """One pass, on all workers: as `model.transformer.forward`."""
-        if self.team is None:
+        """One pass over noisy latents `[B, C, F, h, w]` of model space: their velocity, float32, on every rank where ranks share it.
+
+        timesteps: in 0..1000, 0 = clean: `[B, F]`, or with an axis of 1 where they are the same along it. text: cross-attention
+        keys and values. view: what self-attention sees; of this rank's heads, where ranks share a pass.
+        """
+
+        def run(latents: Tensor, view: View) -> Tensor:
             return forward(self.net, latents, timesteps, text, view, self.compute)
-        return self.team.forward(self.net, self.patch, latents, timesteps, text, view, self.compute)
+
+        if self.sharding is None:
+            return run(latents, view)
+        return self.sharding.forward(run, latents, view, self.patch)
 
 
 def pick_device(device: str | None) -> torch.device:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,11 +22,6 @@ def any_console() -> Iterator[None]:
         for stream, errors in zip(streams, before, strict=True):
             if not stream.closed:
                 stream.reconfigure(errors=errors)
-
-
-def is_first() -> bool:
-    """Whether this process speaks for all workers of a team (torchrun sets RANK), or is alone."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def cut_off(text: str, most: int) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from ..distributed.launch import check_launch
 from ..story import Story
 
 
 def run(args: argparse.Namespace) -> None:
     story = Story.load(args.story) if args.story is not None else None
+    check_launch(args.model)
     from ..sampling import State
     from .making import make_film
 

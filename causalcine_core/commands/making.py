@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from ..atomic import check_output, write_atomic
-from ..distributed import SequenceParallel
+from ..distributed.launch import is_first_rank
+from ..distributed.mesh import join_mesh, leave_mesh
+from ..distributed.sequence_parallel import SequenceParallel
 from ..encoder import check_encoder
 from ..errors import InputError, WorkerLostError
 from ..pipeline import Pipeline, Video
@@ -23,35 +25,34 @@ from ..report import memory_map, to_json
 from ..sampling import State
 from ..story import Story, check_seed, check_size
 from .arguments import memory_settings
-from .console import is_first, shot_table
+from .console import shot_table
 from .progress import Watch
 
 
 def make_film(args: argparse.Namespace, story: Story | None, state: State | None) -> None:
-    files = output_files(args) if is_first() else {}
+    files = output_files(args) if is_first_rank() else {}
     if args.seed is not None:
         check_seed(args.seed)
     if story is not None and story.width is not None and story.height is not None:
         check_size(story.width, story.height)
     if args.cut is not None and story is not None and story.cut is None:
         story = dataclasses.replace(story, cut=args.cut)
-    if is_first():
+    if is_first_rank():
         check_encoder()  # before a model is loaded
-    team = SequenceParallel.join(args.device)
-    if team is not None:  # a launcher asks its workers to stop when one of them is gone
-        signal.signal(signal.SIGTERM, lambda *_: team.stop())
+    sharding = SequenceParallel.of(join_mesh(device=args.device))
+    if sharding is not None:  # a launcher asks its workers to stop when one of them is gone
+        signal.signal(signal.SIGTERM, lambda *_: sharding.stop())
     dtype = getattr(torch, args.dtype) if args.dtype else None
     how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
-    pipe = Pipeline.from_pretrained(args.model, team=team, **how)
+    pipe = Pipeline.from_pretrained(args.model, sharding=sharding, **how)
     asked: dict[str, Any] = {"state": state, "memory": memory_settings(args)}
     asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
-    if is_first():
-        _write_film(args, pipe, story, asked, files, keep=team is None and not args.small_state)
+    if is_first_rank():
+        _write_film(args, pipe, story, asked, files, keep=sharding is None and not args.small_state)
     else:
         for _ in pipe.stream(story, decode=False, **asked):
             pass
-    if team is not None:
-        team.leave()
+    leave_mesh()
 
 
 def _write_film(
@@ -147,7 +148,7 @@ def _say(text: str) -> None:
 
 
 def _kept(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
-    """Keeps the state of a film whose team fell apart, and says where everything is."""
+    """Keeps the state of a film that lost a worker, and says where everything is."""
     if lost.state is None:
         return f"{lost} before the first chunk was whole: nothing was written"
     seconds = (lost.state.frames - made) / lost.state.recipe.timeline.fps

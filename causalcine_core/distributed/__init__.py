@@ -1,5 +1,4 @@
-"""One film on several devices."""
+"""Ranks that compute together: a device mesh with explicit groups, and sequence parallelism over attention heads.
 
-from .sequence_parallel import SequenceParallel
-
-__all__ = ["SequenceParallel"]
+Nothing here knows of films. `launch` is read before torch is imported, so this file imports nothing.
+"""

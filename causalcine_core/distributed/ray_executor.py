@@ -27,7 +27,7 @@ from ..model import WanConfig
 from ..model.kernels import AUTO
 from ..plan import PlannedChunk
 from ..sampling import Chunk, ChunkRecord, State, StepInfo
-from .sequence_parallel import share_heads
+from .launch import share_heads
 from .serialization import dumps, loads
 from .worker import Answer, Job
 

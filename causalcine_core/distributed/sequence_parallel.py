@@ -1,21 +1,24 @@
-"""Sequence parallelism over attention heads, with the memory shared out the same way.
+"""Sequence parallelism over attention heads, for inference and training alike (DeepSpeed-Ulysses, arXiv:2309.14509).
 
-Every worker runs the same rollout from the same noise. Of a pass it computes some rows of the picture; for self-attention
-it trades them for all rows of some heads, and back (DeepSpeed-Ulysses, arXiv:2309.14509). So each worker remembers only its
-heads, and what a chunk recalls is chosen by the sum of everyone's scores.
+Every rank of a group runs the same program on the same noise. Of a pass it computes some rows of the picture; for
+self-attention it trades them for all rows of some heads, and back. So each rank remembers only its heads, and what a chunk
+recalls is chosen by the sum of everyone's scores.
+
+Gradients. There is one exchange, an all-to-all whose backward is the all-to-all back; all else is the chain rule. So after
+`backward`, which every rank calls on a loss of the whole velocity, a rank holds the gradient of the sum of all ranks' losses
+by its own copy of a parameter. The mean over the group, which DDP and FSDP take and `mesh.average_gradients` too, is the
+gradient that one rank alone would have; that holds for parameters used inside a pass, outside of it, or both, and through
+several passes in a row.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -23,78 +26,61 @@ from torch import Tensor
 
 from ..errors import InputError, WorkerLostError
 from ..model.kernels import Kernel
-from ..model.transformer import Compute, TextKV, View, forward
+from ..model.transformer import View
+from .launch import share_heads
+from .mesh import SEQUENCE, exchange
 
-
-def share_heads(workers: int, heads: int) -> int:
-    """How many of a network's heads each of the workers has. Raises InputError where they cannot be shared out evenly."""
-    if heads % workers:
-        fitting = [n for n in range(1, heads + 1) if heads % n == 0]
-        raise InputError(
-            f"{workers} workers cannot share {heads} attention heads evenly: start {', '.join(map(str, fitting))}"
-        )
-    return heads // workers
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
 class SequenceParallel:
-    """This worker's place among `size` that make one film."""
+    """One rank's place in a group whose ranks compute every pass together. group: as of `mesh.get_group("sp")`."""
 
-    rank: int
-    size: int
+    group: dist.ProcessGroup
     _stopped: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod
-    def join(cls, device: str | None = None, timeout: timedelta = timedelta(minutes=10)) -> SequenceParallel | None:
-        """The team that torchrun started, joined; None where it started none, or one worker.
-
-        device: what the workers compute on, `cpu` or `cuda`; None: a GPU each where there are any. timeout: how long a
-        worker that hangs is waited for; one that dies is noticed at once.
-        """
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
+    def of(cls, mesh: DeviceMesh | None, dim: str = SEQUENCE) -> SequenceParallel | None:
+        """This rank's place in that dimension of a mesh; None without a mesh, or where the dimension holds one rank."""
+        if mesh is None or mesh.get_group(dim).size() == 1:
             return None
-        gpu = device.startswith("cuda") if device else torch.cuda.is_available()
-        if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        return cls.meet(int(os.environ["RANK"]), size, "env://", gpu=gpu, timeout=timeout)
+        return cls(mesh.get_group(dim))
 
-    @classmethod
-    def meet(
-        cls, rank: int, size: int, where: str, *, gpu: bool, timeout: timedelta = timedelta(minutes=10)
-    ) -> SequenceParallel:
-        """The team of `size` who all call this. where: as PyTorch names it, `tcp://host:port`. gpu: whether each has one."""
-        dist.init_process_group(
-            "nccl" if gpu else "gloo", init_method=where, rank=rank, world_size=size, timeout=timeout
-        )
-        return cls(rank, size)
+    @property
+    def rank(self) -> int:
+        """This process's place in the group."""
+        return int(self.group.rank())
 
-    def stop(self) -> None:
-        """Make the next exchange a `WorkerLostError`: what this worker is at until then, such as saving, it may finish."""
-        self._stopped.set()
-
-    def leave(self) -> None:
-        """Take down what `join` set up, all at once: a worker whose process ends while others still use it may be aborted."""
-        if dist.is_initialized():
-            with contextlib.suppress(WorkerLostError):  # who is gone already is not waited for
-                self._call(dist.barrier)
-            dist.destroy_process_group()
+    @property
+    def size(self) -> int:
+        """Ranks of the group."""
+        return int(self.group.size())
 
     def heads(self, heads: int) -> int:
-        """How many of a network's heads each worker has."""
+        """How many of a network's heads each rank attends with and remembers. Raises InputError where they do not divide."""
         return share_heads(self.size, heads)
 
+    def stop(self) -> None:
+        """Make the next exchange a WorkerLostError: what this rank is at until then, such as saving, it may finish."""
+        self._stopped.set()
+
     def forward(
-        self,
-        net: Any,
-        patch: tuple[int, int],
-        latents: Tensor,
-        timesteps: Tensor,
-        text: TextKV,
-        view: View,
-        compute: Compute | None = None,
+        self, run: Callable[[Tensor, View], Tensor], latents: Tensor, view: View, patch: tuple[int, int]
     ) -> Tensor:
-        """As `model.transformer.forward`, with the rows of the picture shared out; every worker gets the whole."""
+        """A pass of a network with the rows of the picture shared out; differentiable.
+
+        Args:
+            run: the pass itself, of latents `[B, C, F, h', w]` and of a view; gives as many rows as it is given.
+            latents: `[B, C, F, h, w]`, the same on every rank.
+            view: what this rank's heads see, all rows of the picture.
+            patch: height and width of a token, in latent pixels.
+
+        Returns: `[B, C, F, h, w]`, whole on every rank.
+
+        Raises InputError where there are fewer rows of patches than ranks, WorkerLostError where a rank is gone.
+        """
         height, width = latents.shape[-2:]
         rows = height // patch[0]
         if rows < self.size:
@@ -103,46 +89,60 @@ class SequenceParallel:
         shares = [last - first for first, last in pairwise(bounds)]
         own = latents[..., bounds[self.rank] : bounds[self.rank + 1], :].contiguous()
         tokens = [share // patch[0] * (width // patch[1]) for share in shares]
-        out = forward(net, own, timesteps, text, _Traded(self, view, tokens), compute)
+        out = run(own, _HeadsView(self, view, tokens))
         return torch.cat(self.trade([out] * self.size, [(*out.shape[:3], share, width) for share in shares]), 3)
 
     def total(self, scores: Tensor) -> Tensor:
-        """The sum over all workers, the same bits on each."""
-        scores = scores.contiguous()
-        self._call(lambda: dist.all_reduce(scores))
+        """The sum over all ranks, the same bits on each; without a gradient."""
+        scores = scores.detach().clone(memory_format=torch.contiguous_format)
+        self._meet(lambda: dist.all_reduce(scores, group=self.group))
         return scores
 
     def trade(self, given: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Give worker i `given[i]`; returned is what worker i gives, of `shapes[i]`."""
+        """Give rank i `given[i]`; returned is what rank i gives, of `shapes[i]`. Differentiable."""
         sent, sizes = torch.cat([part.flatten() for part in given]), [prod(shape) for shape in shapes]
-        taken = sent.new_empty(sum(sizes))
-        self._call(lambda: dist.all_to_all_single(taken, sent, sizes, [part.numel() for part in given]))
+        taken = _all_to_all(sent, self, [part.numel() for part in given], sizes)
         return [part.view(*shape) for part, shape in zip(taken.split(sizes), shapes, strict=True)]
 
-    def _call(self, collective: Callable[[], Any]) -> None:
+    def _meet(self, collective: Callable[[], Any]) -> None:
         if self._stopped.is_set():
             raise WorkerLostError("the launcher stopped this worker")
-        try:
+        with exchange():
             collective()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # backends agree on no type and no words for a connection that broke
-            raise WorkerLostError(f"another worker went away ({str(error).splitlines()[0]})") from error
+
+
+class _AllToAll(torch.autograd.Function):
+    """An exchange of a flat tensor, whose backward is the one that takes everything back. given, taken: numbers to and from each
+    rank."""
+
+    @staticmethod
+    def forward(ctx: Any, sent: Tensor, sharding: SequenceParallel, given: list[int], taken: list[int]) -> Tensor:
+        ctx.back = sharding, taken, given
+        out = sent.new_empty(sum(taken))
+        sharding._meet(lambda: dist.all_to_all_single(out, sent, taken, given, group=sharding.group))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return _all_to_all(gradients[0].contiguous(), *ctx.back), None, None, None
+
+
+_all_to_all: Callable[..., Tensor] = _AllToAll.apply
 
 
 @dataclass(frozen=True)
-class _Traded:
-    """A view for whom rows of all heads are traded for all rows of some heads, and back. tokens: rows' tokens, by worker."""
+class _HeadsView:
+    """A view for whom own rows of all heads are traded for all rows of own heads, and back. tokens: of a frame, by rank."""
 
-    team: SequenceParallel
+    sharding: SequenceParallel
     view: View
     tokens: Sequence[int]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
-        size = self.team.size
+        size, rank = self.sharding.size, self.sharding.rank
         given = torch.stack((q, k, v)).chunk(size, 4)  # 3 B F s H/n D
         shapes = [(*given[0].shape[:3], share, *given[0].shape[4:]) for share in self.tokens]
-        q, k, v = torch.cat(self.team.trade(given, shapes), 3).unbind()
+        q, k, v = torch.cat(self.sharding.trade(given, shapes), 3).unbind()
         y = self.view.attend(layer, q, k, v, kernel)
         parts = y.split(list(self.tokens), 2)
-        return torch.cat(self.team.trade(parts, [parts[self.team.rank].shape] * size), 3)
+        return torch.cat(self.sharding.trade(parts, [parts[rank].shape] * size), 3)

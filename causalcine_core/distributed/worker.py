@@ -20,6 +20,7 @@ from ..plan import PlannedChunk
 from ..runner import Runner, pick_compute, pick_device, prepare_network
 from ..sampling import Chunk, Pending, State, StepInfo, rollout
 from ..weights.checkpoint import assign
+from .mesh import meet
 from .sequence_parallel import SequenceParallel
 from .serialization import dumps, loads
 
@@ -59,7 +60,7 @@ class Worker:
     rank: int
     size: int
     device: str
-    team: SequenceParallel | None = None
+    sharding: SequenceParallel | None = None
     network: Runner | None = None
     _memories: OrderedDict[str, KVMemory] = field(default_factory=OrderedDict)
     _stream: Iterator[Chunk] | None = None
@@ -92,7 +93,7 @@ class Worker:
 
     def meet(self, where: str) -> None:
         if self.size > 1:
-            self.team = SequenceParallel.meet(self.rank, self.size, where, gpu=self.device.startswith("cuda"))
+            self.sharding = SequenceParallel.of(meet(self.rank, self.size, where, kind=self.device))
 
     def load(self, path: str, config: dict[str, Any], dtype: torch.dtype, identity: str, attention: str) -> None:
         """Take the network of a file, instead of the one that is there."""
@@ -102,9 +103,8 @@ class Worker:
         net = CausalWanTransformer(WanConfig.from_dict(config), device="meta", dtype=dtype)
         assign(net, read_network(path, config=net.config).weights, "the model")
         net = net.to(device).eval().requires_grad_(False)
-        self.network = replace(
-            prepare_network(net, identity, compute=pick_compute(device, attention, False)), team=self.team
-        )
+        network = prepare_network(net, identity, compute=pick_compute(device, attention, False))
+        self.network = replace(network, sharding=self.sharding)
 
     def has(self, name: str) -> bool:
         return name in self._memories
@@ -158,5 +158,5 @@ class Worker:
         if self.rank == 0:
             self._steps.append(replace(info, clean=info.clean.float().cpu()))
         asked = torch.tensor([float(self._dropped)], device=info.clean.device)
-        if float(self.team.total(asked) if self.team else asked) > 0:
+        if float(self.sharding.total(asked) if self.sharding else asked) > 0:
             raise _Dropped

@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import math
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -33,19 +31,16 @@ BACKENDS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cud
 PACKAGES = {"flash-attn": "flash_attn", "sage": "sageattention"}  # not among our requirements
 KERNELS = (AUTO, "sdpa", *BACKENDS, "flex", *PACKAGES)
 EXACT = ("flash", "cudnn", "efficient", "flash-attn")  # what `auto` chooses from on a GPU; sage rounds to 8 bits
-CACHED_SCORES = 2**21  # more at a time would leave the processor's cache
-FEW_SCORES = 2**16  # up to here the calls cost more than the products
 
 
 def sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """PyTorch's own. On a CPU in float32, whose kernel is the faster one there, backward many times; but without gradients two
-    bfloat16 products and a softmax are faster still, as long as the scores stay in the cache and are not very few."""
+    """PyTorch's own; on a CPU that of float32 for halves too, which is the faster one there, backward many times.
+
+    Nothing about it depends on how many heads there are: ranks that share them have the bits of one.
+    """
     dtype = q.dtype
-    if q.device.type == "cpu" and dtype != torch.float32:
-        if mask is not None or torch.is_grad_enabled():
-            q, keys, values = q.float(), keys.float(), values.float()
-        elif q.shape[:3].numel() * keys.shape[1] > FEW_SCORES:
-            return _in_cache(q, keys, values)
+    if q.device.type == "cpu" and dtype.itemsize < 4:
+        q, keys, values = q.float(), keys.float(), values.float()
     with torch.autocast(q.device.type, enabled=False):
         return _torchs(q, keys, values, mask).to(dtype)
 
@@ -187,32 +182,3 @@ def _unmasked(run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Kernel:
         return run(q, keys, values) if mask is None else sdpa(q, keys, values, mask)
 
     return kernel
-
-
-_rooms = threading.local()
-
-
-def _room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of this shape in memory that the thread uses again and again: the system hands out new memory slowly."""
-    room, size = getattr(_rooms, "scores", None), math.prod(shape)
-    if room is None or room.dtype != dtype or len(room) < size:
-        with torch.inference_mode(False):  # written to in any mode later on
-            room = _rooms.scores = torch.empty(size, dtype=dtype)
-    return room[:size].view(shape)
-
-
-def _in_cache(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of as many heads at a time, or queries of one head, as have their scores in the cache together."""
-    batch, length, heads, dim = q.shape
-    q, keys, values = (t.transpose(1, 2).reshape(batch * heads, -1, dim) for t in (q * dim**-0.5, keys, values))
-    out, rows = torch.empty_like(q), min(length, max(1, CACHED_SCORES // keys.shape[1]))
-    together = max(1, CACHED_SCORES // (keys.shape[1] * rows)) if rows == length else 1
-    for head in range(0, len(q), together):
-        k, v = keys[head : head + together], values[head : head + together]
-        for row in range(0, length, rows):
-            part = slice(head, head + together), slice(row, row + rows)
-            some = q[part]
-            scores = _room((*some.shape[:2], k.shape[1]), q.dtype)
-            torch.bmm(some, k.mT, out=scores)
-            torch.bmm(torch.softmax(scores, -1, out=scores), v, out=out[part])
-    return out.view(batch, heads, length, dim).transpose(1, 2)

@@ -191,7 +191,7 @@ class _Scene:
 
     def view(self, memory: KVMemory, state: State, chunk: PlannedChunk, chunks: int = 1) -> RolloutView:
         """What `chunk` sees, and with it those after it, where several `chunks` are made at once."""
-        team, recipe = self.network.team, state.recipe
+        sharding, recipe = self.network.sharding, state.recipe
         return RolloutView(
             memory,
             state.settings,
@@ -201,7 +201,7 @@ class _Scene:
             cut=Cut.parse(chunk.cut, keep=recipe.cut.keep, jump=recipe.cut.jump),
             sink=recipe.visibility.sink,
             angles=_angles(memory, state, chunk) if recipe.visibility.shot_angle else None,
-            total=team.total if team else None,
+            total=sharding.total if sharding else None,
         )
 
     def seen(self, memory: KVMemory, state: State, chunk: PlannedChunk) -> RolloutView:

@@ -16,8 +16,8 @@ import comfy.sd
 import folder_paths
 import torch
 
+from ...causalcine_core.distributed.launch import share_heads
 from ...causalcine_core.distributed.ray_executor import RayExecutor
-from ...causalcine_core.distributed.sequence_parallel import share_heads
 from ...causalcine_core.errors import InputError, WorkerLostError
 from ...causalcine_core.model.kernels import AUTO
 from ...causalcine_core.runner import Runner

@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from causalcine_core import Pipeline, State, Story
+from causalcine_core.cli import main
 from causalcine_core.commands.checkout import SOURCE
-from causalcine_core.distributed import SequenceParallel
+from causalcine_core.distributed import launch
+from causalcine_core.distributed.launch import share_heads
+from causalcine_core.distributed.mesh import join_mesh, meet
 from causalcine_core.errors import InputError
 
 
@@ -107,5 +110,59 @@ def test_a_worker_that_dies_leaves_a_film_that_can_be_finished(tmp_path, checkpo
 
 def test_heads_that_cannot_be_shared_are_named():
     with pytest.raises(InputError, match=r"5 workers cannot share 12 attention heads evenly: start 1, 2, 3, 4, 6, 12"):
-        SequenceParallel(0, 5).heads(12)
-    assert SequenceParallel(0, 4).heads(12) == 3
+        share_heads(5, 12)
+    assert share_heads(4, 12) == 3
+
+
+def test_ranks_that_do_not_divide_the_heads_are_told_so_before_torch_is_imported(tmp_path, checkpoint):
+    """By the first rank, in one line; a torchrun adds its own about exit codes."""
+    told = f"""
+import sys
+from causalcine_core.cli import main
+code = main(["generate", {story(tmp_path / "story.json", 2)!r}, "-o", "film.mp4", "--model", {str(checkpoint)!r}])
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+    launched = {**os.environ, "PYTHONPATH": str(SOURCE), "WORLD_SIZE": "3", "RANK": "0"}
+    ran = subprocess.run([sys.executable, "-c", told], cwd=tmp_path, env=launched, capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stdout == "False\n"
+    assert ran.stderr == "causalcine: 3 workers cannot share 2 attention heads evenly: start 1, 2\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["story.json"]
+
+
+def test_the_first_rank_speaks_for_all_and_another_only_for_itself(monkeypatch, capsys):
+    """Who is still there after the first has said what is wrong is alone in it."""
+    waited = []
+    monkeypatch.setattr(launch.time, "sleep", waited.append)
+    for rank in ("0", "2"):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["generate", "nowhere.txt", "-o", "film.mp4"]) == 2
+        assert "no such story file" in capsys.readouterr().err
+        assert waited == ([launch.GRACE] if rank == "2" else [])
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "told"),
+    [
+        ("cuda", 0, "device 'cuda' is not available here"),
+        ("cuda", 1, "2 workers were started, but there are 1 GPUs here: start at most as many"),
+        (None, 1, "2 workers were started, but there are 1 GPUs here: start at most as many"),
+        ("cuda:1", 2, "device is 'cuda:1': several workers run on cpu or cuda, where each takes a GPU of its own"),
+        ("mps", 0, "device is 'mps': several workers run on cpu or cuda"),
+    ],
+)
+def test_a_device_that_ranks_cannot_have_is_named(monkeypatch, device, gpus, told):
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(InputError, match=told):
+        join_mesh(device=device)
+
+
+@pytest.mark.parametrize(
+    "dims", [{"data": 3, "sp": 2}, {"data": -1, "sp": -1}, {"data": 0, "sp": 4}, {"data": 3, "sp": -1}]
+)
+def test_a_mesh_that_the_ranks_do_not_fill_is_named(dims):
+    with pytest.raises(InputError, match="mesh is "):
+        meet(0, 4, "nowhere", dims=dims)
