@@ -146,6 +146,7 @@ CASES = [
     Case("rope jump", {"cut_jump": 7}, cuts=("rope_jump", "rope_jump")),
     Case("pinned", {"top_k": 3}, cuts=("pinned", "pinned")),
     Case("all cuts", {"window": 2, "cut_keep": 1, "cut_jump": 5, "sink": 2}, cuts=("flush+rope_jump+pinned", "flush+pinned")),
+    Case("shots of one chunk", {"cut_jump": 5, "window": 2}, cuts=("flush+rope_jump", "rope_jump+pinned"), counts=(1, 1, 4)),
     Case("soft", {}, cuts=("soft", "flush"), blend=1),
     Case("soft, soft", RICH, cuts=("soft", "soft"), blend=2),
     Case("soft after a cut", {"window": 2, "cut_keep": 1}, cuts=("flush+pinned", "soft"), blend=1),
