@@ -256,6 +256,25 @@ def expected(name: str, parts: dict[str, Tensor], factor: float = 1.0) -> Tensor
     return WEIGHTS[f"{name}.weight"] + factor * parts[f"{name}.lora_B.weight"] @ parts[f"{name}.lora_A.weight"]
 
 
+PREFIXES = (
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "module.",
+    "_fsdp_wrapped_module.",
+    "_orig_mod.",
+    "model.",
+    "net.",
+)
+
+
+@pytest.mark.parametrize("inner", ["", *PREFIXES])
+@pytest.mark.parametrize("outer", PREFIXES)
+def test_c53_prefixes_are_taken_off_alone_and_stacked(outer, inner):
+    layout = find_layout({f"{outer}{inner}{name}": tuple(tensor.shape) for name, tensor in WEIGHTS.items()})
+    assert layout is not None
+    assert layout.sources == {name: f"{outer}{inner}{name}" for name in WEIGHTS}
+
+
 @pytest.mark.parametrize(
     ("rename", "alpha", "factor"),
     [

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from causalcine_core.errors import InputError
 from causalcine_core.vae import WanVAE, frames_to_uint8, load_vae, uint8_to_frames
+from causalcine_core.weights.header import read_header
+from causalcine_core.weights.metadata import read_entry
+from causalcine_core.weights.tensors import read_tensors, write_tensors
 from training.world import COLOURS, KINDS, MARKS, SETTINGS, TIMES, Film, Shot, make_film, make_still
 
 ASSET = Path(__file__).parent / "assets" / "probe.safetensors"
@@ -116,25 +116,22 @@ def load_probe(path: Path = ASSET) -> Probe:
         raise InputError(
             f"probe {path} does not exist: make it with python -m training.evaluation.probe train --vae FILE"
         )
-    try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"probe {path} cannot be read ({error})") from error
-    if metadata.get("format") != FORMAT:
+    weights, header = read_tensors(path, "probe")
+    if header.metadata.get("format") != FORMAT:
         raise InputError(f"{path} is no probe of this version ({FORMAT}): train it again")
-    if json.loads(metadata["labels"]) != {name: list(labels) for name, labels in LABELS.items()}:
+    labels = read_entry(header.metadata, "labels", f"probe {path}")
+    if labels != {name: list(known) for name, known in LABELS.items()}:
         raise InputError(f"probe {path} was trained on a world with other words: train it again")
     probe = Probe()
-    probe.load_state_dict(weights, strict=False)  # batch counters are not stored
+    probe.load_state_dict(
+        {name: t.float() for name, t in weights.items()}, strict=False
+    )  # batch counters are not stored
     return probe.eval().requires_grad_(False)
 
 
 def probe_card(path: Path = ASSET) -> dict[str, Any]:
     """What a probe file says of itself."""
-    with safe_open(str(path), "pt") as file:
-        return json.loads((file.metadata() or {})["card"])
+    return read_entry(read_header(path, "probe").metadata, "card", f"probe {path}") or {}
 
 
 @torch.no_grad()
@@ -328,12 +325,10 @@ def train(
 
 def save_probe(probe: Probe, path: Path, card: dict[str, Any]) -> None:
     """Write a probe as half-precision safetensors; it appears under its name only when it is whole."""
-    weights = {n: t.half().contiguous() for n, t in probe.state_dict().items() if not n.endswith("num_batches_tracked")}
+    weights = {n: t.half() for n, t in probe.state_dict().items() if not n.endswith("num_batches_tracked")}
     metadata = {"format": FORMAT, "labels": json.dumps(LABELS), "card": json.dumps(card)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(weights, str(partial), metadata=metadata)
-    os.replace(partial, path)
+    write_tensors(path, weights, metadata)
 
 
 # --- checking

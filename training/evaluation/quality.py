@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from causalcine_core import Pipeline, Story
+from causalcine_core.atomic import write_atomic
 from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, STORAGES, MemorySettings
 from causalcine_core.sampling import State
@@ -294,9 +295,7 @@ def report(
 
 def _write(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data))
-    os.replace(partial, path)
+    write_atomic(path, lambda partial: partial.write_text(json.dumps(data)))
 
 
 def readers_print(pipe: Pipeline, probe_file: Path) -> str:

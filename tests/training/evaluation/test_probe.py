@@ -142,7 +142,7 @@ def test_files_that_are_no_probe_are_refused(tmp_path, untrained, monkeypatch):
         load_probe(tmp_path / "none.safetensors")
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"probe .* looks like a Git LFS pointer"):
         load_probe(bad)
     good = tmp_path / "good.safetensors"
     save_probe(untrained, good, {})
