@@ -91,7 +91,9 @@ class Film:
         def velocity(x: Tensor, level: float) -> Tensor:
             return self.velocity(x, [level] * chunk.length, texts, looks)
 
-        latent = sample(noise(), velocity, levels(self.settings, n), noise, self.settings.sampler)
+        latent = sample(
+            noise(), velocity, levels(self.settings, n), noise, self.settings.sampler, self.settings.exit_step
+        )
         return Made(latent, [[dict(look.recalled) for look in film] for film in looks])
 
     def roll(self, n: int) -> Made:
@@ -127,8 +129,10 @@ class Film:
                 how = replace(settings, window=i, top_k=0, sink=0)
             self.write(m, self.chunks[n if again else m].text, how, new=m == n - 1)
 
+    @torch.no_grad()
     def write(self, n: int, text: Tensor, settings: Settings, new: bool) -> None:
-        """A pass over a finished chunk, at the level of context noise; its keys and values are remembered. new: for the first time."""
+        """A pass over a finished chunk, at the level of context noise; its keys and values are remembered, as values without gradient.
+        new: for the first time."""
         length, level, far = self.chunks[n].length, settings.context_noise, seen(self.chunks, n, settings)[1]
         x = (1 - level) * self.made[n].latent + level * self.noise(n, "context")()
         looks = self.looks(n, length, settings)

@@ -49,7 +49,7 @@ def attention_of_chunk(
 def choose(descriptors: dict[int, Tensor], query: Tensor, top_k: int) -> tuple[list[int], float]:
     """The frames whose descriptors `[H, D]` match the chunk's best, summed over heads, in temporal order; and by how much the last
     of them beat the first that was not chosen."""
-    scores = {frame: float((one * query).sum()) for frame, one in descriptors.items()}
+    scores = {frame: float((one * query).sum().detach()) for frame, one in descriptors.items()}
     best = sorted(scores, key=lambda frame: -scores[frame])
     margin = scores[best[top_k - 1]] - scores[best[top_k]] if 0 < top_k < len(best) else math.inf
     return sorted(best[:top_k]), margin

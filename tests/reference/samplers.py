@@ -27,13 +27,16 @@ def sample(
     levels: Sequence[float],
     noise: Callable[[], Tensor],
     sampler: str,
+    exit_step: int | None = None,
 ) -> Tensor:
-    """From noise to clean latents. UniPC: order 2, variant bh2, of clean latents (arXiv:2302.04867, Alg. 5 to 8)."""
+    """From noise to clean latents; where an exit step is named, what it says, with its gradients alone. UniPC: order 2, variant bh2,
+    of clean latents (arXiv:2302.04867, Alg. 5 to 8)."""
     known: list[tuple[float, Tensor, Tensor]] = []  # level, corrected x and clean latents there
-    for level, following in pairwise(levels):
-        v = velocity(x, level)
-        clean = x - level * v
-        if following == 0:
+    for step, (level, following) in enumerate(pairwise(levels)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and exit_step in (None, step)):
+            v = velocity(x, level)
+            clean = x - level * v
+        if following == 0 or step == exit_step:
             break
         if sampler == "euler":
             x = x + (following - level) * v

@@ -24,7 +24,8 @@ class Shot:
 
 @dataclass(frozen=True)
 class Settings:
-    """Fields as in a recipe. limit: frames beyond the view that are kept; None: all. eight_bit: how these are kept."""
+    """Fields as in a recipe. limit: frames beyond the view that are kept; None: all. eight_bit: how these are kept. exit_step: the
+    last pass of a chunk in training, and the only one with gradients (Sec. 3.4)."""
 
     chunk: int = 3
     first_chunk: int = 3
@@ -45,6 +46,7 @@ class Settings:
     routing: str = "every_step"
     eight_bit: bool = False
     limit: int | None = None
+    exit_step: int | None = None
 
 
 @dataclass(frozen=True)
