@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import signal
 import time
@@ -26,7 +25,7 @@ from causalcine_core.weights.built_in import model_path
 
 from . import HOME
 from .components.checkpoint import PATIENCE, StateFile
-from .components.metrics import Log, remaining
+from .components.metrics import Log, machine, remaining
 from .components.previews import save_sheet
 from .recipe import differences, plain, read_recipe
 from .stage import Stage, Update
@@ -46,7 +45,7 @@ class Trainer:
 
     def run(self) -> None:
         """Trains until the recipe's last step, its time, or a signal; saves at the end in any case."""
-        run, machine, began = self.run_recipe, _machine(self.device), time.monotonic()
+        run, where, began = self.run_recipe, machine(self.device), time.monotonic()
         with _signals() as asked_to_stop:
             while self.step < run.steps:
                 if run.preview_every and self.step % run.preview_every == 0:
@@ -55,7 +54,7 @@ class Trainer:
                 self.update()
                 took = time.monotonic() - start
                 self.seconds += took
-                self.hardware[machine] = self.hardware.get(machine, 0.0) + took
+                self.hardware[where] = self.hardware.get(where, 0.0) + took
                 if self.step % run.log_every == 0 or self.step == run.steps:
                     self._write_log()
                     self.stage.refresh()
@@ -183,12 +182,6 @@ def _signals() -> Iterator[Callable[[], str | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def run_stage(stage: type[Stage[Any]], argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,13 @@ class Log:
             if not self._told:  # a full disk is no reason to stop, and said once
                 print(f"{self.path} cannot be written ({error.strerror}): the run goes on without it", flush=True)
             self._told = True
+
+
+def machine(device: torch.device) -> str:
+    """What a run is computed on, for its card."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def remaining(seconds: float) -> str:

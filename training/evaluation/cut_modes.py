@@ -21,9 +21,10 @@ from causalcine_core.cut import Cut
 from causalcine_core.errors import InputError
 
 from . import publish
+from .figures import figures
 from .intervals import Estimate
 from .probe import ASSET as PROBE
-from .quality import FIRST_STORY, figures, open_run, seeds
+from .quality import FIRST_STORY, open_run, seeds
 
 MODES = ("native", "flush", "flush@0", "rope_jump", "pinned", "phrase", "flush+rope_jump", "flush+rope_jump@0")
 
@@ -37,11 +38,13 @@ def settings_of(mode: str) -> dict[str, str | int]:
     return {"cut": name} | ({"cut_keep": int(keep)} if keep else {})
 
 
-def measure(model: str, modes: Sequence[str], stories: int, out: Path, probe: Path) -> dict[str, dict[str, Estimate]]:
+def measure(
+    model: str, modes: Sequence[str], stories: int, out: Path, probe: Path, device: str | None = None
+) -> dict[str, dict[str, Estimate]]:
     """The figures of each mode."""
     table = {}
     for mode in modes:
-        pipe = Pipeline.from_pretrained(model, device="cpu")
+        pipe = Pipeline.from_pretrained(model, device=device)
         run = open_run(pipe, probe, out / Path(model).stem / mode, out / "ceilings", settings_of(mode))
         run.compare = False
         made = [run.story(seed, 15.0, long=False) for seed in seeds(FIRST_STORY, stories, (0, 1))]
@@ -61,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--modes", default=",".join(MODES), help="cut modes, joined by commas; flush@0: keep no frames")
     parser.add_argument("--stories", type=int, default=8, help="films of 15 s for each mode")
     parser.add_argument("--probe", type=Path, default=PROBE, help="the reader of places and looks")
+    parser.add_argument("--device", help="a torch device, by default the best there is")
     parser.add_argument("--publish", action="store_true", help="fill docs/cuts.md")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -70,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings_of(mode)
         if args.stories < 1:
             raise InputError(f"stories must be at least 1, got {args.stories}")
-        models = [(Path(m).stem, measure(m, modes, args.stories, args.out, args.probe)) for m in args.model]
+        models = [
+            (Path(m).stem, measure(m, modes, args.stories, args.out, args.probe, args.device)) for m in args.model
+        ]
         text = publish.cut_tables(models, args.stories)
         print(text)
         if args.publish:

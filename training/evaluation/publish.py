@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from causalcine_core.atomic import write_atomic
 from causalcine_core.errors import InputError
 from causalcine_core.pictures import CARD, DIM, GROUND, INK, fit_text, font
 from training.world import Film
@@ -149,7 +150,8 @@ def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
     if whole.count(begin) != 1 or whole.count(end) != 1:
         raise InputError(f"{page} must hold the lines {begin!r} and {end!r} once each")
     before, rest = whole.split(begin)
-    page.write_text(f"{before}{begin}\n{text}{end}{rest.split(end)[1]}", encoding="utf-8")
+    filled = f"{before}{begin}\n{text}{end}{rest.split(end)[1]}"
+    write_atomic(page, lambda partial: partial.write_text(filled, encoding="utf-8"))
 
 
 def cut_tables(models: Sequence[tuple[str, dict[str, dict[str, Estimate]]]], stories: int) -> str:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,21 +29,21 @@ from causalcine_core.atomic import write_atomic
 from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, STORAGES, MemorySettings
 from causalcine_core.sampling import State
+from training.components.metrics import machine
 from training.world import Film, make_film
 
 from . import publish
-from .cuts import cut_scores, find_cuts
-from .intervals import Estimate, difference, mean, proportion
+from .cuts import find_cuts
+from .figures import Result, figures, quarter
 from .luma import flicker
 from .probe import ASSET as PROBE
-from .probe import LOOKS, PLACE, Probe, judge, load_probe, probe_card, read_shot, round_trip
+from .probe import PLACE, Probe, judge, load_probe, probe_card, read_shot, round_trip
 
 FIRST_STORY, FIRST_LONG = 50_000_000, 51_000_000  # training knows films below 20,000 and stills below 1,000,000
 SHEETS = 12  # stories on the page of contact sheets: the first ones
 FORMAT = 1
 
 Frames = NDArray[np.uint8]
-Result = dict[str, Any]
 
 
 # --- one film
@@ -185,60 +183,7 @@ class Run:
             np.save(file, middles)
 
 
-# --- figures
-
-
-def figures(results: Sequence[Result]) -> dict[str, Estimate]:
-    """Every figure of a set of films, by name."""
-    out = cut_figures([(r["cuts"]["found"], r["cuts"]["asked"]) for r in results])
-    shots = [r["shots"] for r in results]
-    for name in PLACE:
-        out[name] = proportion([[shot[name] for shot in film] for film in shots])
-    out |= look_figures(shots)
-    recalled = look_hits(shots, lambda one: one["recalled"])
-    out |= {f"by_name_{name}": proportion(hits) for name, hits in recalled.items()}
-    compared = [r for r in results if "shots_without_memory" in r]
-    if compared:
-        without = look_hits([r["shots_without_memory"] for r in compared], lambda one: one["recalled"])
-        routed = look_hits([r["shots"] for r in compared], lambda one: one["recalled"])
-        out |= {f"by_name_{name}_top_k_0": proportion(hits) for name, hits in without.items()}
-        out |= {f"by_name_{name}_gain": difference(routed[name], hits) for name, hits in without.items()}
-    return out
-
-
-def cut_figures(films: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, Estimate]:
-    """Mean F1, precision and recall of (found, asked) cuts by film, and the mean offset of what matched."""
-    scores = [cut_scores(found, asked) for found, asked in films]
-    return {
-        "cut_f1": mean([s.f1 for s in scores]),
-        "cut_precision": mean([s.precision for s in scores]),
-        "cut_recall": mean([s.recall for s in scores]),
-        "cut_offset": mean([s.offset for s in scores if s.offset is not None]),
-    }
-
-
-def look_figures(shots: Sequence[list[Result]]) -> dict[str, Estimate]:
-    """Kind, colour and mark of the characters that their shot describes: of all, and apart by how many are there."""
-    out = {name: proportion(hits) for name, hits in look_hits(shots, lambda one: not one["by_name"]).items()}
-    for count, label in ((1, "alone"), (2, "of_two")):
-        some = [[shot for shot in film if len(shot["cast"]) == count] for film in shots]
-        hits = look_hits(some, lambda one: not one["by_name"])
-        out |= {f"{name}_{label}": proportion(hits[name]) for name in ("kind", "colour")}
-    return out
-
-
-def look_hits(shots: Sequence[list[Result]], wanted: Callable[[Result], bool]) -> dict[str, list[list[bool]]]:
-    """For every look the hits of each film's `wanted` characters."""
-    casts = [[one for shot in film for one in shot["cast"] if wanted(one)] for film in shots]
-    return {name: [[one[name] for one in cast] for cast in casts] for name in LOOKS}
-
-
-def quarter(result: Result, index: int) -> Result:
-    """The part of a film's result that lies in one of its quarters: shots by their middle, cuts by their frame."""
-    low, high = (result["frames"] * index / 4, result["frames"] * (index + 1) / 4)
-    shots = [shot for shot in result["shots"] if low <= sum(shot["frames"]) / 2 < high]
-    cuts = {name: [cut for cut in result["cuts"][name] if low <= cut < high] for name in ("asked", "found")}
-    return {**result, "shots": shots, "cuts": cuts}
+# --- report
 
 
 def report(
@@ -266,7 +211,7 @@ def report(
         "probe": probe_card(run.probe_file),
         "frames_per_second": round(frames / making, 2) if making else None,
         "seconds": {name: round(sum(s[name] for s in seconds)) for name in ("generate", "without_memory", "read")},
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} cores",
+        "hardware": machine(run.pipe.network.device),
     }
     if long:
         parts = {"first_quarter": 0, "last_quarter": 3}
@@ -306,7 +251,7 @@ def readers_print(pipe: Pipeline, probe_file: Path) -> str:
     told = (seen.window, line.chunk, line.first_chunk, picture.width, picture.height, line.fps)
     digest.update(str(told).encode())
     for name, tensor in sorted(pipe.vae.state_dict().items()):
-        digest.update(name.encode() + tensor.float().numpy().tobytes())
+        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:10]
 
 
@@ -357,6 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--part", default="0/1", help="I/N: make only every Nth film, from the Ith on (for more processes)"
     )
+    parser.add_argument("--device", help="a torch device, by default the best there is")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--publish", action="store_true", help="fill docs/quality.md and docs/images/quality_sheet.jpg")
     args = parser.parse_args(argv)
@@ -379,7 +325,7 @@ def _main(args: argparse.Namespace) -> None:
     if not (count >= 1 and long_count >= 0 and 0 <= index < parts):
         raise InputError("stories must be at least 1, long at least 0, and part I/N with I below N")
     settings = {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name) is not None}
-    pipe = Pipeline.from_pretrained(args.model, device="cpu")
+    pipe = Pipeline.from_pretrained(args.model, device=args.device)
     asked = {name: getattr(args, name) for name in ("storage", "routing") if getattr(args, name) is not None}
     memory = MemorySettings(**asked) if asked else None
     run = open_run(pipe, args.probe, args.out, args.ceilings, settings, memory)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Sequence
@@ -27,12 +26,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from causalcine_core.errors import InputError
 from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
 from causalcine_core.weights.header import read_header
+from causalcine_core.weights.tensors import write_tensors, write_torch
 
 from .. import HOME
 from ..components.vae_start import start_linear
@@ -123,7 +123,7 @@ class Footage:
         if not path.exists():
             began = time.monotonic()
             footage = cls.render(*numbers)
-            replace_by(path, lambda partial: save_file({"stills": footage.stills, "clips": footage.clips}, partial))
+            write_tensors(path, {"stills": footage.stills, "clips": footage.clips})
             print(f"rendered {path.name} in {time.monotonic() - began:.0f} s", flush=True)
         return cls(**load_file(path))
 
@@ -349,7 +349,7 @@ class Trainer:
         if self.init is not None:
             metadata["begun_with"] = read_header(self.init, "VAE file").metadata
         path = self.work / "vae.safetensors"
-        replace_by(path, lambda partial: save_vae(self.ema, partial, metadata))
+        save_vae(self.ema, path, metadata)
         return path
 
     def save(self) -> None:
@@ -361,7 +361,7 @@ class Trainer:
             "seconds": self.seconds,
             "frames": self.frames,
         }
-        replace_by(self.path, lambda partial: torch.save(state, partial))
+        write_torch(self.path, state)
 
     def _resume(self) -> None:
         state = torch.load(self.path, weights_only=True)
@@ -370,13 +370,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.frames = state["step"], state["seconds"], state["frames"]
         print(f"resumed at step {self.step}, {self.seconds:.0f} s", flush=True)
-
-
-def replace_by(path: Path, write) -> None:
-    """Writes a file under another name first, so that `path` is never half written."""
-    partial = path.with_suffix(".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

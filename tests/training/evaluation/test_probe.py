@@ -8,18 +8,19 @@ import torch
 
 from causalcine_core.errors import InputError
 from training.evaluation import probe as probes
+from training.evaluation import train_probe
 from training.evaluation.probe import (
     ASSET,
     LABELS,
     Look,
     Probe,
     Reading,
-    check,
     judge,
     load_probe,
     read_shot,
     save_probe,
 )
+from training.evaluation.train_probe import check
 from training.world import make_film
 
 FILM = make_film(60_000_009)
@@ -104,25 +105,25 @@ def test_two_characters_may_stand_either_way_round_but_not_swap_parts():
 
 
 def test_training_pictures_carry_the_truth_and_a_step_learns():
-    pictures = probes.training_pictures(probes.draw(24, 2), None)
+    pictures = train_probe.training_pictures(train_probe.draw(24, 2), None)
     assert pictures.frames.shape == (34, 96, 96, 3)
     assert pictures.labels["kind"].shape == (34, 2)
     assert set(pictures.count.tolist()) <= {1, 2}
-    first = probes.train(pictures, steps=1, batch=8)
-    later = probes.train(pictures, steps=6, batch=8)
+    first = train_probe.train(pictures, steps=1, batch=8)
+    later = train_probe.train(pictures, steps=6, batch=8)
     clean = pictures.frames.permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def value(net: Probe) -> float:
         net.train()  # the running statistics of six steps say little
         with torch.no_grad():
-            return probes.loss(net, clean, pictures.labels, pictures.count).item()
+            return train_probe.loss(net, clean, pictures.labels, pictures.count).item()
 
     assert value(later) < value(first)
 
 
 def test_augmented_pictures_stay_pictures():
     pictures = torch.rand(6, 3, 96, 96) * 2 - 1
-    out = probes.augment(pictures, torch.Generator().manual_seed(0))
+    out = train_probe.augment(pictures, torch.Generator().manual_seed(0))
     assert out.shape == pictures.shape
     assert out.min() >= -1
     assert out.max() <= 1

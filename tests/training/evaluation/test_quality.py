@@ -12,16 +12,14 @@ from causalcine_core import Pipeline, Story
 from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
 from causalcine_core.sampling import Recipe
+from causalcine_core.text import NanoTextEncoder, TextConfig
 from training.evaluation import cut_modes, publish, quality
+from training.evaluation.figures import cut_figures, figures, look_hits, quarter
 from training.evaluation.probe import Probe, save_probe
 from training.evaluation.quality import (
-    cut_figures,
-    figures,
     generate,
     is_recalled,
-    look_hits,
     main,
-    quarter,
     read_film,
     without_memory,
 )
@@ -33,7 +31,12 @@ SMALL = Recipe.of(steps=1, width=32, height=32, window=1, top_k=2, guidance=2.0)
 @pytest.fixture
 def pipe() -> Pipeline:
     torch.set_num_threads(1)
-    return Pipeline.random(recipe=SMALL, vocabulary=("a", "cat", "[character1]"))
+    made = Pipeline.random(recipe=SMALL)
+    words = TextConfig(
+        ("a", "cat", "[character1]"), dim=32, heads=2, layers=1, length=64
+    )  # enough for the world's prompts
+    made.text = NanoTextEncoder(words).eval().requires_grad_(False)
+    return made
 
 
 @pytest.fixture
