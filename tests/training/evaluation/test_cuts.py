@@ -74,19 +74,27 @@ def test_cuts_across_windows_are_all_found():
     assert find_cuts(film) == list(range(12, 14 * 12, 12))
 
 
-@pytest.mark.slow
-def test_two_hundred_cuts_are_found_in_full_while_few_frames_are_held():
-    film = stills(201, 12)
-    held = 0
+def test_two_hundred_cuts_are_found_in_full_while_few_frames_are_held(monkeypatch):
+    """In a film of 49 windows none is lost or counted twice. A stand-in for the network sees a cut where pictures jump."""
+
+    class Jumps:
+        def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, None]:
+            jump = windows.float().diff(dim=1).abs().mean((2, 3, 4)) > 12
+            return torch.nn.functional.pad(jump.float() * 20 - 10, (0, 1), value=-10.0)[..., None], None
+
+    monkeypatch.setattr(cuts, "detector", Jumps)
+    shade = (np.arange(201 * 12) // 12 % 2 * 200).astype(np.uint8)
+    film, held, read = shade[:, None, None, None] * np.ones((1, 27, 48, 3), np.uint8), 0, 0
 
     def frames():
-        nonlocal held
+        nonlocal read
         for frame in film:
-            held += 1
+            read += 1
             yield frame
 
-    ahead = max(held - 50 * i for i, _ in enumerate(cuts._windows(cuts._thumbnails(frames()))))
-    assert ahead <= 100
+    for i, _ in enumerate(cuts._windows(cuts._thumbnails(frames()))):
+        held = max(held, read - 50 * i)
+    assert held <= 100
     assert find_cuts(iter(film)) == list(range(12, 2412, 12))
 
 
