@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from causalcine_core.memory import MemorySettings
-from causalcine_core.memory.cache import GIB
+from causalcine_core.memory.store import GIB
 from causalcine_core.model import PRESETS, CausalWanTransformer, WanConfig
 from causalcine_core.model.kernels import AUTO, Fastest, Kernel
 from causalcine_core.runner import pick_compute, pick_device, pick_dtype, prepare_network

@@ -1,4 +1,4 @@
-"""The one error of bad input, a sentence that names the field and what is allowed, and that of workers who lose one of theirs."""
+"""The one error of bad input, a sentence that names the field and what is allowed, and those of a film that cannot go on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message is one plain sentence, ready to be shown."""
 
 
-class WorkerLostError(RuntimeError):
-    """Another worker went away, or the launcher stops this one. `state` is that of the film so far."""
+class FilmStoppedError(RuntimeError):
+    """A film cannot go on. `state` is that of the film so far: what was made is not lost."""
 
     state: Any = None
 
@@ -24,3 +24,11 @@ def about(source: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+
+
+class WorkerLostError(FilmStoppedError):
+    """Another worker of a team went away, or the launcher stops this one."""
+
+
+class NotFiniteError(FilmStoppedError):
+    """A chunk holds not-a-number or infinity."""

@@ -15,11 +15,12 @@ from .model.load import describe_network_file, describe_source
 from .needs import film_needs, to_dict
 from .runner import pick_device, pick_dtype
 from .sampling import choose_family
+from .sampling.state_files import describe_state
 from .weights.checkpoint import PARTS, find_fields
 from .weights.diagnose import no_network
 from .weights.header import Header, read_header
 from .weights.layouts import find_layout
-from .weights.metadata import ENTRY, STATE_ENTRY, read_entry
+from .weights.metadata import ENTRY, STATE_ENTRY
 from .weights.source import is_pickle, open_source
 
 
@@ -32,9 +33,8 @@ def describe_file(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"file": str(path), "kind": "safetensors file", "bytes": path.stat().st_size}
     facts |= {"tensors": len(header.tensors), "numbers": sum(entry.numel for entry in header.tensors.values())}
     facts["types"] = ", ".join(sorted({entry.dtype for entry in header.tensors.values()}))
-    state = read_entry(header.metadata, STATE_ENTRY, f"state file {path}")
-    if state is not None:
-        return facts | _describe_state(state)
+    if STATE_ENTRY in header.metadata:
+        return facts | _describe_state(describe_state(header.metadata, f"state file {path}"))
     fields = find_fields(header, path)
     if fields is not None:
         return facts | _describe_checkpoint(header, Card.of(fields, f"checkpoint {path}").fields)
@@ -45,7 +45,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 def _describe_state(state: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": "CausalCine film state, for causalcine continue"}
-    facts |= {"chunks": len(state["records"]), "shots": len(state["shots"]), "seed": str(state["seed"])}
+    facts |= {"chunks": state["chunks"], "shots": state["shots"], "seed": str(state["seed"])}
     return facts | {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
 
 

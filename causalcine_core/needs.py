@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from .memory import MemorySettings, ResolvedMemory
-from .memory.cache import GIB, frame_bytes, least_budget
-from .memory.rollout_view import Span
+from .memory.attention_buffer import AttentionBuffer
+from .memory.store import GIB, frame_bytes, least_budget
 from .model import CausalWanTransformer, WanConfig
 from .model.float8 import FLOAT8
 from .plan import plan
 from .sampling import Recipe
-from .sampling.state import most_held, most_near, open_store
+from .sampling.passes import most_held, most_near, open_store
 from .story import Shot, Story, check_size
 from .vae import published_vae
 
@@ -92,12 +92,12 @@ def film_needs(
 
 
 def working_bytes(config: WanConfig, recipe: Recipe, settings: ResolvedMemory, tokens: int, dtype: torch.dtype) -> int:
-    """What a chunk takes on the device beside weights and store: the rotated copy of what it sees (`Span`), the keys and values of
-    two texts, and the activations of a pass. tokens: of one latent frame."""
+    """What a chunk takes on the device beside weights and store: the rotated copy of what it sees (`AttentionBuffer`), the keys
+    and values of two texts, and the activations of a pass. tokens: of one latent frame."""
     span = settings.top_k + most_near(recipe, settings) + recipe.at_once - recipe.timeline.chunk
     layer = 2 * recipe.branches * config.dim * dtype.itemsize  # of one token's keys and values
     seen = layer * span * tokens
-    kept = seen * config.num_layers if seen * config.num_layers <= Span.ROOM else seen
+    kept = seen * config.num_layers if seen * config.num_layers <= AttentionBuffer.ROOM else seen
     texts = 2 * layer * config.text_len * config.num_layers
     activations = 4 * recipe.branches * recipe.at_once * tokens * (2 * config.ffn_dim + 12 * config.dim)
     return kept + texts + activations

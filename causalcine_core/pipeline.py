@@ -15,15 +15,17 @@ from torch import Tensor
 from .atomic import check_output
 from .card import Card
 from .distributed.sequence_parallel import SequenceParallel
-from .errors import InputError, WorkerLostError
-from .memory import MemorySettings, ResolvedMemory
+from .errors import FilmStoppedError, InputError, NotFiniteError
+from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned
+from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
-from .plan import Plan, PlannedShot, cut_short, plan
+from .plan import PlannedShot
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
-from .story import Story, check_seed, check_size, pace_notes
+from .session import Event, Session
+from .story import Shot, Story, pace_notes
 from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot, prompt_notes
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
 from .weights.built_in import model_path
@@ -117,7 +119,15 @@ class Pipeline:
         recipe = recipe or Recipe.of(steps=2, width=32, height=32, window=1, top_k=2, seconds=1.5)
         return cls(describe_network(net, f"random-{seed}"), text, vae, recipe, "random")
 
-    def stream(
+    @property
+    def model(self) -> Model:
+        """What states of a film must agree with to go on here."""
+        vae = self.vae.config
+        return Model(
+            self.name, self.network.fingerprint, self.recipe, self.stride, vae.spatial_stride, vae.temporal_stride
+        )
+
+    def start(
         self,
         story: Story | None,
         *,
@@ -128,68 +138,107 @@ class Pipeline:
         guidance: float | None = None,
         width: int | None = None,
         height: int | None = None,
+    ) -> State:
+        """A film that is planned and not made: what `run` makes.
+
+        Args:
+            story: what to make. With `state` it is appended to that film, from its next chunk on, in place of what was planned and
+                not made; None: the film is made as it was planned.
+            state: a film to go on with, which is itself unchanged.
+            memory: what the film may see of its past; None: as trained, or as the film was begun.
+            seed: 0 to 2^64 - 1; None: the story's, then the film's, then 0.
+            steps: denoising passes a chunk; None: as the model wants.
+            guidance: 1 is none; None: as the model wants.
+            width, height: pixels; None: as the story, then the model says.
+
+        Raises InputError in one sentence for what cannot be made.
+        """
+        asked = Asked(memory, seed, steps, guidance, width, height)
+        if state is not None and state.records:
+            begun = continued(state, self.model, story, asked)
+        elif story is None and state is None:
+            raise InputError("story is missing: without a state to continue there is nothing to make")
+        else:
+            begun = self._begun(story or Story([Shot("film")]), asked)
+            begun = replace(begun, shots=state.shots, planned=state.planned) if state is not None else begun
+        return appended(begun, story, self.model.temporal)
+
+    def _begun(self, story: Story, asked: Asked) -> State:
+        recipe, size = begun_recipe(self.model, story, asked), begun_size(self.model, story, asked)
+        seed = first(asked.seed, story.seed, 0)
+        begun = begin(self.network, recipe, asked.memory or MemorySettings(), size=size, seed=seed)
+        return replace(begun, given=self.recipe, size=size)
+
+    def run(
+        self,
+        state: State,
+        *,
         on_step: Callable[[StepInfo], None] | None = None,
         decode: bool = True,
         overlap: bool = False,
+        find_layer: bool = False,
     ) -> Iterator[Chunk]:
-        """Make a film chunk by chunk. Everything is checked before the generator is returned.
+        """Make the chunks that a film has planned.
 
-        With `state`, `story` is appended to that film, from its next chunk on (what was planned and not made is dropped);
-        with `state` and no story, the film is made as it was planned. `state` itself is unchanged. `on_step` may raise to
-        cancel. `decode=False` leaves `frames` out. With `overlap`, a GPU decodes a chunk while it makes the next one: each then
-        comes a chunk later.
+        Args:
+            state: from `start`; unchanged.
+            on_step: called after every pass; it may raise to cancel.
+            decode: whether chunks have `frames`.
+            overlap: on a GPU, decode a chunk while the next one is made: each then comes a chunk later.
+            find_layer: wait for every layer, so that a NotFiniteError names the first that is at fault.
+
+        Raises FilmStoppedError, with the state so far, where the film cannot go on.
         """
-        recipe = state.recipe if state else self.recipe
-        asked = {"steps": steps, "guidance": guidance}
-        recipe = recipe.changed(**{name: value for name, value in asked.items() if value is not None})
-        if seed is None:
-            seed = story.seed if story is not None and story.seed is not None else (state.seed if state else 0)
-        check_seed(seed)
-        if state is None:
-            if story is None:
-                raise InputError("story is missing: without a state to continue there is nothing to make")
-            picture = recipe.picture
-            pixels = check_size(
-                _first(width, story.width, picture.width), _first(height, story.height, picture.height), self.stride
-            )
-            size = (pixels[1] // self.vae.config.spatial_stride, pixels[0] // self.vae.config.spatial_stride)
-            if story.negative is not None:
-                recipe = recipe.changed(negative=story.negative)
-            if story.fps is not None:
-                recipe = recipe.changed(fps=story.fps)
-            start = begin(self.network, recipe, memory or MemorySettings(), size=size, seed=seed)
-        else:
-            size = self._check_state(state, recipe, story, width, height)
-            settings = _continued(state.settings, memory)
-            same = (recipe, settings, seed) == (state.recipe, state.settings, state.seed)
-            pending = state.pending if same and story is None else ()
-            start = replace(state, recipe=recipe, settings=settings, seed=seed, pending=pending)
-        start = self._planned(start, story)
-        stream = self._run(start, size, on_step)
-        return self._decoded(stream, start.decoder, overlap) if decode else stream
-
-    def _run(self, state: State, size: tuple[int, int], on_step: Callable[[StepInfo], None] | None) -> Iterator[Chunk]:
         shots = {shot.index: shot for shot in state.shots}
         for index in state.read_next(state.planned):
             self.fit(shots[index])  # what is too long is refused here, before anything is made
         negative = fit_prompt("", state.recipe.guidance.negative, self.reading, name="negative").text
-        seeds = {shot.index: shot.seed for shot in state.shots if shot.seed is not None}
-        return rollout(
+        stream = rollout(
             self.network,
             state.planned,
             lambda shot: self.encode(self.fit(shots[shot])),
             state,
-            size=size,
+            size=state.size,
             negative=self.encode(negative) if state.recipe.guidance.on else None,
-            shot_seeds=seeds,
+            shot_seeds={shot.index: shot.seed for shot in state.shots if shot.seed is not None},
             on_step=on_step,
+            find_layer=find_layer,
         )
+        return self._decoded(stream, state, overlap) if decode else stream
 
-    def _decoded(self, stream: Iterator[Chunk], decoder: VAEState | None, overlap: bool) -> Iterator[Chunk]:
+    def stream(
+        self,
+        story: Story | None,
+        *,
+        on_step: Callable[[StepInfo], None] | None = None,
+        decode: bool = True,
+        overlap: bool = False,
+        find_layer: bool = False,
+        **asked: Any,
+    ) -> Iterator[Chunk]:
+        """Make a film chunk by chunk: `run` of `start`, whose arguments it takes. Everything is checked before the generator is
+        returned."""
+        begun = self.start(story, **asked)
+        return self.run(begun, on_step=on_step, decode=decode, overlap=overlap, find_layer=find_layer)
+
+    def session(
+        self, story: Story | None = None, *, on_event: Callable[[Event], None] | None = None, **asked: Any
+    ) -> Session:
+        """A film to be directed while it is made. Takes `start`'s arguments; without story and state nothing is planned yet."""
+        if story is None and asked.get("state") is None:
+            state = self._begun(Story([Shot("film")]), Asked(**asked))
+        else:
+            state = self.start(story, **asked)
+        return Session(self, state, on_event)
+
+    def _decoded(self, stream: Iterator[Chunk], state: State, overlap: bool) -> Iterator[Chunk]:
         """Chunks with their frames. What decodes beside the next chunk does so in a GPU stream of its own."""
         device = next(self.vae.parameters()).device
+        overlap = overlap and state.settings.budget is None  # it holds one more state, which no budget counts
         aside = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
         waiting: tuple[Chunk, Tensor] | None = None
+        decoder = self._decoder_of(state)
+        del state  # so that only who gave it holds what it remembers
 
         def done(chunk: Chunk, frames: Tensor) -> Chunk:
             with torch.cuda.stream(aside):
@@ -203,12 +252,22 @@ class Pipeline:
                 ready, waiting = (waiting, newest) if overlap else (newest, None)
                 if ready is not None:
                     yield done(*ready)
-        except WorkerLostError:
+                del chunk, newest, ready
+        except FilmStoppedError:
             if waiting is not None:
                 yield done(*waiting)
             raise
         if waiting is not None:
             yield done(*waiting)
+
+    def _decoder_of(self, state: State) -> VAEState | None:
+        """The decoder's part of a state; where it was never decoded, or was cut back, what decoding its latents leaves."""
+        decoder, weight = state.decoder, next(self.vae.parameters())
+        if decoder is not None:
+            return decoder.to(weight.device)
+        for latent in state.latents:
+            _, decoder = self._decode(latent, decoder)
+        return decoder
 
     @property
     def reading(self) -> Reading:
@@ -230,6 +289,10 @@ class Pipeline:
         """Frames uint8 `[F, H, W, 3]` of a film's next latents, and the decoder's state after them."""
         weight = next(self.vae.parameters())
         video, decoder = self.vae.decode(latent.to(weight.device, weight.dtype), decoder)
+        if not torch.isfinite(video).all():
+            raise NotFiniteError(
+                "the decoder gives numbers that are none (NaN or infinity): the VAE or the state's decoder is damaged"
+            )
         return frames_to_uint8(video), decoder
 
     def generate(
@@ -245,7 +308,7 @@ class Pipeline:
 
         With `state`, the file holds the new part only, or, with `whole`, the film from its beginning; frame ranges in the
         report are of the whole film. on_chunk: called with every chunk as soon as it is made, before it is written: whatever
-        fails later, its state is good. Where a worker is lost, the file holds what was made, and the WorkerLostError
+        fails later, its state is good. Where the film stops early, the file holds what was made, and the FilmStoppedError
         has its state.
         """
         from .encoder import check_encoder
@@ -253,12 +316,15 @@ class Pipeline:
         from .video import VideoWriter
 
         check_output(output, ".mp4")
-        stream = self.stream(story, overlap=self.network.device.type == "cuda", **settings)
+        run = {name: settings.pop(name) for name in ("on_step", "find_layer") if name in settings}
+        begun = self.start(story, **settings)
+        stream = self.run(begun, overlap=self.network.device.type == "cuda", **run)
         check_encoder()
-        state = asked = settings.get("state")
-        if whole and state is not None:
-            stream = chain(self.replay(state), stream)
-        fps = _first(story.fps if story else None, (state.recipe if state else self.recipe).timeline.fps)
+        if whole:
+            stream = chain(self.replay(begun), stream)
+        warnings = self.check(story, settings.get("state"))
+        fps, state = begun.recipe.timeline.fps, None
+        del begun, settings  # what an older state remembers is free once nobody holds it
         writer: VideoWriter | None = None
         try:
             for chunk in stream:
@@ -269,10 +335,10 @@ class Pipeline:
                     writer = VideoWriter(output, fps, (chunk.frames.shape[2], chunk.frames.shape[1]))
                     writer.__enter__()
                 writer.write(chunk.frames)
-        except WorkerLostError as lost:
+        except FilmStoppedError as stopped:
             if writer is not None:
                 writer.__exit__(None, None, None)
-                lost.state = state
+                stopped.state = state
             raise
         except BaseException as error:
             if writer is not None:
@@ -281,7 +347,7 @@ class Pipeline:
         if writer is None or state is None:
             raise InputError("nothing is left to make: the film is finished; give a story that goes on from there")
         writer.__exit__(None, None, None)
-        return Video(Path(output), state, build_report(state, model=self.describe(), warnings=self.check(story, asked)))
+        return Video(Path(output), state, build_report(state, model=self.describe(), warnings=warnings))
 
     def replay(self, state: State) -> Iterator[Chunk]:
         """The chunks that a film has, decoded once more; `state` of each is the film's."""
@@ -296,7 +362,8 @@ class Pipeline:
         the film that it is appended to. Raises InputError where a shot has more words than the encoder reads."""
         if story is None:
             return []
-        shots = self._plan(story, state.recipe if state else self.recipe, state).shots
+        recipe = state.recipe if state else self.recipe
+        shots = planned(story, recipe, self.model.temporal, replace(state, planned=()) if state else None).shots
         return [*pace_notes(story.fps, self.recipe.timeline.fps), *prompt_notes(self.text.config, shots)]
 
     def describe(self) -> dict[str, Any]:
@@ -314,76 +381,3 @@ class Pipeline:
     def stride(self) -> int:
         """Width and height must be multiples of this many pixels."""
         return self.vae.config.spatial_stride * self.network.patch[0]
-
-    def _planned(self, state: State, story: Story | None) -> State:
-        """`state` with `story` planned after the chunks it has."""
-        if story is None:
-            return state
-        planned = self._plan(story, state.recipe, state)
-        shots: tuple[PlannedShot, ...] = (*cut_short(state.shots, state.frames), *planned.shots)
-        return replace(state, shots=shots, planned=planned.chunks)
-
-    def _plan(self, story: Story, recipe: Recipe, state: State | None) -> Plan:
-        """A story on the chunks that follow those of `state`."""
-        return plan(
-            story,
-            chunk=recipe.timeline.chunk,
-            first_chunk=recipe.timeline.first_chunk,
-            fps=recipe.timeline.fps,
-            temporal_stride=self.vae.config.temporal_stride,
-            start_chunk=state.chunks if state else 0,
-            start_shot=len(cut_short(state.shots, state.frames)) if state else 0,
-            asked=state.asked if state else None,
-            seconds=recipe.timeline.seconds,
-            cut=recipe.cut.mode,
-            phrase=recipe.cut.phrase,
-            before=state.records[-1].plan if state and state.records else None,
-        )
-
-    def _check_state(
-        self, state: State, recipe: Recipe, story: Story | None, width: int | None, height: int | None
-    ) -> tuple[int, int]:
-        """The state's latent size, once everything asked for agrees with it."""
-        if not state.latents:
-            raise InputError("state holds no chunk yet: start the film without it")
-        if state.model != self.network.fingerprint:
-            raise InputError(
-                f"state was made by another model ({state.model}) than {self.name} ({self.network.fingerprint})"
-            )
-        if recipe.branches != state.recipe.branches:
-            raise InputError(
-                "guidance cannot be switched on or off inside a film: its memory has the other number of branches"
-            )
-        stride = self.vae.config.spatial_stride
-        size = (state.latents[0].shape[3], state.latents[0].shape[4])
-        have = {"height": size[0] * stride, "width": size[1] * stride, "fps": state.recipe.timeline.fps}
-        asked = {
-            "width": _first(width, story.width if story else None),
-            "height": _first(height, story.height if story else None),
-            "fps": story.fps if story else None,
-        }
-        for name, value in asked.items():
-            if value is not None and value != have[name]:
-                raise InputError(
-                    f"{name} is {value:g}, but the film to continue has {have[name]:g}: leave it out, or start anew"
-                )
-        return size
-
-
-def _continued(settings: ResolvedMemory, asked: MemorySettings | None) -> ResolvedMemory:
-    """Memory settings of a film that goes on: its store stays as it was opened."""
-    if asked is None:
-        return settings
-    for name, given, default in (("budget", asked.budget, None), ("storage", asked.storage, "full")):
-        if given != default and given != getattr(settings, name):
-            raise InputError(
-                f"memory.{name} is {given!r}, but the film to continue was begun with {getattr(settings, name)!r}: leave it as "
-                "it was, or start anew"
-            )
-    resolved = asked.resolve(settings.window, settings.top_k)
-    return replace(resolved, budget=settings.budget, storage=settings.storage)
-
-
-def _first(*values: Any) -> Any:
-    """The first value that was given."""
-    return next((value for value in values if value is not None), None)

@@ -20,7 +20,7 @@ from .model.packed import pack
 from .model.transformer import Compute, TextKV, View, forward
 
 # Rows: 0.81 of the time of two passes at 192 rows of 256 channels, 0.96 at 768 of 512.
-FOLDED = 1024
+FUSED_ROWS = 1024
 
 
 class Elsewhere(Protocol):
@@ -41,6 +41,7 @@ class Runner:
     device: torch.device
     dtype: torch.dtype
     patch: tuple[int, int] = (2, 2)
+    text_len: int = 0  # tokens of a text that it reads; 0: any
     fingerprint: str = ""
     sharding: SequenceParallel | None = None  # how each pass is shared out over ranks, where it is
     crew: Elsewhere | None = None  # who makes its rollouts in this process's stead
@@ -50,6 +51,10 @@ class Runner:
     def own_heads(self) -> int:
         """Heads whose keys and values are remembered here."""
         return self.sharding.heads(self.heads) if self.sharding else self.heads
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches of latents of a height and width."""
+        return size[0] // self.patch[0], size[1] // self.patch[1]
 
     def velocity(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
         """One pass over noisy latents `[B, C, F, h, w]` of model space: their velocity, float32, on every rank where ranks share it.
@@ -80,13 +85,13 @@ def pick_device(device: str | None) -> torch.device:
 
 def pick_compute(device: torch.device, attention: str = AUTO, compile: bool = False) -> Compute:
     """How passes are computed on a device: by a kernel of a name in `model.KERNELS`, and compiled or not."""
-    compute = Compute(find_kernel(attention, device), fold=pick_fold(device))
+    compute = Compute(find_kernel(attention, device), fused_rows=pick_fused_rows(device))
     return compute.compiled() if compile else compute
 
 
-def pick_fold(device: torch.device) -> int:
-    """`Compute.fold`: a CPU takes so few rows less time in one pass than in two."""
-    return FOLDED if device.type == "cpu" else 0
+def pick_fused_rows(device: torch.device) -> int:
+    """`Compute.fused_rows`: a CPU takes so few rows less time in one pass than in two."""
+    return FUSED_ROWS if device.type == "cpu" else 0
 
 
 def pick_dtype(device: torch.device, asked: torch.dtype | None = None) -> torch.dtype:
@@ -127,7 +132,8 @@ def describe_network(net: CausalWanTransformer, identity: str) -> Runner:
         weight.device,
         weight.dtype,
         config.patch_size[1:],
-        identity,
+        text_len=config.text_len,
+        fingerprint=identity,
     )
 
 

@@ -1,13 +1,150 @@
-"""What a LATENT of ours says of its film, beside its samples. Stock nodes pass it on or drop it; both are fine."""
+"""A film in ComfyUI: the core's pipeline over a connected MODEL and texts that its CLIP encoded, with room made for it."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
-from ..causalcine_core.sampling import State
+import comfy.model_management as mm
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..causalcine_core.errors import InputError
+from ..causalcine_core.memory.store import GIB
+from ..causalcine_core.model import WanConfig
+from ..causalcine_core.needs import working_bytes
+from ..causalcine_core.pipeline import Pipeline
+from ..causalcine_core.sampling import Recipe, State
+from ..causalcine_core.sampling.passes import most_held
+from ..causalcine_core.sampling.rollout import memory_for, passes_of
+from ..causalcine_core.text import Reading, fit_shot
+from ..causalcine_core.vae import published_vae
+from .adapt import clip as clips
+from .adapt import model as models
+from .adapt import workers
+from .adapt.progress import warn
+from .story import Shots
 
 KEY = "causalcine"
 FPS = 16.0  # of Wan 2.1, where a LATENT does not say
+
+
+@dataclass
+class ShotTexts:
+    """Text of shots as a transformer of this shape reads it, each encoded once, by the CLIP that the shots were made with."""
+
+    shots: Shots
+    config: WanConfig
+    _known: dict[str, Tensor] = field(default_factory=dict)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """`[M, text_len, text_dim]`. Raises InputError where the CLIP is of another kind than the model."""
+        for prompt in prompts:
+            if prompt not in self._known:
+                self._known[prompt] = self._fitted(self.shots.encode(prompt))
+        return torch.cat([self._known[prompt] for prompt in prompts])
+
+    @property
+    def reading(self) -> Reading:
+        """How much of a prompt the CLIP, and the model behind it, read."""
+        return clips.reading(self.shots.clip)
+
+    def encode_all(self, state: State, elsewhere: bool) -> None:
+        """Everything that the film will read, now: an encoder that runs later could push the model off its device."""
+        shots = {shot.index: shot for shot in state.shots}
+        for shot in state.read_next(state.planned, elsewhere=elsewhere):
+            self.encode([fit_shot(shots[shot], self.reading).text])
+            mm.throw_exception_if_processing_interrupted()
+        if state.recipe.guidance.on:
+            self.encode([state.recipe.guidance.negative])
+
+    def _fitted(self, context: Tensor) -> Tensor:
+        if context.ndim != 3 or len(context) != 1:
+            raise InputError(
+                f"clip gives text of shape {list(context.shape)} for one prompt: [1, tokens, channels] is needed"
+            )
+        if context.shape[-1] != self.config.text_dim:
+            raise InputError(
+                f"clip gives text of {context.shape[-1]} channels, the model reads {self.config.text_dim}: use the CLIP of the "
+                "same checkpoint, or umt5 (Load CLIP, type wan) for a Wan model"
+            )
+        if context.shape[1] > self.config.text_len:
+            warn([f"a prompt is {context.shape[1]} tokens long: the model reads the first {self.config.text_len}"])
+        return pad(context, (0, 0, 0, self.config.text_len - context.shape[1]))
+
+
+def pipeline_of(model: Any, shots: Shots) -> Pipeline:
+    """A MODEL and the texts of shots as a pipeline, which makes latents only."""
+    config = models.config_of(model)
+    network = replace(models.network_of(model), crew=workers.crew_of(model))
+    latents_only = SimpleNamespace(config=published_vae(config.in_dim))
+    return Pipeline(network, ShotTexts(shots, config), latents_only, _recipe(model), "the connected model")
+
+
+@contextlib.contextmanager
+def on_device(pipe: Pipeline, model: Any, start: State, given: State | None, preview: Any) -> Iterator[None]:
+    """The model on its device, with room for what the film remembers. Raises InputError where there is none.
+
+    start: the film that is to be made. given: the state that it goes on from, which ComfyUI's cache holds meanwhile. preview: the
+    VAE that makes previews, or None.
+    """
+    runner = pipe.network
+    if runner.crew is not None:
+        workers.give(runner.crew, model, runner)
+        yield
+        return
+    recipe, settings = start.recipe, start.settings
+    tokens = start.size[0] * start.size[1] // (runner.patch[0] * runner.patch[1])
+    working = working_bytes(models.config_of(model), recipe, settings, tokens, runner.dtype)
+    store = memory_for(passes_of(runner, start, start.size), start).store
+    film = most_held(recipe, settings, start.planned) if start.planned else 0
+    growth, on_host = (there - held for there, held in zip(store.bytes_for(film), store.held, strict=True))
+    others = [] if preview is None else [preview.patcher]
+    mm.load_models_gpu([model, *model.get_nested_additional_models(), *others], memory_required=working + growth)
+    _check_budget(film, start, given)
+    _check_room(film, growth, runner.device, "set a budget or another storage (host, 8bit)")
+    _check_room(film, on_host, torch.device("cpu"), "set a budget, or the storage to host_8bit")
+    model.pre_run()
+    try:
+        yield
+    finally:
+        model.cleanup()
+
+
+def _check_budget(film: int, start: State, given: State | None) -> None:
+    """Raise InputError where a budget does not pay for the film beside the state that it goes on from."""
+    memory = start.memory
+    if memory is None or given is None or given.memory is None or memory.limit is None:
+        return
+    held, slots = memory.frames - memory.evicted, memory.store.slots
+    if held + film - memory.frames > slots:
+        raise InputError(
+            f"memory.budget is {start.settings.budget:g} GiB: the state that this film goes on from stays in ComfyUI's cache and "
+            f"holds {held} of the {slots} latent frames that it pays for, and the film adds {film - memory.frames}; raise it, or make "
+            "all shots in one sampler"
+        )
+
+
+def _check_room(film: int, growth: int, device: torch.device, remedy: str) -> None:
+    """Raise InputError where the memory of a film of so many frames does not fit. growth: bytes it takes on top of what it has."""
+    free, place = mm.get_free_memory(device), "this machine" if device.type == "cpu" else device
+    if growth > free:
+        raise InputError(
+            f"memory: the {film} latent frames of this film take {growth / GIB:.1f} GiB more, and {place} has {free / GIB:.1f} GiB "
+            f"left: {remedy} in CausalCine Memory, or lower width, height or seconds"
+        )
+
+
+def _recipe(model: Any) -> Recipe:
+    recipe = models.recipe_of(model)
+    if recipe is None:
+        kind = "its file names no recipe" if models.is_ours(model) else "it was not trained to stream"
+        warn([f"this model is rolled out with default settings, since {kind}: add a CausalCine Recipe"])
+    return recipe or Recipe()
 
 
 def latent_of(state: State) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def ours(
     while len(made) < len(chunks):
         seeds = {n: shot.seed for n, shot in enumerate(shots) if shot.seed is not None}
         film = rollout(
-            engine(fold=fold),
+            engine(fused_rows=fold),
             chunks[len(made) :],
             lambda shot: shots[shot].text,
             state,
@@ -86,12 +86,12 @@ def ours(
             shot_seeds=seeds,
         )
         for chunk in film:
-            made.append(chunk)
             state = chunk.state
+            made.append(replace(chunk, state=None))  # who holds older states holds what they remember
             if stops:
                 state = replace(state, memory=None)
                 break
-    return made
+    return [*made[:-1], replace(made[-1], state=state)]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..errors import InputError, WorkerLostError
 from ..model import WanConfig
 from ..model.kernels import AUTO
 from ..plan import PlannedChunk
-from ..sampling import Chunk, ChunkRecord, State, StepInfo
+from ..sampling import Chunk, State, StepInfo
 from .launch import share_heads
 from .serialization import dumps, loads
 from .worker import Answer, Job
@@ -103,12 +103,11 @@ class RayExecutor:
             self._ask("begin", dumps(job))
             for i, chunk in enumerate(chunks):
                 name = uuid.uuid4().hex
-                latent, routing, seconds, pending = self._ask("next", name, on_step=on_step)[0]
+                latent, record, pending = self._ask("next", name, on_step=on_step)[0]
                 self._names[latent] = name
-                record = ChunkRecord(chunk, seconds, routing)
                 state = state.extended(None, latent, record)
                 state = replace(state, planned=tuple(chunks[i + 1 :]), pending=pending)
-                yield Chunk(chunk.index, chunk.shot, latent, routing, state, seconds)
+                yield Chunk(chunk.index, chunk.shot, latent, record.routing, state, record.seconds)
         except WorkerLostError as lost:
             lost.state = state
             raise

@@ -18,7 +18,7 @@ from ..memory import KVMemory
 from ..model import CausalWanTransformer, WanConfig, read_network
 from ..plan import PlannedChunk
 from ..runner import Runner, pick_compute, pick_device, prepare_network
-from ..sampling import Chunk, Pending, State, StepInfo, rollout
+from ..sampling import Chunk, ChunkRecord, Pending, State, StepInfo, rollout
 from ..weights.checkpoint import assign
 from .mesh import meet
 from .sequence_parallel import SequenceParallel
@@ -129,9 +129,9 @@ class Worker:
             on_step=self._on_step,
         )
 
-    def next(self, name: str) -> tuple[Tensor, Tensor, float, tuple[Pending, ...]] | None:
-        """Make the next chunk; its memory is kept under this name, instead of that of the chunk before. Latent, routing,
-        seconds, and what is half made, from the first worker."""
+    def next(self, name: str) -> tuple[Tensor, ChunkRecord, tuple[Pending, ...]] | None:
+        """Make the next chunk; its memory is kept under this name, instead of that of the chunk before. Latent, record,
+        and what is half made, from the first worker."""
         assert self._stream is not None
         chunk = next(self._stream)
         assert chunk.state.memory is not None
@@ -143,7 +143,7 @@ class Worker:
             self._memories.popitem(last=False)
         if self.rank:
             return None
-        return chunk.latent, chunk.routing, chunk.seconds, chunk.state.pending
+        return chunk.latent, chunk.state.records[-1], chunk.state.pending
 
     def seen(self) -> list[StepInfo]:
         """Passes that were finished since this was last asked."""

@@ -1,20 +1,23 @@
 """What a rollout remembers, and what it recalls."""
 
-from .cache import FrameStore, KVMemory
-from .rollout_view import FoldedView, PackedView, RolloutView
+from .cache import KVMemory
+from .packed_view import PackedView
+from .rollout_view import FusedView, RolloutView, WritingView
 from .routing import describe, describe_query, route
 from .settings import ROUTINGS, STORAGES, MemorySettings, ResolvedMemory
+from .store import FrameStore
 
 __all__ = [
     "ROUTINGS",
     "STORAGES",
-    "FoldedView",
     "FrameStore",
+    "FusedView",
     "KVMemory",
     "MemorySettings",
     "PackedView",
     "ResolvedMemory",
     "RolloutView",
+    "WritingView",
     "describe",
     "describe_query",
     "route",

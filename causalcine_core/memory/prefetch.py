@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .cache import FrameStore, Page, Rows
+from .store import FrameStore, Page, Rows
 
 
 class Prefetch:

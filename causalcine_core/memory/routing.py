@@ -1,4 +1,4 @@
-"""Content-Aware Memory Routing: which frames of the past a chunk recalls (method.md, 3).
+"""Content-Aware Memory Routing: which frames of the past a chunk recalls (paper, Sec. 3.3).
 
 Parameter-free, and the same function in training and in inference.
 """
@@ -10,13 +10,15 @@ from torch import Tensor
 
 
 def describe(keys: Tensor) -> Tensor:
-    """Descriptor of each frame: the mean of its unrotated keys over space. `[..., S, H, D]` to `[..., H, D]`."""
-    return keys.mean(-3)
+    """Descriptor of each frame: the mean of its unrotated keys over space, in float32 whatever they are in, so that training under
+    autocast and inference choose alike. `[..., S, H, D]` to `[..., H, D]`."""
+    return keys.float().mean(-3)
 
 
 def describe_query(queries: Tensor) -> Tensor:
-    """Descriptor of a chunk: the mean of its unrotated queries over frames and space. `[..., c, S, H, D]` to `[..., H, D]`."""
-    return queries.mean((-4, -3))
+    """Descriptor of a chunk: the mean of its unrotated queries over frames and space, in float32. `[..., c, S, H, D]` to
+    `[..., H, D]`."""
+    return queries.float().mean((-4, -3))
 
 
 def match(query: Tensor, descriptors: Tensor) -> Tensor:
@@ -25,12 +27,15 @@ def match(query: Tensor, descriptors: Tensor) -> Tensor:
     query: `[B, R, H, D]` of R chunks. descriptors: `[B, T, H, D]` of T frames. Returns: float32 `[B, R, T]`.
     """
     query, descriptors = query.flatten(2).float(), descriptors.flatten(2).float()
-    if query.shape[:2] == (1, 1):  # on a CPU a matrix product of one row reads with one core only
-        return torch.linalg.vecdot(descriptors, query)[:, None]
-    if query.shape[1] == 1:  # one product of all branches reads a rollout's descriptors in the order in which they lie
-        every = descriptors.transpose(0, 1).flatten(0, 1) @ query[:, 0].mT
-        return every.unflatten(0, (-1, len(query))).diagonal(dim1=1, dim2=2).mT[:, None]
-    return query @ descriptors.mT
+    with torch.autocast(query.device.type, enabled=False):  # it would round both to bfloat16
+        if query.shape[:2] == (1, 1):  # on a CPU a matrix product of one row reads with one core only
+            return torch.linalg.vecdot(descriptors, query)[:, None]
+        if (
+            query.shape[1] == 1
+        ):  # one product of all branches reads a rollout's descriptors in the order in which they lie
+            every = descriptors.transpose(0, 1).flatten(0, 1) @ query[:, 0].mT
+            return every.unflatten(0, (-1, len(query))).diagonal(dim1=1, dim2=2).mT[:, None]
+        return query @ descriptors.mT
 
 
 def choose(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
@@ -55,5 +60,5 @@ def choose(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
 
 
 def route(query: Tensor, descriptors: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
-    """Choose the `k` frames whose keys match the query best: `match`, then `choose`."""
-    return choose(match(query, descriptors), k, eligible)
+    """Choose the `k` frames whose keys match the query best: `match`, then `choose`. No gradient goes through a choice."""
+    return choose(match(query.detach(), descriptors.detach()), k, eligible)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .routing import describe, match
 
 _PAGES = ("keys", "values")  # what a slot is made of, but for what is small
@@ -60,13 +61,14 @@ class Slab:
         eight_bit: bool = False,
         host: bool = False,
         capacity: int | None = None,
+        fixed: bool = False,
     ):
         """capacity: how many slots there are from the first that is taken on, where that is known; else they come as `reserve` is
-        told of a film, or double. Until then nothing is allocated."""
+        told of a film, or double. Until then nothing is allocated. fixed: there are never more than these."""
         self.layers, self.batch, self.frame_shape = layers, batch, tuple(frame_shape)
         self.dtype, self.device, self.eight_bit, self.host = dtype, device, eight_bit, host
         self._home = torch.device("cpu") if host and device.type != "meta" else device  # of keys and values
-        self.capacity, self._first = 0, capacity or 0
+        self.capacity, self._first, self._fixed = 0, capacity or 0, fixed
         self._free: list[int] = []
         tokens, heads, dim = self.frame_shape
         kept = torch.int8 if eight_bit else dtype
@@ -101,13 +103,20 @@ class Slab:
         return sum(self.layers * self.batch * torch.Size(shape).numel() * dtype.itemsize for shape, dtype in kept)
 
     def allocate(self, frames: int) -> tuple[Slot, ...]:
-        if len(self._free) < frames:  # of a final number only where several films share the store
+        """Free slots. Raises InputError where a budget pays for no more: states that are still held keep theirs."""
+        if len(self._free) < frames:
+            short = self._fixed and self.capacity >= self._first
+            if short or (self._fixed and self._first < frames):
+                raise InputError(
+                    "memory.budget is used up by what earlier states of this film, or other takes of it, still hold: let go of "
+                    "them, or raise memory.budget"
+                )
             self._grow(max(self._first, self.capacity + max(frames, min(self.capacity, MOST_MORE))))
         return tuple(Slot(self, self._free.pop()) for _ in range(frames))
 
     def reserve(self, frames: int) -> None:
         """Room for so many frames in all, now instead of little by little; of very many, for the next thousands."""
-        wanted = max(self._first, min(frames, self.capacity + MOST_AHEAD))
+        wanted = self._first if self._fixed else max(self._first, min(frames, self.capacity + MOST_AHEAD))
         if self.capacity < wanted:
             self._grow(wanted)
 

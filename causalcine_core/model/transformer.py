@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from .config import WanConfig
@@ -150,12 +151,27 @@ def forward(
     embedded = _run(net.time_embedding, sinusoid(timesteps.flatten(), _freq_dim(net)), dtype, net.time_embedding[0])
     embedded = embedded.unflatten(0, timesteps.shape)
     modulation = _run(net.time_projection, embedded, dtype, net.time_projection[1]).float().unflatten(-1, (6, -1))
+    recomputed = compute.checkpointed and torch.is_grad_enabled()
     for layer, block in enumerate(net.blocks):
-        q, k, v, terms = compute.enter(block, x, modulation, dtype)
-        y = view.attend(layer, q, k, v, compute.kernel)
-        x, q = compute.cross(block, x, y, terms, dtype)
-        x = compute.leave(block, x, _read_text(q, layer, text, compute.kernel), terms, dtype)
+        given = (compute, layer, block, x, modulation, text, view, dtype)
+        x = checkpoint(_block, *given, use_reentrant=False) if recomputed else _block(*given)
     return _head(net.head, x, embedded.float(), grid, dtype, (height // grid[0], width // grid[1]))
+
+
+def _block(
+    compute: Compute,
+    layer: int,
+    block: Any,
+    x: Tensor,
+    modulation: Tensor,
+    text: TextKV,
+    view: View,
+    dtype: torch.dtype,
+) -> Tensor:
+    """One block on the residual stream `x [B, F, S, dim]`."""
+    q, k, v, terms = compute.enter(block, x, modulation, dtype)
+    x, q = compute.cross(block, x, view.attend(layer, q, k, v, compute.kernel), terms, dtype)
+    return compute.leave(block, x, _read_text(q, layer, text, compute.kernel), terms, dtype)
 
 
 def _fine(factory: dict[str, Any]) -> dict[str, Any]:
@@ -210,11 +226,13 @@ def _modulated(norm: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Compute:
-    """How passes are computed. kernel: of attention. enter, cross, leave: a block's three runs between attentions. fold: up to how
-    many rows (tokens, of all branches) a chunk is written into memory in the first pass of the next one, 0 for never."""
+    """How passes are computed. kernel: of attention. enter, cross, leave: a block's three runs between attentions. fused_rows: up to
+    how many rows (tokens, of all branches) a chunk is written into memory in the first pass of the next one, 0 for never.
+    checkpointed: where gradients are recorded, a block keeps its input alone and runs once more on the way back."""
 
     kernel: Kernel = sdpa
-    fold: int = 0
+    fused_rows: int = 0
+    checkpointed: bool = False
     enter: Callable[..., Any] = _enter
     cross: Callable[..., Any] = _cross
     leave: Callable[..., Any] = _leave
@@ -230,7 +248,7 @@ class Compute:
         """
         options = {"dynamic": False} | options
         enter, cross, leave = (_told(torch.compile(run, **options)) for run in (_enter, _cross, _leave))
-        return Compute(self.kernel, enter=enter, cross=cross, leave=leave)
+        return replace(self, fused_rows=0, enter=enter, cross=cross, leave=leave)
 
 
 def _told(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,9 +1,11 @@
 """Noise levels, recipes, and the rollout."""
 
 from ..runner import Runner
+from .chunk import StepInfo
+from .denoise import ChunkVelocity, denoise
 from .families import FAMILIES, Choice, Family, choose_family, find_family
 from .recipe import SAMPLERS, Recipe
-from .rollout import Chunk, StepInfo, begin, rollout
+from .rollout import Chunk, begin, rollout
 from .schedule import add_noise, chunk_generator, predict_clean, reshifted, sampling_levels, shifted, warped
 from .state import ChunkRecord, Pending, State
 
@@ -13,6 +15,7 @@ __all__ = [
     "Choice",
     "Chunk",
     "ChunkRecord",
+    "ChunkVelocity",
     "Family",
     "Pending",
     "Recipe",
@@ -23,6 +26,7 @@ __all__ = [
     "begin",
     "choose_family",
     "chunk_generator",
+    "denoise",
     "find_family",
     "predict_clean",
     "reshifted",

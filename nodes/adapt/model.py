@@ -23,7 +23,7 @@ from ...causalcine_core.errors import InputError
 from ...causalcine_core.model import CausalWanTransformer, WanConfig
 from ...causalcine_core.model.kernels import AUTO, Kernel, find_kernel
 from ...causalcine_core.model.transformer import Compute
-from ...causalcine_core.runner import Runner, fingerprint, pick_dtype, pick_fold
+from ...causalcine_core.runner import Runner, fingerprint, pick_dtype, pick_fused_rows
 from ...causalcine_core.sampling import Recipe
 from ...causalcine_core.vae import SCALES
 from ...causalcine_core.weights.checkpoint import check_weights
@@ -171,7 +171,7 @@ def network_of(model: Any) -> Runner:
 
 def _compute_of(model: Any) -> Compute:
     """How this MODEL asks to be computed: attention by its loader, an attention node or ComfyUI's options, and compile nodes."""
-    compute = Compute(_kernel_of(model), fold=pick_fold(model.load_device))
+    compute = Compute(_kernel_of(model), fused_rows=pick_fused_rows(model.load_device))
     options = {k: v for k, v in model.model_options.get("torch_compile_kwargs", {}).items() if v is not None}
     if not options:
         return compute

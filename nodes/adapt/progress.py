@@ -15,6 +15,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
+from ...causalcine_core.runner import Runner
 from ...causalcine_core.sampling import StepInfo
 from ...causalcine_core.vae import denormalize
 from . import vae as vaes
@@ -31,6 +32,12 @@ class Progress:
         self.vae, self.tiny, self.latent_format = vae, tiny, latent_format
         self.chunks = self.chunk = self.steps = 0
         self.shown = 0.0
+
+    @classmethod
+    def of(cls, runner: Runner, vae: Any, latent_format: Any) -> Progress:
+        """Of films of a network: with this VAE, or where it is None with a tiny decoder, if there is one."""
+        tiny = vaes.TinyPreview.find(runner.channels, runner.device) if vae is None else None
+        return cls(vae, tiny, latent_format)
 
     def begin(self, chunks: int, steps: int) -> None:
         self.chunks, self.steps = chunks, steps

@@ -19,7 +19,7 @@ SHOTS = [0, 0, 1, 1, 1, 2, 0, 0]
 
 
 def folding(fold: int) -> Runner:
-    return replace(network(tiny_net()), compute=Compute(fold=fold))
+    return replace(network(tiny_net()), compute=Compute(fused_rows=fold))
 
 
 def passes(

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from causalcine_core import InputError, cli
-from causalcine_core.memory import KVMemory, ResolvedMemory, RolloutView
-from causalcine_core.memory.cache import FrameStore
+from causalcine_core.memory import FrameStore, KVMemory, ResolvedMemory, RolloutView
 from causalcine_core.model import (
     CausalWanTransformer,
     TextKV,

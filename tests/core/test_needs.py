@@ -11,8 +11,8 @@ import torch
 from causalcine_core import cli
 from causalcine_core.errors import InputError
 from causalcine_core.memory import STORAGES, MemorySettings
-from causalcine_core.memory.cache import GIB
-from causalcine_core.memory.rollout_view import Span
+from causalcine_core.memory.attention_buffer import AttentionBuffer
+from causalcine_core.memory.store import GIB
 from causalcine_core.model.float8 import FLOAT8
 from causalcine_core.needs import film_needs, working_bytes
 from causalcine_core.pipeline import Pipeline
@@ -76,19 +76,19 @@ def test_the_rotated_copy_of_what_a_chunk_sees_is_counted_as_it_is_kept(pipe: Pi
     """For every layer where that fits, else once; and as many frames as the longest span has."""
     config, recipe = pipe.network.net.config, pipe.recipe
     settings = recipe.memory()
-    spans: list[Span] = []
-    begin = Span.__init__
-    monkeypatch.setattr(Span, "__init__", lambda span, *given: (spans.append(span), begin(span, *given))[1])
+    spans: list[AttentionBuffer] = []
+    begin = AttentionBuffer.__init__
+    monkeypatch.setattr(AttentionBuffer, "__init__", lambda span, *given: (spans.append(span), begin(span, *given))[1])
     told = []
-    for room in (0, Span.ROOM):
-        monkeypatch.setattr(Span, "ROOM", room)
+    for room in (0, AttentionBuffer.ROOM):
+        monkeypatch.setattr(AttentionBuffer, "ROOM", room)
         told.append(working_bytes(config, recipe, settings, 4, torch.float32))
         list(pipe.stream(Story([Shot("a cat", seconds=9)]), decode=False))
-        assert len(spans[-1]._buffers) == (config.num_layers if room else 1)
-    kept = sum(t.nbytes for pair in spans[-1]._buffers.values() for t in pair)
+        assert len(spans[-1]._kept) == (config.num_layers if room else 1)
+    kept = sum(t.nbytes for pair in spans[-1]._kept.values() for t in pair)
     one = (told[1] - told[0]) / (config.num_layers - 1)
     pinned = recipe.timeline.chunk  # which this film has not
-    frames = spans[-1].history + spans[-1].own
+    frames = spans[-1].extent.frames
     assert one * config.num_layers == kept * (frames + pinned) / frames
 
 

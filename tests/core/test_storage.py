@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 
 from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, STORAGES, FrameStore, KVMemory, MemorySettings, ResolvedMemory
-from causalcine_core.memory.cache import GIB, frame_bytes
+from causalcine_core.memory.attention_buffer import AttentionBuffer
 from causalcine_core.memory.prefetch import Prefetch
-from causalcine_core.memory.rollout_view import RolloutView, Span
+from causalcine_core.memory.rollout_view import RolloutView
 from causalcine_core.memory.slab import numbers, quantize
+from causalcine_core.memory.store import GIB, frame_bytes
 from causalcine_core.sampling import State, begin, rollout
-from causalcine_core.sampling.state import most_held
+from causalcine_core.sampling.passes import most_held
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
 
@@ -97,11 +99,10 @@ def test_a_long_film_stays_within_its_budget(storage):
 def test_what_routing_used_least_goes_first():
     """Of six frames that may be recalled, the two that never were leave; a frame that is always taken stays."""
     store = FrameStore(1, 1, (1, 1, 2), torch.float32, "cpu", settings=ResolvedMemory(1, 1, budget=1), near=1)
-    store.limit = 3
-    memory = KVMemory(store)
+    memory = KVMemory(store, limit=3)
     for i in range(7):
         far = list(range(max(0, i - 1)))
-        recalled = torch.tensor([0 if far else -1])
+        recalled = torch.tensor([[[0 if far else -1]]])
         memory = memory.append(store.hot.allocate(1), far=memory.kept(far), recalled=recalled)
     kept = [f for f, slot in enumerate(memory.slots) if slot is not None]
     assert len(kept) == 5
@@ -110,15 +111,31 @@ def test_what_routing_used_least_goes_first():
     assert 2 not in kept
 
 
-def test_an_evicted_frame_is_never_recalled_and_older_states_keep_it():
-    state = run(start(MemorySettings(1, 2, budget=gib(18))), 6)
-    before = run(state, 0)
-    after = run(state, 12)
+def test_an_evicted_frame_is_never_recalled():
+    after = run(start(MemorySettings(1, 2, budget=gib(21))), 18)
     gone = [f for f, slot in enumerate(after.memory.slots) if slot is None]
     assert gone
-    assert before.memory.evicted == state.memory.evicted
     chunk = run(after, 1)
     assert not set(chunk.records[-1].routing.flatten().tolist()) & set(gone)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_budget_counts_what_older_states_hold(storage):
+    """Who holds an older state holds its frames. Where the budget does not pay for both, the film stops before the chunk that would
+    go beyond it, in one sentence; once the older state is let go of, it goes on."""
+    budget, made = gib(40), []
+    older = run(start(MemorySettings(1, 2, budget=budget, storage=storage)), 40)
+    with pytest.raises(InputError, match=r"memory\.budget is used up by what earlier states of this film"):
+        for chunk in rollout(network(tiny_net()), planned(80)[40:], text, older, size=SIZE):
+            made.append(chunk.state.memory.store.nbytes)
+            newest = chunk.state
+    assert made
+    assert max(made) <= budget * GIB
+    last = [newest]
+    del older, chunk, newest
+    gc.collect()  # the error's traceback holds them too
+    going = run(last.pop(), 5)  # not inside the assertion, which holds what it is given
+    assert going.memory.store.nbytes <= budget * GIB
 
 
 def test_a_film_under_a_budget_is_the_same_film_when_it_is_made_again():
@@ -134,7 +151,10 @@ def test_a_saved_film_goes_on_bit_for_bit(storage, tmp_path):
     state.save(tmp_path / "state.safetensors")
     loaded = State.load(tmp_path / "state.safetensors")
     assert loaded.memory.evicted == state.memory.evicted
-    assert torch.equal(run(state, 6).film(), run(loaded, 6).film())
+    states = [loaded, state]
+    del loaded, state  # held, they would hold what the budget pays for
+    films = [run(states.pop(), 6).film() for _ in range(2)]
+    assert torch.equal(*films)
 
 
 def test_eight_bits_change_little_and_only_what_is_recalled():
@@ -152,10 +172,10 @@ def test_eight_bits_change_little_and_only_what_is_recalled():
 
 @pytest.mark.parametrize(("storage", "host"), [("full", "host"), ("8bit", "host_8bit")])
 @pytest.mark.parametrize("routing", ROUTINGS)
-@pytest.mark.parametrize("room", [Span.ROOM, 0])
+@pytest.mark.parametrize("room", [AttentionBuffer.ROOM, 0])
 def test_where_frames_are_kept_changes_nothing(storage, host, routing, room, monkeypatch):
     """In the host's memory as on the device; and of spans too large to keep, most of what is recalled was on its way before."""
-    monkeypatch.setattr(Span, "ROOM", room)
+    monkeypatch.setattr(AttentionBuffer, "ROOM", room)
     films = [run(start(MemorySettings(1, 2, storage=one, routing=routing), steps=6), 9) for one in (storage, host)]
     assert torch.equal(*(state.film() for state in films))
     there, here = (state.memory.store for state in films)
@@ -206,10 +226,8 @@ def test_routing_of_the_first_step_is_kept_for_the_chunk():
 
 
 def test_a_span_too_large_to_keep_gives_the_same_film(monkeypatch):
-    from causalcine_core.memory.rollout_view import Span
-
     kept = run(start(MemorySettings(1, 2)), 5).film()
-    monkeypatch.setattr(Span, "ROOM", 0)
+    monkeypatch.setattr(AttentionBuffer, "ROOM", 0)
     assert torch.equal(kept, run(start(MemorySettings(1, 2)), 5).film())
 
 
@@ -267,8 +285,8 @@ def test_frames_recalled_again_are_kept_from_one_pass_to_the_next_and_no_longer(
         return run(start(MemorySettings(1, 2, storage=storage), steps=6), 9).film()
 
     read = []
-    recalled, choose = RolloutView._recalled, RolloutView._choose
-    monkeypatch.setattr(RolloutView, "_recalled", lambda self, layer: read.append(layer) or recalled(self, layer))
+    recalled, choose = RolloutView.read_recalled, RolloutView._choose
+    monkeypatch.setattr(RolloutView, "read_recalled", lambda self, layer: read.append(layer) or recalled(self, layer))
     kept, reads = film(), len(read)
     monkeypatch.setattr(RolloutView, "_choose", lambda self, *given: choose(self, *given) or True)
     assert torch.equal(kept, film())

@@ -1,0 +1,234 @@
+"""A film as a value: gone on with under new settings, appended to, cut back. Nothing is made here, and no state is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .checks import show
+from .errors import InputError
+from .memory import KVMemory, MemorySettings, ResolvedMemory
+from .plan import Plan, cut_short, plan
+from .sampling import Recipe, State
+from .sampling.passes import most_near
+from .story import Story, check_seed, check_size
+
+# Fields of a recipe that a film keeps from its first chunk to its last.
+KEPT = ("chunk", "first_chunk", "fps", "negative")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody asks for beside a story; None: as the story, the film or the model says.
+
+    memory: what the film may see of its past. seed: 0 to 2^64 - 1. steps: denoising passes a chunk. guidance: 1 is none. width,
+    height: pixels.
+    """
+
+    memory: MemorySettings | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            check_seed(self.seed)
+
+    def over(self, recipe: Recipe) -> Recipe:
+        """A recipe with what was asked in its place."""
+        asked = {"steps": self.steps, "guidance": self.guidance}
+        return recipe.changed(**{name: value for name, value in asked.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a film is made with, as far as its states must agree with it. fingerprint: of the network. stride: pixels that width and
+    height are multiples of; spatial, temporal: pixels and pixel frames of a latent one."""
+
+    name: str
+    fingerprint: str
+    recipe: Recipe
+    stride: int
+    spatial: int
+    temporal: int
+
+    def latent_size(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width in latents of a size in pixels. Raises InputError where it does not fit."""
+        check_size(width, height, self.stride)
+        return height // self.spatial, width // self.spatial
+
+
+def begun_recipe(model: Model, story: Story, asked: Asked) -> Recipe:
+    """The recipe of a new film: the model's, with what the story and then the caller say in their places."""
+    told = {"negative": story.negative, "fps": story.fps}
+    return asked.over(model.recipe.changed(**{name: value for name, value in told.items() if value is not None}))
+
+
+def begun_size(model: Model, story: Story, asked: Asked) -> tuple[int, int]:
+    """Latent height and width of a new film."""
+    picture = model.recipe.picture
+    width = first(asked.width, story.width, picture.width)
+    return model.latent_size(width, first(asked.height, story.height, picture.height))
+
+
+def continued(state: State, model: Model, story: Story | None, asked: Asked) -> State:
+    """A film that goes on: its state under what is asked now, nothing planned anew yet.
+
+    Raises InputError that names the first thing which a film cannot change on its way: its model, size, frame rate, negative prompt,
+    how it is cut into chunks, how its memory is kept, and whether it is guided.
+    """
+    if state.model != model.fingerprint:
+        raise InputError(f"state was made by another model ({state.model}) than {model.name} ({model.fingerprint})")
+    recipe = asked.over(_recipe_in_force(state, model.recipe))
+    if recipe.branches != state.recipe.branches:
+        raise InputError(
+            "guidance cannot be switched on or off inside a film: its memory has the other number of branches"
+        )
+    if recipe.rolling != state.recipe.rolling:
+        raise InputError(
+            "sampler cannot become, or cease to be, rolling inside a film: several chunks are under way at once"
+        )
+    _check_same(state, model, story, asked)
+    settings, memory = _settings_in_force(state, recipe, model.recipe, asked.memory)
+    seed = first(asked.seed, story.seed if story else None, state.seed)
+    same = (recipe, settings, seed) == (state.recipe, state.settings, state.seed)
+    pending = state.pending if same and story is None else ()
+    return replace(
+        state, recipe=recipe, given=model.recipe, settings=settings, memory=memory, seed=seed, pending=pending
+    )
+
+
+def appended(state: State, story: Story | None, temporal_stride: int, *, keep_planned: bool = False) -> State:
+    """A film with a story planned after the chunks it has. Without a story, as it is.
+
+    keep_planned: the story comes after what is planned and not made yet; otherwise it takes its place.
+    """
+    if story is None:
+        return state
+    shots = state.shots if keep_planned else cut_short(state.shots, state.frames)
+    kept = state.planned if keep_planned else ()
+    following = planned(story, state.recipe, temporal_stride, replace(state, shots=shots, planned=kept))
+    return replace(
+        state,
+        shots=(*shots, *following.shots),
+        planned=(*kept, *following.chunks),
+        pending=state.pending if kept else (),
+    )
+
+
+def planned(story: Story, recipe: Recipe, temporal_stride: int, after: State | None = None) -> Plan:
+    """A story on chunks: of a new film, or after those that a film has and has planned."""
+    line, rest = recipe.timeline, after.planned if after else ()
+    newest = after.records[-1].plan if after and after.records else None
+    kept = () if after is None else after.shots if rest else cut_short(after.shots, after.frames)
+    asked = kept[-1].until if rest and kept else after.asked if after else None
+    return plan(
+        story,
+        chunk=line.chunk,
+        first_chunk=line.first_chunk,
+        fps=line.fps,
+        temporal_stride=temporal_stride,
+        start_chunk=after.chunks + len(rest) if after else 0,
+        start_shot=len(kept),
+        asked=asked,
+        seconds=line.seconds,
+        cut=recipe.cut.mode,
+        phrase=recipe.cut.phrase,
+        before=rest[-1] if rest else newest,
+    )
+
+
+def back_to(state: State, chunks: int) -> State:
+    """The film up to the end of its first `chunks` chunks, with nothing planned after them; what it goes on to is as if it had never
+    gone further. Its memory comes along where the store keeps frames as they were; else it is written anew, a pass for each chunk.
+
+    Raises InputError where the film has fewer chunks.
+    """
+    if not 0 <= chunks <= state.chunks:
+        raise InputError(
+            f"chunk must be a number from 0 to {state.chunks}, which the film has made, got {show(chunks)}"
+        )
+    records = state.records[:chunks]
+    made = records[-1].plan.frames[1] if records else 0
+    whole = chunks == state.chunks
+    return replace(
+        state,
+        memory=state.memory if whole else _memory_back(state, chunks),
+        latents=state.latents[:chunks],
+        records=records,
+        shots=cut_short(state.shots, made),
+        planned=(),
+        pending=(),
+        decoder=state.decoder if whole else None,
+    )
+
+
+def first(*values: Any) -> Any:
+    """The first value that was given."""
+    return next((value for value in values if value is not None), None)
+
+
+def _memory_back(state: State, chunks: int) -> KVMemory | None:
+    memory = state.memory
+    if memory is None or memory.limit is not None or memory.store.cold is not memory.store.hot:
+        return None
+    return memory.without(max(0, len(memory.lengths) - max(0, chunks - 1)))
+
+
+def _recipe_in_force(state: State, recipe: Recipe) -> Recipe:
+    """The film's recipe, with what the model's has changed since the film began (another recipe node, another file)."""
+    began = (state.given or recipe).to_dict()
+    changed = {name: value for name, value in recipe.to_dict().items() if value != began[name]}
+    for name in KEPT:
+        if name in changed:
+            raise InputError(
+                f"{name} of the recipe is {show(changed[name])}, but the film to continue was begun with {show(began[name])}: "
+                "leave it as it was, or start anew"
+            )
+    if "levels" in changed or "steps" in changed:
+        changed |= {name: recipe.to_dict()[name] for name in ("steps", "levels")}
+    return state.recipe.changed(**changed) if changed else state.recipe
+
+
+def _check_same(state: State, model: Model, story: Story | None, asked: Asked) -> None:
+    size = state.latents[0].shape[3:] if state.latents else None
+    have: dict[str, Any] = {"fps": state.recipe.timeline.fps, "negative": state.recipe.guidance.negative}
+    if size is not None:
+        have |= {"height": size[0] * model.spatial, "width": size[1] * model.spatial}
+    wanted = {
+        "width": first(asked.width, story.width if story else None),
+        "height": first(asked.height, story.height if story else None),
+        "fps": story.fps if story else None,
+        "negative": story.negative if story else None,
+    }
+    for name, value in wanted.items():
+        if value is not None and name in have and value != have[name]:
+            raise InputError(
+                f"{name} is {show(value)}, but the film to continue has {show(have[name])}: leave it out, or start anew"
+            )
+
+
+def _settings_in_force(
+    state: State, recipe: Recipe, model: Recipe, asked: MemorySettings | None
+) -> tuple[ResolvedMemory, KVMemory | None]:
+    """Memory settings of a film that goes on, and its memory under them: its store stays as it was opened, and what is asked now is
+    shared out of its budget as if it were new."""
+    settings, memory = state.settings, state.memory
+    began = state.given or model
+    asked = asked or MemorySettings(routing=settings.routing)
+    for name, given, usual in (("budget", asked.budget, None), ("storage", asked.storage, "full")):
+        if given != usual and given != getattr(settings, name):
+            raise InputError(
+                f"memory.{name} is {show(given)}, but the film to continue was begun with "
+                f"{show(getattr(settings, name))}: leave it as it was, or start anew"
+            )
+    now, then = model.visibility, began.visibility
+    window = settings.window if now.window == then.window else now.window
+    top_k = settings.top_k if now.top_k == then.top_k else now.top_k
+    resolved = replace(asked.resolve(window, top_k), budget=settings.budget, storage=settings.storage)
+    if memory is not None and resolved != settings:
+        limit = memory.store.limit_under(resolved, most_near(recipe, resolved), recipe.timeline.chunk)
+        memory = replace(memory, limit=limit)
+    return resolved, memory

@@ -1,0 +1,129 @@
+"""The packed pass of teacher forcing: clean chunks, then noisy ones, each seeing what a rollout's chunk would see (paper, Sec. 3.2).
+
+It asks the functions that the rollout asks, `visibility` for what is near and `route` for what is recalled, and has no rule of
+its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cut import Cut
+from ..model.attention import chunk_attention
+from ..model.kernels import Kernel
+from ..model.rope import Rope, rotate
+from .routing import describe, describe_query, route
+from .settings import ResolvedMemory
+from .visibility import Visibility, visibility
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of frames of the packed sequence that attends as one chunk, and what it sees of the clean frames before it."""
+
+    first: int
+    frames: int
+    seen: Visibility
+
+
+class PackedView:
+    """Teacher forcing over 2N segments: clean chunks, then noisy chunks, in one pass (paper, Sec. 3.2).
+
+    The last chunk's clean copy is left out: nothing may see it. So the packed sequence is the clean frames of
+    chunks `0 .. N-2`, then the noisy frames of chunks `first .. N-1`; chunks before `first` are history only.
+    """
+
+    def __init__(
+        self,
+        chunks: list[int],
+        settings: ResolvedMemory,
+        rope: Rope,
+        device: torch.device | str = "cpu",
+        *,
+        first: int = 0,
+        shots: Sequence[int] | None = None,
+        cut: Cut | None = None,
+        sink: int = 0,
+        shot_angle: float = 0.0,
+    ):
+        """first: the first chunk that is denoised. shots: the shot of each chunk, needed where `cut` is not native or shots are
+        turned. cut, sink: as in `sight`. shot_angle: radians in time by which each shot is turned against the one before."""
+        self.chunks, self.rope = list(chunks), rope
+        self.clean, self.history = sum(chunks[:-1]), sum(chunks[:first])
+        shots = list(shots) if shots is not None else [0] * len(chunks)
+        of_frame = [shot for shot, length in zip(shots, chunks, strict=True) for _ in range(length)]
+        packed = torch.tensor(of_frame[: self.clean] + of_frame[self.history :])
+        self._turn = rope.turn(shot_angle * packed) if shot_angle else None
+        seen = [
+            visibility(chunks[:i], shots.index(shots[i]), window=settings.window, sink=sink, cut=cut)
+            for i in range(len(chunks))
+        ]
+        starts = [sum(chunks[:i]) for i in range(len(chunks))]
+        segments = [
+            Segment(offset + starts[i], chunks[i], seen[i])
+            for offset, copied in ((0, range(len(chunks) - 1)), (self.clean - self.history, range(first, len(chunks))))
+            for i in copied
+        ]
+        self._groups = [
+            _Group([s for s in segments if s.frames == size], self.clean, settings.top_k, torch.device(device))
+            for size in sorted({s.frames for s in segments})
+        ]
+
+    @property
+    def frames(self) -> int:
+        """Length of the packed sequence."""
+        return self.clean + sum(self.chunks) - self.history
+
+    def pack(self, clean: Tensor, noisy: Tensor) -> Tensor:
+        """`[B, C, F, h, w]` twice to the packed sequence `[B, C, frames, h, w]`."""
+        return torch.cat([clean[:, :, : self.clean], noisy[:, :, self.history :]], 2)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
+        batch, frames = q.shape[:2]
+        offset = torch.arange(batch, device=q.device)[:, None, None] * frames
+        descriptors = describe(k[:, : self.clean]) if any(group.k for group in self._groups) else k.new_empty(0)
+        turned_q, turned_k = (q, k) if self._turn is None else (rotate(q, self._turn), rotate(k, self._turn))
+        pool_k, pool_v = turned_k.flatten(0, 1), v.flatten(0, 1)
+        out = torch.empty_like(q)
+        for group in self._groups:
+            own = group.own  # R c
+            index = group.near.expand(batch, -1, -1)
+            if group.k:
+                chosen = route(describe_query(q[:, own]), descriptors, group.k, group.eligible)
+                index = torch.cat([chosen, index], -1)
+            valid = (index >= 0).flatten(0, 1)
+            rows = (index.clamp(min=0) + offset).flatten(0, 1)
+            shape = rows.shape
+            y = chunk_attention(
+                turned_q[:, own].flatten(0, 1),  # of B R c S H D
+                pool_k.index_select(0, rows.flatten()).unflatten(0, shape),
+                pool_v.index_select(0, rows.flatten()).unflatten(0, shape),
+                self.rope,
+                None if group.full and not group.k else valid,
+                group.gaps * batch if any(group.gaps) else (0,),
+                kernel,
+            )
+            out = out.index_copy(1, own.flatten(), y.unflatten(0, (batch, -1)).flatten(1, 2))
+        return out
+
+
+class _Group:
+    """Segments of one length, as index tensors: who they are, what is near them, what may be recalled."""
+
+    def __init__(self, segments: list[Segment], clean: int, top_k: int, device: torch.device):
+        frames = segments[0].frames
+        longest = max(len(s.seen.near) for s in segments)
+        own = [list(range(s.first, s.first + frames)) for s in segments]
+        near = [[-1] * (longest - len(s.seen.near)) + list(s.seen.near) for s in segments]
+        self.own = torch.tensor(own, device=device)
+        self.near = torch.cat([torch.tensor(near, dtype=torch.int64, device=device), self.own], 1)
+        self.full = all(len(s.seen.near) == longest for s in segments)
+        self.gaps = tuple(s.seen.gap for s in segments)
+        self.eligible = torch.zeros(len(segments), clean, dtype=torch.bool, device=device)
+        for row, s in zip(self.eligible, segments, strict=True):
+            row[list(s.seen.far)] = True
+        self.k = min(top_k, max(len(s.seen.far) for s in segments))

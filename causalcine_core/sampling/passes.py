@@ -1,0 +1,122 @@
+"""The passes of one film over one network: what a chunk sees, which noise it begins from, and how it is written into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cut import Cut
+from ..memory import FrameStore, KVMemory, ResolvedMemory, RolloutView, WritingView
+from ..model.rope import Rope
+from ..model.transformer import TextKV
+from ..plan import PlannedChunk
+from ..runner import Runner
+from .denoise import branch_velocity
+from .recipe import Recipe
+from .schedule import add_noise, chunk_generator
+from .texts import TextLayers
+
+
+@dataclass(frozen=True)
+class Passes:
+    """size: latent height and width. films: made side by side. recipe, settings: in force for the chunks that are made."""
+
+    runner: Runner
+    recipe: Recipe
+    settings: ResolvedMemory
+    size: tuple[int, int]
+    rope: Rope
+    films: int = 1
+
+    @classmethod
+    def of(
+        cls, runner: Runner, recipe: Recipe, settings: ResolvedMemory, size: tuple[int, int], films: int = 1
+    ) -> Passes:
+        return cls(runner, recipe, settings, size, Rope(runner.head_dim, runner.grid(size), runner.device), films)
+
+    def blank(self) -> KVMemory:
+        """A memory of nothing yet, in a store of its own. Raises InputError for a budget that is too small."""
+        rows, columns = self.runner.grid(self.size)
+        shape = (rows * columns, self.runner.own_heads, self.runner.head_dim)
+        branches = self.films * self.recipe.branches
+        runner = self.runner
+        return KVMemory.empty(
+            open_store(self.recipe, self.settings, runner.layers, branches, shape, runner.dtype, runner.device)
+        )
+
+    def view(self, memory: KVMemory, chunk: PlannedChunk, shots: Sequence[int], chunks: int = 1) -> RolloutView:
+        """What `chunk` sees, and with it those after it, where several `chunks` are made at once. shots: of each chunk that was made
+        before."""
+        recipe, sharding = self.recipe, self.runner.sharding
+        cut = recipe.cut
+        return RolloutView(
+            memory,
+            self.settings,
+            self.rope,
+            chunks * chunk.length,
+            shot_start=chunk.take,
+            cut=Cut.parse(chunk.cut, keep=cut.keep, jump=cut.jump),
+            sink=recipe.visibility.sink,
+            angles=self._angles(memory, chunk, shots),
+            total=sharding.total if sharding else None,
+        )
+
+    def _angles(self, memory: KVMemory, chunk: PlannedChunk, shots: Sequence[int]) -> Tensor | None:
+        """Radians `[frames]` by which shots are turned against that of `chunk`."""
+        angle = self.recipe.visibility.shot_angle
+        if not angle:
+            return None
+        of_frames = [shot for shot, length in zip(shots, memory.lengths, strict=False) for _ in range(length)]
+        return angle * (torch.tensor(of_frames, dtype=torch.float64) - chunk.shot)
+
+    def noise(self, seed: int, chunk: PlannedChunk, use: str = "") -> Callable[[], Tensor]:
+        """Fresh noise for a chunk of all films, `[B, C, c, h, w]`, call by call. It depends on these three alone."""
+        device = self.runner.device
+        shape = (self.films, self.runner.channels, chunk.length, *self.size)
+        generator = chunk_generator(seed, chunk.index, use)
+        pinned = device.type == "cuda"  # is copied while the host goes on
+        return lambda: torch.randn(shape, generator=generator, pin_memory=pinned).to(device, non_blocking=True)
+
+    def context(self, clean: Tensor, seed: int, chunk: PlannedChunk) -> Tensor:
+        """Latents of a chunk `[B, C, c, h, w]` as the pass that writes it reads them: under the recipe's context noise."""
+        level = self.recipe.schedule.context_noise
+        return add_noise(clean, self.noise(seed, chunk, "context")(), level) if level else clean
+
+    @torch.no_grad()
+    def write(self, context: Tensor, text: TextLayers, view: RolloutView, recalled: Tensor | None = None) -> KVMemory:
+        """The memory with one more chunk: its keys and values are those of a pass over it. History is a value, without gradient.
+
+        context: as `context` gives it. view: what the chunk saw. recalled: as in `WritingView`.
+        """
+        writing = WritingView(view, recalled)
+        level = self.recipe.schedule.context_noise
+        branch_velocity(self.runner, context.detach(), [level], TextKV(text), writing, view.memory.store.batch)
+        return writing.after
+
+
+def open_store(
+    recipe: Recipe,
+    settings: ResolvedMemory,
+    layers: int,
+    branches: int,
+    frame_shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> FrameStore:
+    """The store of a film: its budget is shared out by what this recipe always has in view."""
+    near, chunk = most_near(recipe, settings), recipe.timeline.chunk
+    return FrameStore(layers, branches, frame_shape, dtype, device, settings=settings, near=near, chunk=chunk)
+
+
+def most_near(recipe: Recipe, settings: ResolvedMemory) -> int:
+    """Most latent frames that a chunk always sees: sink, a pinned chunk, the window, and its own."""
+    return recipe.visibility.sink + (settings.window + 2) * recipe.timeline.chunk
+
+
+def most_held(recipe: Recipe, settings: ResolvedMemory, chunks: Sequence[PlannedChunk]) -> int:
+    """Slots that a film takes whose next chunks these are: its latent frames, and those that are written once more."""
+    again = recipe.visibility.recompute or any(chunk.rewrite for chunk in chunks)
+    return chunks[-1].latents[1] + (settings.written_again(recipe.timeline.chunk) if again else 0)

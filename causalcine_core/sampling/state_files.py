@@ -1,0 +1,326 @@
+"""Films on disk: one safetensors file that another process goes on from, bit for bit.
+
+The header's entry `causalcine_state` says what film it is (recipe, memory settings, seed, model) and how many chunks and shots it
+has. Everything that grows with the film lies in a few tensors, however long it is:
+
+    film                `uint8 [n]`, JSON: shots, chunks made and planned
+    latents             `[B, C, F, h, w]`, VAE space
+    recalled            `int32 [chunks, layers, branches, k]`, -1 for none
+    pending.0 ...       `[B, C, c, h, w]` of chunks that are half made
+    decoder.*           of the streaming decode
+    memory.*            keys and values, where they are kept
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .. import checks
+from ..errors import InputError, about
+from ..memory import KVMemory, ResolvedMemory
+from ..plan import PlannedChunk, PlannedShot
+from ..story import MAX_FRAMES, MAX_SEED
+from ..vae import SCALES, VAEState
+from ..weights.metadata import STATE_ENTRY, parse_entry, read_entry
+from ..weights.tensors import read_tensors, write_tensors
+from .passes import open_store
+from .recipe import Recipe
+from .state import ChunkRecord, Pending, State
+
+FORMAT = 3
+WHAT = "state file"
+FILM, LATENTS, RECALLED = "film", "latents", "recalled"
+
+
+def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = True) -> None:
+    """Write a state; it appears under its name only when it is whole. memory: whether keys and values go with it."""
+    film = {
+        "shots": [_short(shot.to_dict(), PlannedShot) for shot in state.shots],
+        "records": [
+            {
+                "plan": _short(asdict(r.plan), PlannedChunk),
+                "seconds": r.seconds,
+                "seed": r.seed,
+                "k": r.recalled.shape[2],
+            }
+            for r in state.records
+        ],
+        "planned": [_short(asdict(chunk), PlannedChunk) for chunk in state.planned],
+        "pending": [part.passes for part in state.pending],
+    }
+    tensors = {FILM: torch.frombuffer(bytearray(json.dumps(film).encode()), dtype=torch.uint8)}
+    if state.records:
+        most = max(record.recalled.shape[2] for record in state.records)
+        recalled = [pad(r.recalled, (0, most - r.recalled.shape[2]), value=-1) for r in state.records]
+        tensors |= {LATENTS: state.film(), RECALLED: torch.stack(recalled).to(torch.int32)}
+    tensors |= {f"pending.{i}": part.x for i, part in enumerate(state.pending)}
+    if state.decoder is not None:
+        tensors |= {f"decoder.{name}": t.cpu() for name, t in state.decoder.tensors().items()}
+    if memory and state.memory is not None:
+        tensors |= {f"memory.{name}": t for name, t in state.memory.tensors().items()}
+    entry = {
+        "format": FORMAT,
+        "recipe": state.recipe.to_dict(),
+        "given": (state.given or state.recipe).to_dict(),
+        "settings": state.settings.to_dict(),
+        "seed": state.seed,
+        "model": state.model,
+        "size": list(state.size),
+        "chunks": state.chunks,
+        "shots": len(state.shots),
+    }
+    write_tensors(path, tensors, {"format": f"causalcine-state-{FORMAT}", STATE_ENTRY: json.dumps(entry)})
+
+
+def load_state(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:
+    """Read a state onto a device. Raises InputError where the file is missing, incomplete, damaged, of another version or something
+    else: what it holds is checked whole before anything is made of it."""
+    tensors, header = read_tensors(path, WHAT)
+    source = f"{WHAT} {path}"
+    entry = describe_state(header.metadata, source)
+    with about(source):
+        return _state(entry, tensors).to(device)
+
+
+def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """The header's entry of a state file, checked. Raises InputError that begins with `source`."""
+    entry = read_entry(metadata, STATE_ENTRY, source)
+    if entry is None:
+        raise InputError(f"{source} holds no film of CausalCine: make one with --save-state")
+    with about(source):
+        if entry.get("format") != FORMAT:
+            raise InputError(
+                f"was written by another version (format {checks.show(entry.get('format', 2))}, this one reads {FORMAT}): make the "
+                "film again"
+            )
+        known = ("format", "recipe", "given", "settings", "seed", "model", "size", "chunks", "shots")
+        checks.fields(entry, "", known, needed=known)
+        checks.whole(entry["seed"], "seed", 0, MAX_SEED)
+        checks.text(entry["model"], "model")
+        for name in ("chunks", "shots"):
+            checks.whole(entry[name], name, 0, MAX_FRAMES)
+    return entry
+
+
+def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
+    recipe, settings = Recipe.from_dict(entry["recipe"]), ResolvedMemory.from_dict(entry["settings"])
+    film = parse_entry(_bytes(tensors.pop(FILM, None)), FILM)
+    checks.fields(
+        film, FILM, ("shots", "records", "planned", "pending"), needed=("shots", "records", "planned", "pending")
+    )
+    shots = tuple(_shot(item, f"shots[{i}]") for i, item in enumerate(_items(film, "shots", entry["shots"])))
+    plans = tuple(_plan(item, f"records[{i}]") for i, item in enumerate(_items(film, "records", entry["chunks"])))
+    planned = tuple(_chunk(item, f"planned[{i}]") for i, item in enumerate(_items(film, "planned")))
+    _check_plan([plan for plan, *_ in plans], planned, len(shots))
+    latents, recalled = _made(tensors, [plan for plan, *_ in plans], recipe)
+    records = tuple(
+        ChunkRecord(plan, seconds, choice[..., :k].long(), seed)
+        for (plan, seconds, seed, k), choice in zip(plans, recalled, strict=True)
+    )
+    pending = tuple(_pending(tensors, i, passes, latents) for i, passes in enumerate(_items(film, "pending")))
+    if len(pending) > len(planned):
+        raise InputError(f"{len(pending)} chunks are half made, and {len(planned)} are planned")
+    decoder = _group(tensors, "decoder.")
+    kept = _group(tensors, "memory.")
+    return State(
+        memory=_memory(kept, recipe, settings, [plan for plan, *_ in plans]) if kept else None,
+        recipe=recipe,
+        given=Recipe.from_dict(entry["given"]),
+        settings=settings,
+        seed=entry["seed"],
+        model=entry["model"],
+        size=_size(entry["size"]),
+        latents=latents,
+        records=records,
+        shots=shots,
+        planned=planned,
+        pending=pending,
+        decoder=_decoder(decoder) if decoder else None,
+    )
+
+
+# --- values of the film
+
+
+def _bytes(tensor: Tensor | None) -> str:
+    if tensor is None or tensor.dtype != torch.uint8 or tensor.ndim != 1:
+        raise InputError("has no tensor `film` of bytes, which says what shots and chunks there are")
+    try:
+        return bytes(tensor.tolist()).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"its film is no UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _items(film: Mapping[str, Any], name: str, count: int | None = None) -> list[Any]:
+    items = film[name]
+    if not isinstance(items, list) or (count is not None and len(items) != count):
+        wanted = "a list" if count is None else f"a list of {count}, as the header says"
+        raise InputError(f"film.{name} must be {wanted}, got {checks.show(items)}")
+    return items
+
+
+def _short(value: dict[str, Any], kind: type[PlannedShot] | type[PlannedChunk]) -> dict[str, Any]:
+    """The fields of a value that are not as usual."""
+    usual = {f.name: f.default for f in fields(kind)}
+    return {name: item for name, item in value.items() if item != usual[name]}
+
+
+def _range(value: object, name: str) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"{name} must be a first and an end frame, got {checks.show(value)}")
+    first, end = (checks.whole(item, name, 0, 2 * MAX_FRAMES) for item in value)
+    if first > end:
+        raise InputError(f"{name} must not end before it begins, got {checks.show(value)}")
+    return first, end
+
+
+def _shot(item: object, name: str) -> PlannedShot:
+    given = checks.fields(
+        item, name, tuple(PlannedShot.__dataclass_fields__), needed=("index", "caption", "asked", "frames", "until")
+    )
+    seed = given.get("seed")
+    texts = {key: checks.text(given[key], f"{name}.{key}") for key in _SHOT_TEXTS if key in given}
+    return PlannedShot(
+        index=checks.whole(given["index"], f"{name}.index", 0, MAX_FRAMES),
+        asked=_range(given["asked"], f"{name}.asked"),
+        frames=_range(given["frames"], f"{name}.frames"),
+        until=_fraction(given["until"], f"{name}.until"),
+        seed=None if seed is None else checks.whole(seed, f"{name}.seed", 0, MAX_SEED),
+        **texts,
+    )
+
+
+_SHOT_TEXTS = ("caption", "shared", "phrase", "cut")
+
+
+def _chunk(item: object, name: str) -> PlannedChunk:
+    needed = ("index", "shot", "latents", "frames")
+    given = checks.fields(item, name, tuple(PlannedChunk.__dataclass_fields__), needed=needed)
+    text = given.get("text", [])
+    if not isinstance(text, list) or not all(isinstance(part, list) and len(part) == 2 for part in text):
+        raise InputError(f"{name}.text must be a list of shots and weights, got {checks.show(text)}")
+    return PlannedChunk(
+        index=checks.whole(given["index"], f"{name}.index", 0, MAX_FRAMES),
+        shot=checks.whole(given["shot"], f"{name}.shot", 0, MAX_FRAMES),
+        latents=_range(given["latents"], f"{name}.latents"),
+        frames=_range(given["frames"], f"{name}.frames"),
+        take=checks.whole(given.get("take", 0), f"{name}.take", 0, MAX_FRAMES),
+        cut=checks.text(given.get("cut", "native"), f"{name}.cut"),
+        text=tuple(
+            (checks.whole(shot, f"{name}.text", 0, MAX_FRAMES), checks.number(weight, f"{name}.text", 0, 1))
+            for shot, weight in text
+        ),
+        rewrite=checks.truth(given.get("rewrite", False), f"{name}.rewrite"),
+    )
+
+
+def _plan(item: object, name: str) -> tuple[PlannedChunk, float, int, int]:
+    given = checks.fields(item, name, ("plan", "seconds", "seed", "k"), needed=("plan", "seconds", "seed", "k"))
+    return (
+        _chunk(given["plan"], f"{name}.plan"),
+        checks.number(given["seconds"], f"{name}.seconds", 0, 1e9),
+        checks.whole(given["seed"], f"{name}.seed", 0, MAX_SEED),
+        checks.whole(given["k"], f"{name}.k", 0, 1024),
+    )
+
+
+def _check_plan(made: Sequence[PlannedChunk], planned: Sequence[PlannedChunk], shots: int) -> None:
+    """Chunks must follow one another without a gap, in latent and in pixel frames, and belong to shots that there are."""
+    latent = frame = 0
+    for n, chunk in enumerate((*made, *planned)):
+        read = [chunk.shot, *(shot for shot, _ in chunk.text)]
+        follows = (chunk.index, chunk.latents[0], chunk.frames[0]) == (n, latent, frame)
+        if not follows or chunk.length < 1 or chunk.take > n or (shots and max(read) >= shots):
+            raise InputError(
+                f"film: chunk {n} does not follow the one before it, or names a shot that is none of the {shots}"
+            )
+        latent, frame = chunk.latents[1], chunk.frames[1]
+
+
+def _fraction(value: object, name: str) -> Fraction:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"{name} must be a numerator and a denominator, got {checks.show(value)}")
+    over, under = checks.whole(value[0], name, 0, 2**63), checks.whole(value[1], name, 1, 2**63)
+    if over > 2 * MAX_FRAMES * under:
+        raise InputError(f"{name} must be a number of frames up to {2 * MAX_FRAMES}, got {checks.show(value)}")
+    return Fraction(over, under)
+
+
+def _size(value: object) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"size must be a latent height and width, got {checks.show(value)}")
+    height, width = (checks.whole(side, "size", 1, 65_536) for side in value)
+    return height, width
+
+
+# --- tensors
+
+
+def _made(
+    tensors: Mapping[str, Tensor], plans: Sequence[PlannedChunk], recipe: Recipe
+) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
+    """Latents of each chunk, and what each recalled."""
+    if not plans:
+        return (), ()
+    lengths = [plan.length for plan in plans]
+    latents, recalled = tensors.get(LATENTS), tensors.get(RECALLED)
+    if latents is None or latents.ndim != 5 or latents.shape[2] != sum(lengths) or 0 in latents.shape:
+        raise InputError(f"latents must be [B, C, {sum(lengths)}, h, w], got {_shape(latents)}")
+    if latents.shape[1] not in SCALES or not latents.is_floating_point():
+        raise InputError(f"latents must have {' or '.join(map(str, SCALES))} channels, got {_shape(latents)}")
+    branches = latents.shape[0] * recipe.branches
+    if recalled is None or recalled.ndim != 4 or recalled.dtype != torch.int32 or len(recalled) != len(lengths):
+        raise InputError(f"recalled must be int32 [{len(lengths)}, layers, branches, k], got {_shape(recalled)}")
+    if (
+        recalled.shape[2] not in (branches, latents.shape[0], 2 * latents.shape[0])
+        or recalled.numel() == 0 < recalled.shape[3]
+    ):
+        raise InputError(f"recalled must be of {branches} branches, got {_shape(recalled)}")
+    if recalled.numel() and not -1 <= int(recalled.min()) <= int(recalled.max()) < sum(lengths):
+        raise InputError(f"recalled must hold frames from 0 to {sum(lengths) - 1}, or -1")
+    return tuple(part.contiguous() for part in latents.split(lengths, 2)), recalled.unbind(0)
+
+
+def _pending(tensors: Mapping[str, Tensor], i: int, passes: object, latents: Sequence[Tensor]) -> Pending:
+    x = tensors.get(f"pending.{i}")
+    if x is None or x.ndim != 5 or not x.is_floating_point() or (latents and x.shape[:2] != latents[0].shape[:2]):
+        raise InputError(f"pending.{i} must be [B, C, c, h, w], got {_shape(x)}")
+    return Pending(x, checks.whole(passes, f"pending[{i}]", 0, 1000))
+
+
+def _decoder(tensors: dict[str, Tensor]) -> VAEState:
+    try:
+        return VAEState.from_tensors(tensors)
+    except ValueError as error:
+        raise InputError(f"its decoder's part is incomplete: {error}") from None
+
+
+def _memory(
+    tensors: dict[str, Tensor], recipe: Recipe, settings: ResolvedMemory, plans: Sequence[PlannedChunk]
+) -> KVMemory:
+    keys, layers = tensors.get("hot.keys.0"), sum(name.startswith("hot.keys.") for name in tensors)
+    if keys is None or keys.ndim != 5 or not keys.is_floating_point():
+        raise InputError(f"memory.hot.keys.0 must be [branches, frames, tokens, heads, channels], got {_shape(keys)}")
+    branches, _, *frame = keys.shape
+    store = open_store(recipe, settings, layers, branches, frame, keys.dtype, torch.device("cpu"))
+    memory = KVMemory.from_tensors(tensors, store)
+    if memory.lengths != tuple(plan.length for plan in plans[: len(memory.lengths)]):
+        raise InputError(f"memory.lengths must be those of the film's chunks, got {checks.show(list(memory.lengths))}")
+    return memory
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
