@@ -269,7 +269,7 @@ class CausalConv3d(Conv3d):
         super().__init__(width_in, width_out, kernel_size=3, padding=(0, 1, 1))
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
-        past = tape.read()
+        past = tape.read(x, 2)
         film = torch.cat([zero_frames(x, 2) if past is None else past, x], dim=2)
         tape.write(film[:, :, -2:])
         if past is None and x.shape[2] == 1:  # a still: two thirds of the kernel would see only zero
@@ -345,7 +345,7 @@ class Downsample(nn.Module):
         return x if self.time_conv is None else self._halve_frames(x, tape)
 
     def _halve_frames(self, x: Tensor, tape: Tape) -> Tensor:
-        past = tape.read()
+        past = tape.read(x, 1)
         tape.write(x[:, :, -1:])
         if past is not None:
             return self.time_conv(torch.cat([past, x], dim=2))
@@ -370,7 +370,7 @@ class Upsample(nn.Module):
         return each_frame(lambda frames: self.resample["1"](F.interpolate(frames, scale_factor=2, mode="nearest")), x)
 
     def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:
-        past, first = tape.read(), None
+        past, first = tape.read(x, 2), None
         if past is None:  # the first frame passes as it is, and the convolution never sees it
             first, x, past = x[:, :, :1], x[:, :, 1:], zero_frames(x, 2)
         x = torch.cat([past, x], dim=2)

@@ -237,6 +237,8 @@ def _numbers(file: File, rng: Random) -> None:
 
 def _header(data: bytes, rng: Random) -> bytes:
     """The header's own JSON changed, which may make it wrong."""
+    if len(data) < 8:
+        return damaged(data, rng)
     (length,) = struct.unpack("<Q", data[:8])
     try:
         header = json.loads(data[8 : 8 + length])

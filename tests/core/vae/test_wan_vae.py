@@ -177,10 +177,15 @@ def test_the_state_does_not_grow_with_the_film(vae):
     assert sum(tensor.untyped_storage().nbytes() for tensor in late.past) == late.nbytes
 
 
-def test_a_state_of_the_other_direction_is_refused(vae):
-    _, state = vae.encode(film(5))
-    with pytest.raises((ValueError, RuntimeError)):
-        vae.decode(latents(1), state)
+def test_a_state_of_another_direction_vae_or_size_is_refused(vae):
+    _, encoded = vae.encode(film(5))
+    _, state = vae.decode(latents(1))
+    wide = VAEState(tuple(tensor.repeat(1, 1, 1, 1, 2) for tensor in state.past))
+    twice = VAEState(tuple(tensor.repeat(2, 1, 1, 1, 1) for tensor in state.past))
+    flat = VAEState((state.past[0][0], *state.past[1:]))
+    for other in (encoded, wide, twice, flat, VAEState(state.past[:-1]), VAEState((*state.past, state.past[-1]))):
+        with pytest.raises(InputError, match="the VAE's state has"):
+            vae.decode(latents(1), other)
 
 
 @pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
