@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection
 from typing import Any, TypeGuard
 
 from .errors import InputError
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_SEEN = re.compile(r"[^\s\xad\u200b-\u200f\u2060\ufeff]")  # not blank, not a character of no width
 _LONGEST = 40  # characters of a value in a sentence
 
 
@@ -79,12 +82,17 @@ def text(value: object, name: str, *, empty: str | None = None) -> str:
     """Text that can be written as UTF-8 and holds no NUL. empty: why it may not be blank, as a clause; None: it may."""
     if not isinstance(value, str):
         raise InputError(f"{name} must be text in quotes, got {show(value)}")
-    bad = next((c for c in value if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    bad = _NO_TEXT.search(value)
     if bad is not None:
-        raise InputError(f"{name} holds a character that is not text (U+{ord(bad):04X})")
-    if empty is not None and not value.strip():
+        raise InputError(f"{name} holds a character that is not text (U+{ord(bad[0]):04X})")
+    if empty is not None and is_blank(value):
         raise InputError(f"{name} is empty; {empty}")
     return value
+
+
+def is_blank(value: str) -> bool:
+    """Whether nothing is seen of a text."""
+    return _SEEN.search(value) is None
 
 
 def choice(value: object, name: str, allowed: Collection[str]) -> str:

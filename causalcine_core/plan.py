@@ -190,15 +190,15 @@ def plan(
         how = Cut.parse(named)
         previous = chunks[-1] if chunks else before
         for n in range(at, last):
-            one = PlannedChunk(
-                n, start_shot + i, (line.latents(n), line.latents(n + 1)), (line.frames(n), line.frames(n + 1))
-            )
+            latents, frames = (line.latents(n), line.latents(n + 1)), (line.frames(n), line.frames(n + 1))
             if how.soft and previous is not None:
-                texts = _blended(previous, start_shot + i, n - at, shot.blend, how)
+                text = _blended(previous, start_shot + i, n - at, shot.blend, how)
                 rewrite = how.rewrite and n == at
-                chunks.append(replace(one, take=previous.take, cut=previous.cut, text=texts, rewrite=rewrite))
+                chunks.append(
+                    PlannedChunk(n, start_shot + i, latents, frames, previous.take, previous.cut, text, rewrite)
+                )
             else:
-                chunks.append(replace(one, take=at, cut="native" if how.soft else named))
+                chunks.append(PlannedChunk(n, start_shot + i, latents, frames, at, "native" if how.soft else named))
         shots.append(
             PlannedShot(
                 start_shot + i,

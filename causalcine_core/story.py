@@ -30,6 +30,12 @@ SHOT_FIELDS = ("prompt", "seconds", "frames", "seed", "cut", "blend")
 # --- values
 
 
+def check_count(shots: int) -> None:
+    """An `InputError` for more shots than a story may have: also before each of a million is looked at."""
+    if shots > MAX_SHOTS:
+        raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {shots:,} of them")
+
+
 def checked_prompt(value: object, name: str) -> str:
     """Text of a prompt without the blanks around it; an `InputError` where it is none, or blank."""
     return checks.text(value, name, empty="every shot needs a prompt that says what is seen").strip()
@@ -186,8 +192,7 @@ class Story:
     def __post_init__(self) -> None:
         if not isinstance(self.shots, list | tuple) or not self.shots:
             raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {checks.show(self.shots)}")
-        if len(self.shots) > MAX_SHOTS:
-            raise InputError(f"shots must be a list of 1 to {MAX_SHOTS:,} shots, got {len(self.shots):,} of them")
+        check_count(len(self.shots))
         clean = {
             "shots": tuple(_checked_shot(shot, f"shots[{i}]") for i, shot in enumerate(self.shots)),
             "global_prompt": checks.text(self.global_prompt, "global").strip(),
@@ -215,15 +220,9 @@ class Story:
 
     def to_dict(self) -> dict[str, Any]:
         """The story as its JSON file would hold it; `Story.from_dict` reads it back to an equal story."""
-        fields = {
-            "global": self.global_prompt or None,
-            "fps": self.fps,
-            "width": self.width,
-            "height": self.height,
-        }
-        fields |= {"seed": self.seed, "negative": self.negative, "cut": self.cut}
-        known = {name: value for name, value in fields.items() if value is not None}
-        return known | {"shots": [shot.to_dict() for shot in self.shots]}
+        from .story_formats import story_to_dict
+
+        return story_to_dict(self)
 
     @classmethod
     def load(cls, path: str | Path) -> Story:

@@ -105,7 +105,7 @@ class CausalCineShotList(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, story: str | None = None, global_text: str | None = None) -> bool | str:
+    def validate_inputs(cls, story: str | None = None) -> bool | str:
         return checked(lambda: Story.parse(story)) if isinstance(story, str) else True
 
     @classmethod

@@ -190,8 +190,20 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(server: Server) 
 def test_a_story_that_cannot_be_read_is_refused_in_one_sentence(server: Server, story: str) -> None:
     with pytest.raises(Refused) as refused:
         server.run(film(story=story))
-    ((error, *_),) = [entry["errors"] for entry in refused.value.answer["node_errors"].values()]
+    ((error, *others),) = [entry["errors"] for entry in refused.value.answer["node_errors"].values()]
     assert "Traceback" not in error["details"] and len(error["details"]) < 300
+    assert error["extra_info"]["input_name"] == "story" and not others, "the field that is at fault, and no other"
+
+
+def test_words_that_have_no_room_are_taken_from_the_global_text_and_said(server: Server) -> None:
+    graph = film(story="a red cat walks\n\na red cat sleeps", seed=3)
+    graph["2"]["inputs"]["global_text"] = " ".join(["snow"] * 64)
+    assert any(
+        "shots 1 and 2: the global text was cut after 'snow' (12 words of 64 left out)" in text
+        for text in server.run(graph).texts
+    )
+    graph["2"]["inputs"]["story"] = "a red cat " * 30
+    assert "shot 1: its own text has 90 words" in server.run(graph).error
 
 
 def test_unknown_words_are_named(server: Server) -> None:

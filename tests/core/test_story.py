@@ -145,7 +145,7 @@ def shots(**fields) -> dict:
         ({"prompt": TAGGED, "shot_cut_frames": [37, 37]}, "shot_cut_frames[1] must be a whole number from 38"),
         ({"prompt": TAGGED, "shot_cut_frames": [0, 37]}, "shot_cut_frames[0]"),
         ({"prompt": "[global caption] a [shot cut] b"}, "[per shot caption]"),
-        ({"prompt": "[per shot caption] a [shot cut] "}, "shot 2 is empty"),
+        ({"prompt": "[per shot caption] a [shot cut] [shot cut] b"}, "shot 2 is empty"),
         ({"24": "a", "48": "b"}, 'must begin with "0"'),
         ({"0": "a", "00": "b"}, "same frame"),
         ({"0": ""}, 'the text at frame "0" is empty'),

@@ -1,0 +1,126 @@
+"""Every written form of a story, in and out.
+
+A form is one entry of a table: `JSON_FORMS` for decoded JSON, `TEXT_FORMS` for text, each in the order in which they are tried.
+`SHOT_SYNTAX` names them for people. Whatever cannot be read raises `InputError`, whose sentence names the field, or the shot
+where a text has no fields; what is read otherwise than one may think is said in the story's `notes`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .. import checks
+from ..errors import InputError
+from ..story import Story
+from .form import Form, noted, pieces
+from .json_forms import JSON_FORMS, decoded, story_from_dict, story_to_dict
+from .tagged import TAGGED_TEXT
+from .text_forms import PLAIN_TEXT, looks_like_more
+
+__all__ = [
+    "JSON_FORMS",
+    "MAX_BYTES",
+    "SHOT_SYNTAX",
+    "TEXT_FORMS",
+    "Form",
+    "load_story",
+    "parse_story",
+    "story_from_dict",
+    "story_to_dict",
+]
+
+MAX_BYTES = 32 * 2**20  # of a story file
+
+_PLAIN = [form.syntax for form in PLAIN_TEXT if form.syntax]
+SHOT_SYNTAX = (
+    f"JSON ({' or '.join(form.syntax for form in JSON_FORMS)}), {TAGGED_TEXT.syntax}, or plain text with one kind of separator: "
+    f"{', '.join(_PLAIN[:-1])}, or {_PLAIN[-1]}"
+)
+
+
+def _read_one(text: str) -> Story:
+    hint = f"if more were meant, separate shots by a blank line; all forms: {SHOT_SYNTAX}"
+    return noted(Story(pieces([text])), "one paragraph", *([hint] if looks_like_more(text) else []))
+
+
+_ONE: Form[str] = Form("one paragraph", "", lambda text: True, _read_one)
+TEXT_FORMS: tuple[Form[str], ...] = (TAGGED_TEXT, *PLAIN_TEXT, _ONE)
+
+
+def load_story(path: Path) -> Story:
+    """Reads a story file: UTF-8 text of at most 32 MiB. A name that ends in .json must hold JSON."""
+    try:
+        text = _read_text(path)
+        return story_from_dict(decoded(text)) if path.suffix.lower() == ".json" else parse_story(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def parse_story(text: str) -> Story:
+    """Reads a story from text in any form of `SHOT_SYNTAX`; the result's `notes` say which it was."""
+    text = checks.text(text, "story").removeprefix("\ufeff").strip()
+    if not text:
+        raise InputError("the story is empty; it needs at least one shot")
+    inner = _quoted(text)
+    if inner is not None:
+        return parse_story(inner)
+    data = _data_of(text)
+    if data is not None:
+        return story_from_dict(data)
+    text = re.sub(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", text)
+    return next(form for form in TEXT_FORMS if form.detect(text)).read(text)
+
+
+# a brace or bracket that begins JSON, however broken: {}, {"key":, {"key (cut off), {'key':, {shots:, [], [{", ["text",
+_MEANT_AS_JSON = re.compile(
+    r"""\{\s*(?:\}|$|"(?:[^"\\\n]|\\.)*(?:"\s*(?::|$)|$)|'\w+'\s*:|(?:shots|prompt|global)\s*:)"""
+    r"""|\[\s*(?:\]|$|\{\s*(?:["'}]|$)|"(?:[^"\\\n]|\\.)*"\s*(?:,|$))"""
+)
+
+
+def _data_of(text: str) -> Any:
+    """What a text holds, if it is JSON or was meant to be; None: it is prose, such as `[35mm film] a cat` or `{red|blue} cat`."""
+    if re.match(r'"\d+"\s*:\s*"', text):  # texts by first frame without the braces around them
+        return decoded("{" + text.rstrip(",") + "}", column=-1)
+    if text[0] not in "{[":
+        return None
+    try:
+        return decoded(text)
+    except InputError as error:
+        if _MEANT_AS_JSON.match(text) or not isinstance(error.__cause__, ValueError):
+            raise
+        return None
+
+
+def _quoted(text: str) -> str | None:
+    """The text inside a JSON string; None: there is none, as in a paragraph that begins and ends with speech."""
+    if not (text.startswith('"') and text.endswith('"')):
+        return None
+    try:
+        inner = json.loads(text)
+    except ValueError:
+        return None
+    return inner if isinstance(inner, str) else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise InputError("this is a folder; a story is a file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # of a pipe or a device too no more than this
+    except FileNotFoundError:
+        raise InputError("there is no such story file") from None
+    except OSError as error:
+        raise InputError(f"the story file cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a name with a null character
+        raise InputError(f"the story file cannot be read ({error})") from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"a story file may hold at most {MAX_BYTES:,} bytes, this one has more")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the story file is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from None
