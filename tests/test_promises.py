@@ -221,13 +221,17 @@ def test_promise_4_the_store_stays_within_its_budget(chunk, first, storage):
 
 
 @pytest.mark.parametrize("distance", [10, 1000])
-def test_promise_5_recall(distance):
-    """The frame whose key matches is found at any distance, and ties with nothing in between."""
+@pytest.mark.parametrize("alone", [True, False])
+def test_promise_5_recall(distance, alone):
+    """The frame whose key matches is found at any distance, and ties with nothing in between; also where others may not compete."""
     generator = torch.Generator().manual_seed(4)
     descriptors = 0.1 * torch.randn(1, distance + 1, 2, 8, generator=generator)
     query = torch.randn(1, 1, 2, 8, generator=generator)
     descriptors[0, 3] = query[0, 0]
-    assert 3 in route(query, descriptors, 1)[0, 0].tolist()
+    descriptors[0, 5] = 2 * query[0, 0]  # better still, but not everywhere allowed
+    eligible = torch.ones(1, distance + 1, dtype=torch.bool)
+    eligible[0, 5] = False
+    assert route(query, descriptors, 1, None if alone else eligible)[0, 0].tolist() == [5 if alone else 3]
 
 
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
@@ -240,19 +244,23 @@ def test_promise_5_the_window_never_competes(chunk, first):
         assert recalled == set(range(chunks[max(0, i - 2)].latents[0]))
 
 
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
-def test_promise_6_fork(chunk, first, tmp_path):
+def test_promise_6_fork(chunk, first, storage, tmp_path):
     """Two continuations of one state are the same film, change nothing in it, and survive a file bit for bit."""
-    chunks = planned(6, chunk, first, [0, 0, 0, 1, 1, 1])
+    half = 4  # so that some frames are cold
+    chunks = planned(2 * half, chunk, first, [0] * half + [1] * half)
     texts = [text(0), text(1)]
-    middle = run(fresh(chunk=chunk, first_chunk=first), chunks[:3], texts)[-1].state
+    recipe = tiny_recipe(chunk=chunk, first_chunk=first)
+    start = begin(network(tiny_net()), recipe, MemorySettings(storage=storage), size=SIZE, seed=7)
+    middle = run(start, chunks[:half], texts)[-1].state
     kept = {name: t.clone() for name, t in middle.memory.tensors().items()}
 
-    once = run(middle, chunks[3:], texts)
-    other = run(middle, chunks[3:], [text(5), text(6)])
-    twice = run(middle, chunks[3:], texts)
+    once = run(middle, chunks[half:], texts)
+    other = run(middle, chunks[half:], [text(5), text(6)])
+    twice = run(middle, chunks[half:], texts)
     middle.save(tmp_path / "state.safetensors")
-    loaded = run(State.load(tmp_path / "state.safetensors"), chunks[3:], texts)
+    loaded = run(State.load(tmp_path / "state.safetensors"), chunks[half:], texts)
 
     assert torch.equal(once[-1].state.film(), twice[-1].state.film())
     assert torch.equal(once[-1].state.film(), loaded[-1].state.film())

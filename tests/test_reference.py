@@ -17,7 +17,7 @@ from causalcine_core.model.rope import Rope
 from causalcine_core.model.transformer import Compute
 from causalcine_core.plan import plan
 from causalcine_core.runner import Runner, describe_network
-from causalcine_core.sampling import Recipe, begin, rollout
+from causalcine_core.sampling import Recipe, State, begin, rollout
 from causalcine_core.story import Shot as StoryShot
 from causalcine_core.story import Story
 from causalcine_core.vae import normalize
@@ -58,10 +58,15 @@ def plain() -> reference.Network:
     return reference.Network({name: t.double() for name, t in weights().items()}, CONFIG.num_heads, CONFIG.num_layers)
 
 
+def as_read(text: Tensor) -> Tensor:
+    """A text as Wan reads it: ending in zeros."""
+    return torch.nn.functional.pad(text, (0, 0, 0, CONFIG.text_len - text.shape[1])).double()
+
+
 def ours(
     shots: list[Shot], settings: MemorySettings, *, fold: int, negative: Tensor | None, stops: bool, **fields: Any
-):
-    """Chunks of a film. stops: after each it goes on from a state without its memory, as from a small file."""
+) -> State:
+    """A film, made. stops: after each chunk it goes on from a state without its memory, as from a small file."""
     recipe = Recipe.of(width=8 * SIZE[1], height=8 * SIZE[0], **fields)
     line, story, position = recipe.timeline, [], 0
     for n, shot in enumerate(shots):
@@ -73,32 +78,25 @@ def ours(
     chunks = plan(Story(story), chunk=line.chunk, first_chunk=line.first_chunk).chunks
     assert [chunk.shot for chunk in chunks] == [n for n, shot in enumerate(shots) for _ in range(shot.chunks)]
     state = begin(engine(), recipe, settings, size=SIZE, seed=SEED, batch=len(shots[0].text))
-    made: list[Any] = []
-    while len(made) < len(chunks):
-        seeds = {n: shot.seed for n, shot in enumerate(shots) if shot.seed is not None}
-        film = rollout(
-            engine(fused_rows=fold),
-            chunks[len(made) :],
-            lambda shot: shots[shot].text,
-            state,
-            size=SIZE,
-            negative=negative,
-            shot_seeds=seeds,
-        )
-        for chunk in film:
+    given = {
+        "negative": negative,
+        "shot_seeds": {n: shot.seed for n, shot in enumerate(shots) if shot.seed is not None},
+    }
+    while state.chunks < len(chunks):
+        rest = chunks[state.chunks : state.chunks + 1 if stops and recipe.schedule.sampler != "rolling" else None]
+        for chunk in rollout(engine(fused_rows=fold), rest, lambda shot: shots[shot].text, state, size=SIZE, **given):
             state = chunk.state
-            made.append(replace(chunk, state=None))  # who holds older states holds what they remember
             if stops:
                 state = replace(state, memory=None)
                 break
-    return [*made[:-1], replace(made[-1], state=state)]
+    return state
 
 
 @dataclass(frozen=True)
 class Case:
     """fields: of the recipe. memory: its settings. cuts: of the second and third shot. films: side by side. counts: chunks of each
-    shot. limit: frames beyond the view that the budget pays for. fold: rows up to which a chunk is written in the first pass of the
-    next. stops: as in `ours`."""
+    shot. words: tokens of each shot's text and of the negative. limit: frames beyond the view that the budget pays for. fold: rows up
+    to which a chunk is written in the first pass of the next. stops: as in `ours`."""
 
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -108,6 +106,7 @@ class Case:
     films: int = 1
     seed: int | None = None
     counts: tuple[int, int, int] = (3, 2, 3)
+    words: tuple[int, int, int, int] = (8, 8, 8, 8)
     limit: int | None = None
     fold: int = 0
     stops: bool = False
@@ -158,6 +157,10 @@ CASES = [
     Case("turned shots, all cuts", {"shot_angle": 0.4, "window": 2, "guidance": 2.0}, cuts=("flush+rope_jump", "pinned")),
     Case("a shot's own seed", RICH, seed=5),
     Case("on the host", RICH, {"storage": "host"}, films=2),
+    Case("budget, guided", {"top_k": 2, "guidance": 2.5, "chunk": 1, "first_chunk": 1}, counts=(9, 6, 9), limit=8),
+    Case("texts of any length", RICH, cuts=("soft", "native"), blend=1, words=(5, 8, 2, 3), films=2),
+    Case("texts of any length, fused", {"guidance": 2.0}, words=(5, 8, 2, 3), fold=10**6),
+    Case("texts of any length, rolling", {"guidance": 2.0, "sampler": "rolling"}, words=(5, 8, 2, 1)),
     Case("in 8 bits", {"window": 1, "top_k": 4}, {"storage": "8bit"}),
     Case("in 8 bits on the host", {"window": 1, "top_k": 4, "guidance": 2.0}, {"storage": "host_8bit"}),
     Case("budget", {"top_k": 2}, limit=4),
@@ -197,33 +200,32 @@ def budget_for(limit: int, settings: MemorySettings, recipe: Recipe) -> float:
 def test_a_film_is_the_methods(case):
     cuts = ("native", *case.cuts)
     shots = [
-        Shot(text(n, case.films), count, cut, case.blend if "soft" in cut else 0, case.seed if n == 1 else None)
-        for n, (count, cut) in enumerate(zip(case.counts, cuts, strict=True))
+        Shot(text(n, case.films, words), count, cut, case.blend if "soft" in cut else 0, case.seed if n == 1 else None)
+        for n, (count, cut, words) in enumerate(zip(case.counts, cuts, case.words[:3], strict=True))
     ]
-    guided = case.fields.get("guidance", 1.0) != 1.0
-    negative = text(50) if guided else None
+    negative = text(50, length=case.words[3]) if case.fields.get("guidance", 1.0) != 1.0 else None
     memory = MemorySettings(**case.memory)
     fields = {"chunk": 3, "first_chunk": 3, "steps": 2, "window": 1, "top_k": 2} | case.fields
     if case.limit is not None:
         memory = replace(memory, budget=budget_for(case.limit, memory, Recipe.of(**fields)))
-    made = ours(shots, memory, fold=case.fold, negative=negative, stops=case.stops, **fields)
+    state = ours(shots, memory, fold=case.fold, negative=negative, stops=case.stops, **fields)
 
     how = {"routing": memory.routing, "eight_bit": "8bit" in memory.storage, "limit": case.limit}
+    padded = [replace(shot, text=as_read(shot.text)) for shot in shots]
     own = reference.Settings(**fields, **how)
-    network = reference.Network(
-        {name: t.double() for name, t in weights().items()}, CONFIG.num_heads, CONFIG.num_layers
-    )
-    double = [replace(shot, text=shot.text.double()) for shot in shots]
-    film = reference.Film(network, double, own, SIZE, SEED, negative.double() if guided else None)
-    for one, other in zip(made, film.make(), strict=True):
+    film = reference.Film(plain(), padded, own, SIZE, SEED, None if negative is None else as_read(negative))
+    for made, latent, record in zip(film.make(), state.latents, state.records, strict=True):
         off = 1e-3 if "8bit" in memory.storage else 5e-5  # a key may be rounded the other way
-        torch.testing.assert_close(normalize(one.latent).double(), other.latent, atol=off, rtol=off)
-        recalled = [[f for f in row if f >= 0] for row in one.routing.tolist()]
-        assert recalled == [other.recalled[0][0].get(layer, []) for layer in range(CONFIG.num_layers)]
-    remembered = made[-1].state.memory
-    kept = sorted(film.past[0][0].frames)
+        torch.testing.assert_close(normalize(latent).double(), made.latent, atol=off, rtol=off)
+        branches = [
+            branch for films in zip(*made.recalled, strict=True) for branch in films
+        ]  # all guided, all unguided
+        for layer, recalled in enumerate(record.recalled.tolist()):
+            assert [[f for f in row if f >= 0] for row in recalled] == [branch.get(layer, []) for branch in branches]
     assert min(past.margin for films in film.past for past in films) > 1e-4  # no choice hangs on a rounding
-    assert remembered is None or remembered.kept(range(sum(remembered.lengths))).tolist() == kept[: remembered.frames]
+    if state.memory is not None:
+        kept = [frame for frame in film.past[0][0].frames if frame < state.memory.frames]
+        assert state.memory.kept(range(state.memory.frames)).tolist() == sorted(kept)
 
 
 @pytest.mark.parametrize(
