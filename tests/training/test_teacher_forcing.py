@@ -13,6 +13,7 @@ from training.recipe import read
 from training.stages import teacher_forcing
 from training.stages.teacher_forcing import TeacherForcing, TeacherForcingRecipe
 
+from ..gpu import GPU, pretended_gpu
 from .conftest import RECIPE, WORDS, changed
 
 LEVEL = torch.tensor([0.6])
@@ -195,6 +196,27 @@ def test_an_update_in_small_batches_is_the_same_update(stage, kind):
     torch.testing.assert_close(results[0][0], results[1][0])
     for one, other in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_a_stage_computes_where_its_recipe_says(shards, tmp_path, monkeypatch):
+    """On the pretended GPU, which refuses tensors that lie elsewhere: the losses of the CPU, and the host waits for none of the
+    auxiliary ones (what is compared with what is known before)."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where kernels are chosen
+    recipe = read(TeacherForcingRecipe, RECIPE)
+    here = TeacherForcing(recipe, torch.device("cpu"), shards)
+    with torch.no_grad():
+        expected = [here.losses(batch) for step in range(4) for batch in here.draw(step).batches]
+    with pretended_gpu() as gpu, torch.no_grad():
+        there = TeacherForcing(recipe, GPU, shards)
+        assert {t.device for t in (*there.model.parameters(), *there.average.weights.values())} == {GPU}
+        for step, losses in enumerate(expected):
+            (batch,) = there.draw(step).batches
+            gpu.waits.clear()
+            found = there.losses(batch)
+            assert not any("an index" in what for what in gpu.waits)
+            assert {name: value.device for name, value in found.items()} == dict.fromkeys(losses, GPU)
+            for name, value in losses.items():
+                assert found[name].item() == pytest.approx(value.item(), rel=1e-5)
 
 
 def test_what_an_update_draws_depends_on_seed_and_step_alone(stage):

@@ -31,17 +31,43 @@ LOSSES = ("naming", "pointing", "binding")
 
 
 @dataclass(frozen=True)
+class _Wanted:
+    """Which rows of logits are compared, int64 `[n]`, and with what: weights `[n, m]` that sum to 1."""
+
+    rows: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor, asked: Tensor, device: torch.device | str) -> _Wanted:
+        """Of weights `[..., m]` of any sum and of bool `[...]`, on the CPU."""
+        chosen = weights[asked]
+        return cls(asked.flatten().nonzero()[:, 0].to(device), (chosen / chosen.sum(-1, keepdim=True)).to(device))
+
+    def divergence(self, logits: Tensor) -> Tensor:
+        """Kullback-Leibler divergence `[n]` of the softmax of logits `[..., m]` from the weights, 0 at best."""
+        chosen = logits.flatten(0, -2).index_select(0, self.rows)
+        return nn.functional.kl_div(chosen.log_softmax(-1), self.weights, reduction="none").sum(-1)
+
+
+@dataclass(frozen=True)
 class _Chunk:
-    """A chunk that is denoised. packed: its frames there. before: clean frames before it. names: whom its text calls. covered:
-    its characters' tokens. asks: samples that call by name only somebody whom some of these frames show, but not all;
-    fits: which frames, of those samples."""
+    """A chunk that is denoised. packed: its frames there. before: clean frames before it. covered: its characters' tokens `[B, f, 3,
+    S]`; share: 1 / frames that each is in `[B, 3]`. absent: who is not in which frame before it `[B, 1, F*3]`.
+
+    names: of its text. own: of each of its characters. frames: that show who is called, of samples that call by name only
+    somebody whom some of the frames before show, but not all. themselves: of each character, itself in the frames before, where
+    it is there in some of them and somebody else too.
+    """
 
     packed: slice
     before: int
-    names: Tensor
     covered: Tensor
-    asks: Tensor
-    fits: Tensor
+    share: Tensor
+    absent: Tensor
+    names: _Wanted
+    own: _Wanted
+    frames: _Wanted
+    themselves: _Wanted
 
 
 class Truth:
@@ -63,41 +89,68 @@ class Truth:
         shown = names.repeat_interleave(torch.tensor(view.chunks), 1)  # B F 3
         covered = torch.tensor([[[_cover(at.get(name), grid) for name in NAMES] for at in of] for of in cast])
         covered = covered * shown[..., None]  # B F 3 S, of those whom the text names
-        self.shown = shown[:, : self.clean].to(device)
+        there = covered.sum(-1) > 0  # B F 3
+        own = torch.eye(len(NAMES)).expand(*there.shape, -1)
         self.covered = covered[:, : self.clean].to(device)
-        self.chunks: list[_Chunk] = []  # that are denoised
+        self.named = _Wanted.of(shown[:, : self.clean], shown[:, : self.clean].any(-1), device)
+        self.own = _Wanted.of(own[:, : self.clean], there[:, : self.clean], device)
+        self.chunks: list[_Chunk] = []
         start = 0
         for i, length in enumerate(view.chunks):
             end = start + length
             if start >= view.history:
-                fits = (shown[:, :start] @ names[:, i, :, None])[..., 0].clamp(max=1)
-                asks = torch.tensor([of[i] for of in by_name]) & (fits.sum(1) > 0) & (fits.sum(1) < start)
+                shows = (shown[:, :start] @ names[:, i, :, None])[..., 0].clamp(max=1)  # B F
+                calls = torch.tensor([of[i] for of in by_name]) & (shows.sum(1) > 0) & (shows.sum(1) < start)
+                now, before = there[:, start:end], there[:, :start]
+                itself = (torch.eye(len(NAMES))[:, None] * before[:, None]).flatten(2)  # B 3 F*3
+                finds = now.any(1) & (itself.sum(-1) > 0) & (itself.sum(-1) < before.sum((1, 2))[:, None])
                 first = view.clean - view.history + start
-                of_samples = (tensor.to(device) for tensor in (names[:, i], covered[:, start:end], asks, fits[asks]))
-                self.chunks.append(_Chunk(slice(first, first + length), start, *of_samples))
+                self.chunks.append(
+                    _Chunk(
+                        slice(first, first + length),
+                        start,
+                        covered[:, start:end].to(device),
+                        (1 / now.sum(1).clamp(min=1)).to(device),
+                        ~before.flatten(1)[:, None].to(device),
+                        _Wanted.of(names[:, i], names[:, i].any(-1), device),
+                        _Wanted.of(own[:, start:end], now, device),
+                        _Wanted.of(shows, calls, device),
+                        _Wanted.of(itself, finds, device),
+                    )
+                )
             start = end
 
     def compare(self, q: Tensor, k: Tensor) -> dict[str, Tensor]:
         """One layer's divergences `[n]` by loss. q, k: unrotated, of the packed frames, `[B, F, S, H, D]`."""
-        out: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
         clean = k[:, : self.clean]
         keys, theirs = describe(clean).float().flatten(2), _mean_over(clean, self.covered)
-        out["naming"].append(_naming(keys, self.shown))
-        out["binding"].append(_own_name(theirs, self.covered))
+        width = keys.shape[-1]
+        codes = _codes(width).T.to(keys.device)
+        out = {
+            "naming": [self.named.divergence(keys @ codes)],
+            "pointing": [],
+            "binding": [self.own.divergence(theirs @ codes)],
+        }
         for chunk in self.chunks:
             queries = q[:, chunk.packed]
             query, own = describe_query(queries).float().flatten(1), _mean_over(queries, chunk.covered)
-            out["naming"].append(_naming(query, chunk.names))
-            out["binding"].append(_own_name(own, chunk.covered))
-            out["binding"].append(_own_keys(own, chunk.covered, theirs, self.covered, chunk.before))
-            scores = (keys[chunk.asks, : chunk.before] @ query[chunk.asks, :, None])[..., 0]
-            out["pointing"].append(_divergence(scores / query.shape[1] ** 0.5, chunk.fits))
+            out["naming"].append(chunk.names.divergence(query @ codes))
+            out["binding"].append(chunk.own.divergence(own @ codes))
+            before = theirs[:, : chunk.before].flatten(1, 2)  # B F*3 HD
+            scores = (own.sum(1) * chunk.share[..., None]) @ before.mT / width**0.5  # B 3 F*3
+            out["binding"].append(chunk.themselves.divergence(scores.masked_fill(chunk.absent, -1e4)))
+            scores = (keys[:, : chunk.before] @ query[:, :, None])[..., 0] / width**0.5  # B F
+            out["pointing"].append(chunk.frames.divergence(scores))
         return {name: torch.cat(parts) for name, parts in out.items()}
 
     def counts(self) -> dict[str, int]:
         """How many divergences a layer gives of each loss, which the network has no say in."""
-        nothing = self.covered.new_zeros(len(self.shown), self.frames, self.covered.shape[-1], 1, 1)
-        return {name: len(values) for name, values in self.compare(nothing, nothing).items()}
+        of_frames = {"naming": len(self.named.rows), "pointing": 0, "binding": len(self.own.rows)}
+        for chunk in self.chunks:
+            of_frames["naming"] += len(chunk.names.rows)
+            of_frames["pointing"] += len(chunk.frames.rows)
+            of_frames["binding"] += len(chunk.own.rows) + len(chunk.themselves.rows)
+        return of_frames
 
 
 class Pointing:
@@ -146,34 +199,3 @@ def _codes(width: int) -> Tensor:
     """The direction of each name, `[names, width]`: random, of length 1, and always the same."""
     codes = torch.randn(len(NAMES), width, generator=torch.Generator().manual_seed(0))
     return nn.functional.normalize(codes, dim=1)
-
-
-def _naming(descriptors: Tensor, names: Tensor) -> Tensor:
-    """Divergence `[n]` of the names that descriptors `[..., H D]` tell from those that are there, where any is."""
-    there = names.sum(-1) > 0
-    return _divergence(descriptors[there] @ _codes(descriptors.shape[-1]).T.to(descriptors.device), names[there])
-
-
-def _own_name(theirs: Tensor, covered: Tensor) -> Tensor:
-    """Divergence `[n]` of the names that characters `[B, F, 3, H D]` tell from their own, of those who are there."""
-    own = torch.eye(len(NAMES), device=theirs.device).expand(*theirs.shape[:2], -1, -1)
-    return _naming(theirs[covered.sum(-1) > 0], own[covered.sum(-1) > 0])
-
-
-def _own_keys(own: Tensor, covered: Tensor, theirs: Tensor, covered_before: Tensor, before: int) -> Tensor:
-    """Divergence `[n]` of attention's choice among all characters in the frames before from oneself in them, where one is
-    there in some of them and somebody else too."""
-    present = covered.sum(-1) > 0  # B f 3
-    query = own.sum(1) / present.sum(1).clamp(min=1)[..., None]  # B 3 HD
-    there = covered_before[:, :before].sum(-1) > 0  # B F 3
-    scores = query @ theirs[:, :before].flatten(1, 2).mT / query.shape[-1] ** 0.5  # B 3 F*3
-    scores = scores.masked_fill(~there.flatten(1)[:, None], -1e4)
-    fits = (torch.eye(len(NAMES), device=own.device)[:, None] * there[:, None]).flatten(2)  # B 3 F*3
-    asks = present.any(1) & (fits.sum(-1) > 0) & (fits.sum(-1) < there.sum((1, 2))[:, None])
-    return _divergence(scores[asks], fits[asks])
-
-
-def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Kullback-Leibler divergence `[n]` of the softmax of logits `[n, m]` from weights `[n, m]`, scaled to sum to 1."""
-    target = wanted / wanted.sum(-1, keepdim=True)
-    return nn.functional.kl_div(logits.log_softmax(-1), target, reduction="none").sum(-1)
