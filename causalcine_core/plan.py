@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -44,21 +44,8 @@ class PlannedShot:
         return join_prompt(self.phrase, join_prompt(self.shared, self.caption))
 
     def to_dict(self) -> dict[str, Any]:
-        """The shot in values that JSON has; `from_dict` reads them back to an equal shot."""
+        """The shot in values that JSON has; `until` is a pair of whole numbers, numerator and denominator."""
         return asdict(self) | {"until": list(self.until.as_integer_ratio())}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PlannedShot:
-        """Reads `to_dict`'s values, and those of before `until`, `shared` and `phrase` were kept: a joined prompt."""
-        values = dict(data)
-        values |= {name: tuple(values[name]) for name in ("asked", "frames")}
-        numerator, denominator = values.get("until", (values["asked"][1], 1))
-        values["until"] = Fraction(numerator, denominator)
-        if "prompt" in values:
-            prompt, caption = values.pop("prompt"), values.get("caption", "")
-            values["caption"] = caption or prompt
-            values["shared"] = prompt.removesuffix(values["caption"]).strip()
-        return cls(**values)
 
 
 @dataclass(frozen=True)

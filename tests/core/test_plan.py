@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
 
 from causalcine_core.errors import InputError
-from causalcine_core.plan import Plan, PlannedShot, Timeline, cut_notes, cut_short, plan
+from causalcine_core.plan import Plan, Timeline, cut_notes, cut_short, plan
 from causalcine_core.story import MAX_SHOTS, Shot, Story
 
 
@@ -138,19 +137,3 @@ def test_what_follows_a_film_cut_at_a_shots_end_is_as_in_one_story():
         rest = plan(Story(shots[n:]), fps=23.976, start_chunk=len(before), start_shot=n, asked=asked, before=before[-1])
         assert (*kept, *rest.shots) == whole.shots
         assert (*before, *rest.chunks) == whole.chunks
-
-
-def test_planned_shots_are_kept_in_json_and_older_ones_are_read():
-    for shot in plan(Story([Shot("a", seconds=1 / 3, seed=4, cut="flush")] * 3, "all", fps=23.976), phrase="p").shots:
-        assert PlannedShot.from_dict(json.loads(json.dumps(shot.to_dict()))) == shot
-    old = {
-        "index": 1,
-        "prompt": "p all a",
-        "asked": [9, 30],
-        "frames": [9, 33],
-        "caption": "a",
-        "seed": None,
-        "cut": "native",
-    }
-    read = PlannedShot.from_dict(old)
-    assert (read.prompt, read.caption, read.asked, read.until) == ("p all a", "a", (9, 30), 30)
