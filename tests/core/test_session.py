@@ -1,0 +1,199 @@
+"""A film that is directed while it is made: edits land on the next chunk, the head moves, takes stay, nothing is made twice."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from causalcine_core import MemorySettings, Pipeline, Shot, Story
+from causalcine_core.errors import InputError
+from causalcine_core.film import back_to
+from causalcine_core.session import Session
+
+CHUNK = 12 / 16  # seconds
+
+
+def story(*prompts: str, chunks: int = 2) -> Story:
+    return Story([Shot(prompt, seconds=chunks * CHUNK) for prompt in prompts])
+
+
+def made(session: Session, chunks: int | None = None) -> list[int]:
+    return [chunk.index for chunk in session.run(chunks, decode=False)]
+
+
+def film(pipe: Pipeline, *stories: Story, **asked) -> torch.Tensor:
+    state = None
+    for one in stories:
+        for chunk in pipe.stream(one, state=state, decode=False, **(asked if state is None else {})):
+            state = chunk.state
+    assert state is not None
+    return state.film()
+
+
+def test_what_is_appended_while_it_runs_follows_what_was_planned(pipe):
+    session = pipe.session(story("a fox"), seed=3)
+    for chunk in session.run(decode=False):
+        if chunk.index == 0:
+            session.append(story("the snow"))
+    whole = film(pipe, Story([*story("a fox").shots, *story("the snow").shots]), seed=3)
+    assert torch.equal(session.state.film(), whole)
+
+
+def test_a_cut_now_is_under_the_new_words_from_the_very_next_chunk_on(pipe):
+    session = pipe.session(story("a fox", chunks=6), seed=3)
+    shots = []
+    for chunk in session.run(decode=False):
+        shots.append(chunk.shot)
+        if chunk.index == 1:
+            session.cut_now("the snow", 2 * CHUNK)
+    assert shots == [0, 0, 1, 1]
+    assert [shot.caption for shot in session.state.shots] == ["a fox", "the snow"]
+    kept = next(c.state for c in pipe.stream(story("a fox", chunks=6), seed=3, decode=False) if c.index == 1)
+    *_, last = pipe.stream(story("the snow"), state=kept, decode=False)
+    assert torch.equal(session.state.film(), last.state.film())
+
+
+def test_text_changes_softly_inside_a_going_shot(pipe):
+    session = pipe.session(story("a fox", chunks=6), seed=3)
+    for chunk in session.run(decode=False):
+        if chunk.index == 1:
+            session.change_text("the snow", 4 * CHUNK, over=2)
+    plans = [record.plan for record in session.state.records]
+    assert [plan.take for plan in plans] == [0] * 6
+    assert [len(plan.text) for plan in plans] == [0, 0, 2, 2, 0, 0]
+
+
+def test_undo_and_redo_move_the_head_and_make_nothing(pipe):
+    session = pipe.session(story("a fox"), seed=3)
+    made(session)
+    whole = session.state
+    session.append(story("the snow"))
+    assert len(session.state.planned) == 2
+    session.undo()
+    assert session.state.planned == ()
+    session.undo()
+    assert session.state.chunks == 1
+    session.undo()
+    assert session.state.chunks == 0
+    session.undo(5)
+    session.redo(2)
+    assert torch.equal(session.state.film(), whole.film())
+    assert session.state.memory.lengths == whole.memory.lengths
+
+
+def test_a_branch_that_is_left_stays_as_a_take(pipe):
+    """Its film is what it was; what is made from before it is what it would be had it never been."""
+    session = pipe.session(story("a fox", chunks=4), seed=3)
+    made(session)
+    first = session.state.film()
+    session.back_to(2)
+    session.append(story("the snow"))
+    assert made(session) == [2, 3]
+    assert len(session.takes) == 2
+    left, new = session.takes
+    assert torch.equal(left.state.film(), first)
+    assert (new.parent, new.since) == (left.id, 2)
+    fresh = next(c.state for c in pipe.stream(story("a fox", chunks=4), seed=3, decode=False) if c.index == 1)
+    *_, last = pipe.stream(story("the snow"), state=fresh, decode=False)
+    assert torch.equal(new.state.film(), last.state.film())
+    session.choose(left.id)
+    assert torch.equal(session.state.film(), first)
+    session.drop(new.id)
+    assert [take.id for take in session.takes] == [left.id]
+    with pytest.raises(InputError, match="the head is on it"):
+        session.drop(left.id)
+
+
+def test_a_session_cancels_after_the_pass_that_is_under_way_and_goes_on_as_if_it_had_not(pipe):
+    told = []
+    session = pipe.session(story("a fox", chunks=3), seed=3, on_event=told.append)
+
+    def stop(event):
+        told.append(event)
+        if event.kind == "step" and event.data.chunk.index == 1:
+            session.cancel()
+
+    session.on_event = stop
+    assert made(session) == [0]
+    assert told[-1].kind == "cancelled"
+    assert sum(event.kind == "step" and event.data.chunk.index == 1 for event in told) == 1
+    session.on_event = told.append
+    assert made(session) == [1, 2]
+    assert torch.equal(session.state.film(), film(pipe, story("a fox", chunks=3), seed=3))
+
+
+def test_every_thing_that_happens_is_told(pipe):
+    told = []
+    session = pipe.session(seed=3, on_event=lambda event: told.append((event.kind, event.chunks)))
+    session.append(story("a fox"))
+    made(session)
+    session.back_to(1)
+    session.cut_now("the snow", CHUNK)
+    made(session)
+    steps = [("step", 0)] * pipe.recipe.schedule.steps
+    assert told[: 2 + len(steps)] == [("edited", 0), *steps, ("chunk", 1)]
+    kinds = [kind for kind, _ in told if kind != "step"]
+    assert kinds == ["edited", "chunk", "chunk", "done", "moved", "edited", "take", "chunk", "done"]
+
+
+@pytest.mark.parametrize("budget", [None, 200])
+def test_two_takes_are_made_at_once_from_one_state(pipe, budget):
+    """In two threads, as often as one likes: each is the film that it is alone."""
+    size = None if budget is None else MemorySettings(budget=budget * 2**-20)
+    begun = None
+    for chunk in pipe.stream(story("a fox"), seed=3, decode=False, memory=size):
+        begun = chunk.state
+    alone = [
+        [c.latent for c in pipe.stream(story(prompt), state=begun, decode=False)][-1] for prompt in ("the snow", "runs")
+    ]
+    for _ in range(4):
+        takes = [pipe.session(story(prompt), state=begun) for prompt in ("the snow", "runs")]
+        threads = [threading.Thread(target=made, args=(take,)) for take in takes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for take, expected in zip(takes, alone, strict=True):
+            assert torch.equal(take.state.latents[-1], expected)
+
+
+def test_a_session_runs_in_one_thread_at_a_time(pipe):
+    session = pipe.session(story("a fox"), seed=3)
+    running = session.run(decode=False)
+    next(running)
+    with pytest.raises(InputError, match="running already"):
+        made(session)
+    running.close()
+    assert made(session) == [1]
+
+
+def test_a_film_cut_back_is_decoded_as_it_was(pipe):
+    """Frames after a retake follow on those that stay, bit for bit as in a film that was never longer."""
+    *_, last = pipe.stream(story("a fox", chunks=4), seed=3)
+    short = next(c.state for c in pipe.stream(story("a fox", chunks=4), seed=3) if c.index == 1)
+    retaken = [c.frames for c in pipe.stream(story("the snow"), state=back_to(last.state, 2))]
+    expected = [c.frames for c in pipe.stream(story("the snow"), state=short)]
+    assert all((one == other).all() for one, other in zip(retaken, expected, strict=True))
+
+
+@pytest.mark.parametrize("memory", [MemorySettings(), MemorySettings(storage="8bit"), MemorySettings(storage="host")])
+def test_a_film_goes_on_from_any_chunk(pipe, memory):
+    """Where the store keeps frames as they were their memory comes along; else it is written anew, to rounding."""
+    *_, last = pipe.stream(story("a fox", chunks=6), seed=3, decode=False, memory=memory)
+    for chunks in (1, 3, 5):
+        state = back_to(last.state, chunks)
+        fresh = next(
+            c.state
+            for c in pipe.stream(story("a fox", chunks=6), seed=3, decode=False, memory=memory)
+            if c.index == chunks - 1
+        )
+        *_, one = pipe.stream(story("the snow"), state=state, decode=False)
+        *_, other = pipe.stream(story("the snow"), state=replace(fresh, planned=()), decode=False)
+        if memory.storage == "full":
+            assert torch.equal(one.state.film(), other.state.film())
+        torch.testing.assert_close(one.state.film(), other.state.film(), atol=1e-3, rtol=1e-3)
+    with pytest.raises(InputError, match="chunk must be a number from 0 to 6"):
+        back_to(last.state, 7)
