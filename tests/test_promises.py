@@ -19,6 +19,7 @@ from causalcine_core.memory import (
     WritingView,
     route,
 )
+from causalcine_core.memory.routing import choose
 from causalcine_core.memory.settings import STORAGES
 from causalcine_core.model import TextKV, project_text
 from causalcine_core.model.rope import Rope
@@ -40,6 +41,42 @@ def fresh(seed=7, **changes):
     return begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=seed)
 
 
+def train_and_infer(chunk, first, settings, cut="native", sink=0, angle=0.0):
+    """Of every noisy chunk: what the packed pass gives, what the cached rollout gives on the same clean history, and what that
+    recalled."""
+    cut = Cut.parse(cut)
+    net, count = tiny_net(), 6
+    lengths = [first] + [chunk] * (count - 1)
+    frames = sum(lengths)
+    generator = torch.Generator().manual_seed(1)
+    clean, noisy = (torch.randn(2, 16, frames, *SIZE, generator=generator) for _ in range(2))
+    prompts, shot_of = torch.cat([text(i) for i in range(3)]), [0, 0, 1, 1, 2, 2]
+    rope = Rope(TINY.head_dim, (2, 2), "cpu")
+    layers = project_text(net, prompts)
+
+    view = PackedView(lengths, settings, rope, shots=shot_of, cut=cut, sink=sink, shot_angle=angle)
+    of_frame = [shot_of[i] for i, n in enumerate(lengths) for _ in range(n)]
+    rows = torch.tensor(of_frame[: view.clean] + of_frame).expand(2, -1)
+    timesteps = torch.zeros(2, view.frames)
+    timesteps[:, view.clean :] = 700.0
+    packed = net(view.pack(clean, noisy), timesteps, TextKV(layers, rows, 1), view)[:, :, view.clean :]
+
+    memory = KVMemory(FrameStore(TINY.num_layers, 2, (4, 2, TINY.head_dim), torch.float32, torch.device("cpu")))
+    start, out = 0, []
+    for i, length in enumerate(lengths):
+        part = slice(start, start + length)
+        angles = angle * (torch.tensor(of_frame[:start]) - shot_of[i]) if angle else None
+        take = shot_of.index(shot_of[i])
+        cached = RolloutView(memory, settings, rope, length, shot_start=take, cut=cut, sink=sink, angles=angles)
+        text_kv = TextKV(layers, torch.full((2, length), shot_of[i]), length)
+        one = net(noisy[:, :, part], torch.full((2, length), 700.0), text_kv, cached)
+        out.append((packed[:, :, part], one, cached.recalled()))
+        writing, start = WritingView(cached), start + length
+        net(clean[:, :, part], torch.zeros(2, length), text_kv, writing)
+        memory = writing.after
+    return out
+
+
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
 @pytest.mark.parametrize(
     ("window", "top_k", "cut", "sink", "angle"),
@@ -55,43 +92,34 @@ def fresh(seed=7, **changes):
         (2, 2, "flush", 1, 1 / 6),
     ],
 )
+@torch.no_grad()
 def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink, angle):
     """The packed pass gives for every noisy chunk what the cached rollout gives on the same clean history."""
-    cut = Cut.parse(cut)
-    net, count = tiny_net(), 6
-    settings = ResolvedMemory(window, top_k)
-    lengths = [first] + [chunk] * (count - 1)
-    frames = sum(lengths)
-    generator = torch.Generator().manual_seed(1)
-    clean, noisy = (torch.randn(2, 16, frames, *SIZE, generator=generator) for _ in range(2))
-    prompts, shot_of = torch.cat([text(i) for i in range(3)]), [0, 0, 1, 1, 2, 2]
-    rope = Rope(TINY.head_dim, (2, 2), "cpu")
-    layers = project_text(net, prompts)
+    made = train_and_infer(chunk, first, ResolvedMemory(window, top_k), cut, sink, angle)
+    for packed, cached, _ in made:
+        torch.testing.assert_close(packed, cached, atol=1e-4, rtol=0)
+    assert any((recalled >= 0).any() for _, _, recalled in made) == (top_k > 0)
 
-    view = PackedView(lengths, settings, rope, shots=shot_of, cut=cut, sink=sink, shot_angle=angle)
-    of_frame = [shot_of[i] for i, n in enumerate(lengths) for _ in range(n)]
-    rows = torch.tensor(of_frame[: view.clean] + of_frame).expand(2, -1)
-    timesteps = torch.zeros(2, view.frames)
-    timesteps[:, view.clean :] = 700.0
-    with torch.no_grad():
-        packed = net(view.pack(clean, noisy), timesteps, TextKV(layers, rows, 1), view)[:, :, view.clean :]
 
-    memory = KVMemory(FrameStore(TINY.num_layers, 2, (4, 2, TINY.head_dim), torch.float32, torch.device("cpu")))
-    start, recalled = 0, 0
-    for i, length in enumerate(lengths):
-        part = slice(start, start + length)
-        angles = angle * (torch.tensor(of_frame[:start]) - shot_of[i]) if angle else None
-        take = shot_of.index(shot_of[i])
-        cached = RolloutView(memory, settings, rope, length, shot_start=take, cut=cut, sink=sink, angles=angles)
-        text_kv = TextKV(layers, torch.full((2, length), shot_of[i]), length)
-        with torch.no_grad():
-            one = net(noisy[:, :, part], torch.full((2, length), 700.0), text_kv, cached)
-            torch.testing.assert_close(packed[:, :, part], one, atol=1e-4, rtol=0)
-            writing, start = WritingView(cached), start + length
-            net(clean[:, :, part], torch.zeros(2, length), text_kv, writing)
-            memory = writing.after
-        recalled += int((cached.recalled() >= 0).sum())
-    assert (recalled > 0) == (top_k > 0)
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+@torch.no_grad()
+def test_promise_1_train_equals_infer_in_mixed_precision(chunk, first, monkeypatch):
+    """Under autocast both choose the same frames, and see the same to the rounding of bfloat16."""
+    asked = []  # by the packed pass, of every layer: for each of its segments, the noisy ones last
+
+    def noted(scores, k, eligible=None):
+        asked.append(choose(scores, k, eligible))
+        return asked[-1]
+
+    monkeypatch.setattr("causalcine_core.memory.routing.choose", noted)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = train_and_infer(chunk, first, ResolvedMemory(1, 2))
+    assert len(asked) == TINY.num_layers
+    for i, (packed, cached, recalled) in enumerate(made):
+        torch.testing.assert_close(packed, cached, atol=0.06, rtol=0.06)
+        if i:  # a first chunk of its own length has nothing to choose from
+            assert torch.equal(torch.stack([of_layer[:, i - len(made)] for of_layer in asked]), recalled)
+    assert (made[-1][2] >= 0).all()
 
 
 @pytest.mark.parametrize("frames", [1, 6])

@@ -15,20 +15,23 @@ def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tor
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def test_descriptors_are_means_over_space_and_for_a_chunk_over_its_frames_too():
-    keys, queries = drawn(2, 5, 6, 3, 4), drawn(2, 3, 6, 3, 4)
-    expected = sum(keys[:, :, token] for token in range(6)) / 6
-    torch.testing.assert_close(describe(keys), expected)
-    expected = sum(queries[:, frame, token] for frame in range(3) for token in range(6)) / 18
-    torch.testing.assert_close(describe_query(queries), expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_descriptors_are_means_over_space_and_for_a_chunk_over_its_frames_too(dtype):
+    """In float32 whatever they are given in, so that nobody's choice hangs on the precision of a mean."""
+    keys, queries = drawn(2, 5, 6, 3, 4, dtype=dtype), drawn(2, 3, 6, 3, 4, dtype=dtype)
+    expected = sum(keys[:, :, token].double() for token in range(6)) / 6
+    torch.testing.assert_close(describe(keys), expected.float())
+    expected = sum(queries[:, frame, token].double() for frame in range(3) for token in range(6)) / 18
+    torch.testing.assert_close(describe_query(queries), expected.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("films", "chunks"), list(itertools.product((1, 2, 3), (1, 2, 3))))
 def test_a_score_is_the_sum_over_heads_of_dot_products_in_float32(films, chunks, dtype):
-    """However many chunks and films are asked about at once."""
+    """However many chunks and films are asked about at once, and under autocast."""
     query, descriptors = drawn(films, chunks, 4, 8, dtype=dtype), drawn(films, 7, 4, 8, seed=1, dtype=dtype)
-    scores = match(query, descriptors)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = match(query, descriptors)
     assert scores.dtype == torch.float32
     expected = torch.einsum("brhd,bthd->brt", query.double(), descriptors.double())
     torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=0)
