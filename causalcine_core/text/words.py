@@ -57,7 +57,7 @@ class TextConfig:
 def unknown_words(config: TextConfig, prompt: str) -> list[str]:
     """Words of a prompt that the vocabulary lacks, each once, in order. Punctuation is not a word."""
     known = set(config.vocabulary)
-    words = (word for word in tokenize(prompt) if word not in known and re.match(r"[\w\[]", word))
+    words = (word for word in tokenize(prompt) if word not in known and re.match(r"\w|\[.", word))
     return list(dict.fromkeys(words))
 
 

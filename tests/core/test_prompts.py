@@ -142,7 +142,7 @@ def test_warnings_about_an_appended_story_name_the_films_shots(pipe, tmp_path):
 
 
 def test_words_of_the_global_text_that_are_unknown_are_said_once(pipe):
-    shots = plan(Story([Shot("cat zebra"), Shot("dog"), Shot("zebra")], "in a harbour")).shots
+    shots = plan(Story([Shot("cat [zebra]"), Shot("dog."), Shot("zebra")], "in a harbour")).shots
     assert prompt_notes(pipe.text.config, shots) == [
         "the global text: the model does not know 'in', 'a' and 'harbour' and draws from the words it knows",
         "shots 1 and 3: the model does not know 'zebra' and draws from the words it knows",
