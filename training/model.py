@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def how(run: Run, device: torch.device) -> tuple[torch.dtype, Compute]:
     """What a recipe's run computes in, and how."""
     dtype = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[run.precision]
     compute = pick_compute(device, compile=run.compile)
-    return pick_dtype(device, dtype), compute
+    return pick_dtype(device, dtype), replace(compute, checkpointed=run.checkpointing)
 
 
 class Model(nn.Module):
@@ -66,7 +67,7 @@ class Model(nn.Module):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """For all passes of an update: the weights as they compute."""
+        """For all passes of a batch, the way back among them: the weights as they compute."""
         with rounded(self.net, self._dtypes):
             yield
 

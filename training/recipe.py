@@ -33,7 +33,8 @@ class Run:
     stops; 0: no limit. seed: of everything that is drawn; what an update draws depends on seed and step alone. device:
     "auto" (CUDA where there is one) or a torch device. precision: what the large layers compute in, as in inference; "auto":
     bfloat16 where the hardware multiplies faster in it. Weights, gradients and averages are float32 in any case. compile:
-    blocks with `torch.compile`. log_every, save_every: in updates. preview_every: in updates, from step 0 on; 0: never.
+    blocks with `torch.compile`. checkpointing: a block keeps its input alone and runs once more on the way back.
+    log_every, save_every: in updates. preview_every: in updates, from step 0 on; 0: never.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class Run:
     device: str = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
+    checkpointing: bool = False
     log_every: int = 50
     save_every: int = 50
     preview_every: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -80,6 +81,10 @@ class Stage(ABC, Generic[Batch]):
     @abstractmethod
     def draw(self, step: int) -> Update[Batch]:
         """What update `step` (from 0) is made of; a function of the recipe, its seed, the step and the data."""
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Entered around the losses of a batch and their backward pass: networks as they compute, such as in bfloat16."""
+        return nullcontext()
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

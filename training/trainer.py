@@ -80,8 +80,9 @@ class Trainer:
             part.optimizers.zero_grad()
         losses: dict[str, Tensor] = {}
         for batch in update.batches:
-            shares = stage.losses(batch)
-            torch.stack([stage.weights.get(name, 1.0) * share for name, share in shares.items()]).sum().backward()
+            with stage.computing():
+                shares = stage.losses(batch)
+                torch.stack([stage.weights.get(name, 1.0) * share for name, share in shares.items()]).sum().backward()
             for name, share in shares.items():
                 losses[name] = losses[name] + share.detach() if name in losses else share.detach()
         norms = [part.optimizers.clip().to(self.device) for part in parts]

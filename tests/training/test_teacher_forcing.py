@@ -198,6 +198,25 @@ def test_an_update_in_small_batches_is_the_same_update(stage, kind):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
+def test_activations_that_are_computed_again_give_the_same_gradients(stage):
+    """With the auxiliary losses, which look into the blocks, and rounded to bfloat16."""
+    results = []
+    for checkpointing in (False, True):
+        mixture = {"batch": {"clip": 2}, "curriculum": [{"until": 1.0, "mix": {"clip": 1.0}}]}
+        made = stage(mixture=mixture, run={"checkpointing": checkpointing, "precision": "bf16"})
+        assert made.model.compute.checkpointed == checkpointing
+        (batch,) = made.draw(1).batches
+        with made.computing():
+            losses = made.losses(batch)
+            sum(losses.values()).backward()
+        results.append((losses, [p.grad for p in made.model.parameters()]))
+    assert set(results[0][0]) >= {"flow", "naming", "pointing"}
+    for one, other in zip(results[0][0].values(), results[1][0].values(), strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(*(gradients for _, gradients in results), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_stage_computes_where_its_recipe_says(shards, tmp_path, monkeypatch):
     """On the pretended GPU, which refuses tensors that lie elsewhere: the losses of the CPU, and the host waits for none of the
     auxiliary ones (what is compared with what is known before)."""

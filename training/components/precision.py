@@ -23,7 +23,7 @@ def rounded(module: nn.Module, dtypes: Mapping[str, torch.dtype]) -> Iterator[No
     """A module whose parameters of these names are rounded to these number types, for a while.
 
     Gradients reach the parameters themselves, unrounded: updates far below the spacing of bfloat16 are kept (at a learning
-    rate of 2e-6 that is all of them). The backward pass may run afterwards.
+    rate of 2e-6 that is all of them). The backward pass may run afterwards, unless it computes activations again.
     """
     held: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:

@@ -8,7 +8,8 @@ The recipe's curriculum goes from single frames over short clips to whole films;
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,12 +169,16 @@ class TeacherForcing(Stage[Batch]):
         by_name, cast = calls_by_name(prompts, described), [sample.cast for sample in samples]
         return Truth(layout.view, prompts, by_name, cast, layout.grid, self.device)
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        with self.model.computing(), self.teacher.computing() if self.teacher is not None else nullcontext():
+            yield
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         layout, levels = batch.layout, batch.levels
         noisy = add_noise(batch.clean, batch.noise, levels[:, None, None, None, None])
         pointing = Pointing(layout.view, batch.truth) if batch.truth else None
-        with self.model.computing():
-            velocity = layout.velocity(self.model, batch.clean, noisy, levels, batch.prompts, pointing)
+        velocity = layout.velocity(self.model, batch.clean, noisy, levels, batch.prompts, pointing)
         errors = by_chunk(velocity, self.targets(batch, noisy), layout.chunks[layout.first :])
         flow = (errors * batch.weights[:, layout.first :]).sum()
         return {"flow": flow} | (pointing.losses(batch.counts) if pointing else {})
@@ -191,8 +196,7 @@ class TeacherForcing(Stage[Batch]):
         by_name = torch.tensor(calls_by_name(batch.prompts, batch.described), device=film.device)[:, layout.first :]
         if self.teacher is None or not by_name.any():
             return film
-        with self.teacher.computing():
-            told = layout.velocity(self.teacher, batch.clean, noisy, batch.levels, batch.described)
+        told = layout.velocity(self.teacher, batch.clean, noisy, batch.levels, batch.described)
         return torch.where(layout.each(by_name)[:, None, :, None, None], told, film)
 
     def updated(self, step: int) -> None:
