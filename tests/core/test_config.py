@@ -1,0 +1,86 @@
+"""Shapes of a network: the published ones, and those that are none."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from causalcine_core.errors import InputError
+from causalcine_core.model import CausalWanTransformer, WanConfig
+from causalcine_core.model.config import PRESETS
+from causalcine_core.weights.built_in import BUILT_IN
+from causalcine_core.weights.checkpoint import load_checkpoint
+
+SMALL = {"dim": 48, "ffn_dim": 64, "num_heads": 2, "num_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "ffn_dim", "heads", "layers", "channels", "billions"),
+    [
+        ("1.3b", 1536, 8960, 12, 30, 16, 1.419),
+        ("5b", 3072, 14336, 24, 30, 48, 5.00),
+        ("14b", 5120, 13824, 40, 40, 16, 14.288),
+    ],
+)
+def test_presets_are_wans_own_configs(name, dim, ffn_dim, heads, layers, channels, billions):
+    """Wan2.1's and Wan2.2's published config.json, and how many weights these make."""
+    config = PRESETS[name]
+    assert config.to_dict() == {
+        "dim": dim,
+        "ffn_dim": ffn_dim,
+        "num_heads": heads,
+        "num_layers": layers,
+        "in_dim": channels,
+        "out_dim": channels,
+        "patch_size": (1, 2, 2),
+        "freq_dim": 256,
+        "text_dim": 4096,
+        "text_len": 512,
+        "eps": 1e-6,
+        "rope_theta": 10000.0,
+    }
+    assert config.head_dim == 128
+    net = CausalWanTransformer(config, device="meta")
+    assert sum(weight.numel() for weight in net.parameters()) / 1e9 == pytest.approx(billions, abs=0.001)
+
+
+def test_nano_is_what_its_file_holds():
+    assert WanConfig.from_dict(load_checkpoint(BUILT_IN["nano"]).header["model"]) == PRESETS["nano"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, value) for name in ("dim", "ffn_dim", "num_heads", "num_layers", "text_len") for value in (0, -1, 1.5, True)),
+        ("num_layers", 257),
+        ("eps", -1e-9),
+        ("eps", 1.1),
+        ("rope_theta", 0.5),
+        ("rope_theta", float("inf")),
+        ("dim", 49),  # no multiple of the heads
+        ("dim", 50),  # odd heads
+        ("freq_dim", 15),
+        ("patch_size", (2, 2, 2)),
+        ("patch_size", (1, 2)),
+        ("patch_size", (1, 2, 2, 2)),
+        ("patch_size", (1, 0, 2)),
+    ],
+)  # fmt: skip
+def test_what_is_no_network_is_refused_by_its_field(field, value):
+    with pytest.raises(InputError, match=re.escape(f"model.{field}")):
+        WanConfig(**SMALL | {field: value})
+
+
+def test_edges_of_what_is_allowed():
+    for edge in (
+        {"eps": 0},
+        {"eps": 1},
+        {"rope_theta": 1},
+        {"num_layers": 256},
+        {"patch_size": [1, 1, 1]},
+        {"freq_dim": 2},
+    ):
+        name, value = next(iter(edge.items()))
+        kept = getattr(WanConfig(**SMALL | edge), name)
+        assert kept == (tuple(value) if isinstance(value, list) else value)
