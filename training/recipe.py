@@ -197,7 +197,8 @@ def _spelled(value: Any) -> Any:
 
 def plain(recipe: Any) -> dict[str, Any]:
     """A recipe as plain data, as it is kept in states and cards."""
-    return _plain(dataclasses.asdict(recipe))
+    out: dict[str, Any] = _plain(dataclasses.asdict(recipe))
+    return out
 
 
 def _plain(value: Any) -> Any:

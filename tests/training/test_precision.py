@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from causalcine_core.memory import FrameStore, KVMemory, PackedView, ResolvedMemory, RolloutView, WritingView, route
+from causalcine_core.memory import (
+    FrameStore,
+    KVMemory,
+    PackedView,
+    ResolvedMemory,
+    RolloutView,
+    WritingView,
+    describe,
+    describe_query,
+    route,
+)
 from causalcine_core.model import CausalWanTransformer, TextKV, WanConfig, project_text
 from causalcine_core.model.rope import Rope
 from causalcine_core.model.transformer import Compute
@@ -158,6 +168,12 @@ def test_training_in_bfloat16_recalls_what_inference_recalls(model, packed_choic
         assert torch.equal(trained[:, :, i].sort(-1).values, inferred.sort(-1).values)
         routed += int((inferred >= 0).any(-1).sum())
     assert routed == TINY.num_layers * 2 * (COUNT - 2)
+
+
+def test_descriptors_of_rounded_keys_and_queries_are_not_rounded():
+    frames = torch.randn(2, 3, 16, 2, 48, generator=torch.Generator().manual_seed(0)).to(BF16)
+    assert torch.equal(describe(frames), frames.float().mean(2))
+    assert torch.equal(describe_query(frames), frames.float().mean((1, 2)))
 
 
 def test_autocast_around_a_choice_does_not_change_it():

@@ -122,7 +122,7 @@ class Reunions:
         )
 
     def _prompt(self, i: int) -> str:
-        return self.stills.records[i]["shots"][0]["prompt"]
+        return str(self.stills.records[i]["shots"][0]["prompt"])
 
     def _renamed(
         self, i: int, called: dict[tuple[str, str, str], str], rng: random.Random
