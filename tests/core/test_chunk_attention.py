@@ -37,27 +37,36 @@ def test_turns_come_on_top_in_time_alone():
     torch.testing.assert_close(ours.double(), plain, atol=1e-5, rtol=0)
 
 
+def test_a_table_that_grew_in_inference_mode_trains_later():
+    rope, x = Rope(DIM, (ROWS, COLUMNS), "cpu"), drawn(4, seed=2).requires_grad_()
+    with torch.inference_mode():
+        rope.table(4)
+    rotate(x, rope.table(4)).square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach())  # lengths are kept
+
+
 def test_what_is_rotated_keeps_its_dtype():
     x, table = drawn(2, seed=3).bfloat16(), Rope(DIM, (ROWS, COLUMNS), "cpu").table(2)
     assert rotate(x, table).dtype == torch.bfloat16
     torch.testing.assert_close(rotate(x, table), rotate(x.float(), table).bfloat16())
 
 
-@pytest.mark.parametrize("gaps", [(0,), (5,), (0, 7, 2)])
+@pytest.mark.parametrize("gaps", [(0,), (5,), (4, 1), (0, 7, 2)])
 @pytest.mark.parametrize("own", [1, 3])
 @pytest.mark.parametrize("missing", [None, (0, 0, 0), (0, 2, 4)])
 def test_a_chunk_attends_to_what_it_sees_at_compact_places(gaps, own, missing):
     """missing: frames of each row that are not there, each second one, so that holes lie in between."""
-    q, keys, values = drawn(3, own, seed=4), drawn(3, 9, seed=5), drawn(3, 9, seed=6)
+    rows = max(2, len(gaps))
+    q, keys, values = drawn(rows, own, seed=4), drawn(rows, 9, seed=5), drawn(rows, 9, seed=6)
     q[:, 0] *= 3  # its favourites are felt
-    valid = torch.ones(3, 9, dtype=torch.bool)
-    for row, n in enumerate(missing or ()):
+    valid = torch.ones(rows, 9, dtype=torch.bool)
+    for row, n in enumerate(missing[-rows:] if missing else ()):
         valid[row, : 2 * n : 2] = False
     valid[:, 9 - own :] = True
     given = None if missing is None else valid
     rope = Rope(DIM, (ROWS, COLUMNS), "cpu")
     ours = chunk_attention(q, keys, values, rope, given, gaps)
-    for row in range(3):
+    for row in range(rows):
         seen = valid[row].nonzero()[:, 0].tolist()
         of_row = gaps[row % len(gaps)]
         k, v = keys[row, seen].double(), values[row, seen].double()
