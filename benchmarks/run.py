@@ -77,7 +77,7 @@ def late_and_early(pipe: Pipeline, marks: Sequence[int], steps: int, repeats: in
         lambda state: pipe.stream(None, state=state, steps=steps, decode=False), [states[m] for m in marks], repeats
     )
     medians = dict(zip(marks, seconds, strict=True))
-    memory = states[max(marks)].memory
+    memory = states[max(marks)].local_memory
     assert memory is not None
     return {
         "steps": steps,

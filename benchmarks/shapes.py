@@ -68,8 +68,9 @@ def measure_shape(
         state, latent = chunk.state, chunk.latent
         if chunk.index + 1 == early_chunks and settings.budget is None:
             early = state  # shares its frames with the rest; under a budget it would hold what that lets go of
-    assert state.memory is not None
-    store_gib, forgotten = state.memory.store.nbytes / GIB, state.memory.evicted
+    kept = state.local_memory
+    assert kept is not None
+    store_gib, forgotten = kept.store.nbytes / GIB, kept.evicted
     if early is None:
         *_, last = watched(make(film[:early_chunks], state=start()), "early chunks", early_chunks)
         early = last.state

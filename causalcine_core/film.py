@@ -7,10 +7,10 @@ from typing import Any
 
 from .checks import show
 from .errors import InputError
-from .memory import KVMemory, MemorySettings, ResolvedMemory
+from .memory import KVMemory, MemorySettings, RemoteMemory, ResolvedMemory
 from .plan import Plan, cut_short, plan
 from .sampling import Recipe, State
-from .sampling.passes import most_near
+from .sampling.passes import limited
 from .story import Story, check_seed, check_size
 
 # Fields of a recipe that a film keeps from its first chunk to its last.
@@ -171,7 +171,7 @@ def first(*values: Any) -> Any:
 
 
 def _memory_back(state: State, chunks: int) -> KVMemory | None:
-    memory = state.memory
+    memory = state.local_memory
     if memory is None or memory.limit is not None or memory.store.cold is not memory.store.hot:
         return None
     return memory.without(max(0, len(memory.lengths) - max(0, chunks - 1)))
@@ -212,7 +212,7 @@ def _check_same(state: State, model: Model, story: Story | None, asked: Asked) -
 
 def _settings_in_force(
     state: State, recipe: Recipe, model: Recipe, asked: MemorySettings | None
-) -> tuple[ResolvedMemory, KVMemory | None]:
+) -> tuple[ResolvedMemory, KVMemory | RemoteMemory | None]:
     """Memory settings of a film that goes on, and its memory under them: its store stays as it was opened, and what is asked now is
     shared out of its budget as if it were new."""
     settings, memory = state.settings, state.memory
@@ -228,7 +228,6 @@ def _settings_in_force(
     window = settings.window if now.window == then.window else now.window
     top_k = settings.top_k if now.top_k == then.top_k else now.top_k
     resolved = replace(asked.resolve(window, top_k), budget=settings.budget, storage=settings.storage)
-    if memory is not None and resolved != settings:
-        limit = memory.store.limit_under(resolved, most_near(recipe, resolved), recipe.timeline.chunk)
-        memory = replace(memory, limit=limit)
+    if isinstance(memory, KVMemory) and resolved != settings:
+        memory = limited(memory, recipe, resolved)
     return resolved, memory

@@ -16,6 +16,7 @@ from .atomic import check_output
 from .card import Card
 from .distributed.sequence_parallel import SequenceParallel
 from .errors import FilmStoppedError, InputError, NotFiniteError
+from .executors import Executor, Job, LocalExecutor
 from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
@@ -23,7 +24,7 @@ from .model.kernels import AUTO
 from .model.transformer import Compute
 from .plan import PlannedShot
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
-from .sampling import Chunk, Recipe, State, StepInfo, begin, rollout
+from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .session import Event, Session
 from .story import Shot, Story, pace_notes
 from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot, prompt_notes
@@ -47,8 +48,18 @@ class Pipeline:
     Make one with `from_pretrained`. `recipe` holds how the checkpoint wants to be run.
     """
 
-    def __init__(self, network: Runner, text: NanoTextEncoder, vae: WanVAE, recipe: Recipe, name: str = "unnamed"):
+    def __init__(
+        self,
+        network: Runner,
+        text: NanoTextEncoder,
+        vae: WanVAE,
+        recipe: Recipe,
+        name: str = "unnamed",
+        executor: Executor | None = None,
+    ):
+        """executor: who makes the chunks; None: this process."""
         self.network, self.text, self.vae, self.recipe, self.name = network, text, vae, recipe, name
+        self._executor = executor
 
     @classmethod
     def from_pretrained(
@@ -120,6 +131,11 @@ class Pipeline:
         return cls(describe_network(net, f"random-{seed}"), text, vae, recipe, "random")
 
     @property
+    def executor(self) -> Executor:
+        """Who makes the chunks: whoever was given, or this process."""
+        return self._executor or LocalExecutor(self.network)
+
+    @property
     def model(self) -> Model:
         """What states of a film must agree with to go on here."""
         vae = self.vae.config
@@ -166,7 +182,8 @@ class Pipeline:
     def _begun(self, story: Story, asked: Asked) -> State:
         recipe, size = begun_recipe(self.model, story, asked), begun_size(self.model, story, asked)
         seed = first(asked.seed, story.seed, 0)
-        begun = begin(self.network, recipe, asked.memory or MemorySettings(), size=size, seed=seed)
+        memory, here = asked.memory or MemorySettings(), self._executor is None
+        begun = begin(self.network, recipe, memory, size=size, seed=seed, here=here)
         return replace(begun, given=self.recipe, size=size)
 
     def run(
@@ -193,17 +210,13 @@ class Pipeline:
         for index in state.read_next(state.planned):
             self.fit(shots[index])  # what is too long is refused here, before anything is made
         negative = fit_prompt("", state.recipe.guidance.negative, self.reading, name="negative").text
-        stream = rollout(
-            self.network,
-            state.planned,
-            lambda shot: self.encode(self.fit(shots[shot])),
+        job = Job(
             state,
-            size=state.size,
-            negative=self.encode(negative) if state.recipe.guidance.on else None,
-            shot_seeds={shot.index: shot.seed for shot in state.shots if shot.seed is not None},
-            on_step=on_step,
-            find_layer=find_layer,
+            lambda shot: self.encode(self.fit(shots[shot])),
+            self.encode(negative) if state.recipe.guidance.on else None,
+            find_layer,
         )
+        stream = self.executor.run(job, on_step)
         return self._decoded(stream, state, overlap) if decode else stream
 
     def stream(

@@ -51,12 +51,13 @@ def build_report(
         }
         for record in state.records
     ]
-    if state.memory is not None and state.memory.evicted:
+    memory = state.local_memory
+    if memory is not None and memory.evicted:
         head["warnings"].append(
-            f"{state.memory.evicted} of {state.records[-1].plan.latents[1]} latent frames were forgotten, those that were "
+            f"{memory.evicted} of {state.records[-1].plan.latents[1]} latent frames were forgotten, those that were "
             f"recalled least: the memory budget is {state.settings.budget:g} GiB"
         )
-    return head | {"chunks": chunks, "memory": _memory(state.memory)}
+    return head | {"chunks": chunks, "memory": _memory(memory)}
 
 
 def _memory(memory: KVMemory | None) -> dict[str, int] | None:

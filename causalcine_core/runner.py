@@ -1,12 +1,11 @@
-"""A causal network ready to run: where it is, in what and how it computes, and who computes with it."""
+"""A causal network ready to run: where it is, in what and how it computes, and how its passes are shared out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +20,6 @@ from .model.transformer import Compute, TextKV, View, forward
 
 # Rows: 0.81 of the time of two passes at 192 rows of 256 channels, 0.96 at 768 of 512.
 FUSED_ROWS = 1024
-
-
-class Elsewhere(Protocol):
-    """Others who make rollouts, as `distributed.ray_executor.RayExecutor`."""
-
-    def rollout(self, *given: Any, **options: Any) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,6 @@ class Runner:
     text_len: int = 0  # tokens of a text that it reads; 0: any
     fingerprint: str = ""
     sharding: SequenceParallel | None = None  # how each pass is shared out over ranks, where it is
-    crew: Elsewhere | None = None  # who makes its rollouts in this process's stead
     compute: Compute = field(default_factory=Compute)
 
     @property

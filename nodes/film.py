@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..causalcine_core.errors import InputError
+from ..causalcine_core.executors.executor import Executor, lies_with
 from ..causalcine_core.memory.store import GIB
 from ..causalcine_core.model import WanConfig
 from ..causalcine_core.needs import working_bytes
@@ -53,10 +54,10 @@ class ShotTexts:
         """How much of a prompt the CLIP, and the model behind it, read."""
         return clips.reading(self.shots.clip)
 
-    def encode_all(self, state: State, elsewhere: bool) -> None:
+    def encode_all(self, state: State, executor: Executor) -> None:
         """Everything that the film will read, now: an encoder that runs later could push the model off its device."""
         shots = {shot.index: shot for shot in state.shots}
-        for shot in state.read_next(state.planned, elsewhere=elsewhere):
+        for shot in state.read_next(state.planned, elsewhere=lies_with(executor, state)):
             self.encode([fit_shot(shots[shot], self.reading).text])
             mm.throw_exception_if_processing_interrupted()
         if state.recipe.guidance.on:
@@ -80,9 +81,16 @@ class ShotTexts:
 def pipeline_of(model: Any, shots: Shots) -> Pipeline:
     """A MODEL and the texts of shots as a pipeline, which makes latents only."""
     config = models.config_of(model)
-    network = replace(models.network_of(model), crew=workers.crew_of(model))
+    crew = workers.crew_of(model)
     latents_only = SimpleNamespace(config=published_vae(config.in_dim))
-    return Pipeline(network, ShotTexts(shots, config), latents_only, _recipe(model), "the connected model")
+    return Pipeline(
+        models.network_of(model),
+        ShotTexts(shots, config),
+        latents_only,
+        _recipe(model),
+        "the connected model",
+        executor=crew.executor if crew else None,
+    )
 
 
 @contextlib.contextmanager
@@ -93,8 +101,8 @@ def on_device(pipe: Pipeline, model: Any, start: State, given: State | None, pre
     VAE that makes previews, or None.
     """
     runner = pipe.network
-    if runner.crew is not None:
-        workers.give(runner.crew, model, runner)
+    if (crew := workers.crew_of(model)) is not None:
+        crew.take(model, runner)
         yield
         return
     recipe, settings = start.recipe, start.settings
@@ -117,8 +125,8 @@ def on_device(pipe: Pipeline, model: Any, start: State, given: State | None, pre
 
 def _check_budget(film: int, start: State, given: State | None) -> None:
     """Raise InputError where a budget does not pay for the film beside the state that it goes on from."""
-    memory = start.memory
-    if memory is None or given is None or given.memory is None or memory.limit is None:
+    memory = start.local_memory
+    if memory is None or given is None or given.local_memory is None or memory.limit is None:
         return
     held, slots = memory.frames - memory.evicted, memory.store.slots
     if held + film - memory.frames > slots:

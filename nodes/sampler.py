@@ -109,9 +109,9 @@ class CausalCineSampler(io.ComfyNode):
             width=width or None,
             height=height or None,
         )
-        elsewhere = pipe.network.crew is not None
-        start = workers.kept(asked) if elsewhere else asked
-        pipe.text.encode_all(start, elsewhere)
+        crew = workers.crew_of(model)
+        start = crew.kept(asked) if crew else asked
+        pipe.text.encode_all(start, pipe.executor)
         preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
         progress = Progress.of(pipe.network, preview, model.model.latent_format)
         progress.begin(len(start.planned), start.recipe.schedule.steps)
@@ -123,5 +123,5 @@ class CausalCineSampler(io.ComfyNode):
                     for chunk in stream:
                         made = chunk.state
         except WorkerLostError as lost:
-            raise workers.keep(asked, lost) from lost
+            raise (crew.keep(asked, lost) if crew else lost) from lost
         return io.NodeOutput(latent_of(made), made)

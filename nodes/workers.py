@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
-from .adapt import workers as crew
+from .adapt.workers import Crews
 
 
 class CausalCineWorkers(io.ComfyNode):
+    crews: ClassVar[Crews] = Crews()
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,4 +36,4 @@ class CausalCineWorkers(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, workers: int = 0) -> io.NodeOutput:
-        return io.NodeOutput(crew.with_workers(model, workers))
+        return io.NodeOutput(cls.crews.attached(model, workers))

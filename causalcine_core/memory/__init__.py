@@ -2,6 +2,7 @@
 
 from .cache import KVMemory
 from .packed_view import PackedView
+from .remote import RemoteMemory
 from .rollout_view import FusedView, RolloutView, WritingView
 from .routing import describe, describe_query, route
 from .settings import ROUTINGS, STORAGES, MemorySettings, ResolvedMemory
@@ -15,6 +16,7 @@ __all__ = [
     "KVMemory",
     "MemorySettings",
     "PackedView",
+    "RemoteMemory",
     "ResolvedMemory",
     "RolloutView",
     "WritingView",

@@ -6,7 +6,7 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,10 +49,12 @@ class PackedView:
         cut: Cut | None = None,
         sink: int = 0,
         shot_angle: float = 0.0,
+        total: Callable[[Tensor], Tensor] | None = None,
     ):
         """first: the first chunk that is denoised. shots: the shot of each chunk, needed where `cut` is not native or shots are
-        turned. cut, sink: as in `sight`. shot_angle: radians in time by which each shot is turned against the one before."""
-        self.chunks, self.rope = list(chunks), rope
+        turned. cut, sink: as in `sight`. shot_angle: radians in time by which each shot is turned against the one before.
+        total: sums scores over those who have the other heads; None: all heads are here."""
+        self.chunks, self.rope, self._total = list(chunks), rope, total
         self.clean, self.history = sum(chunks[:-1]), sum(chunks[:first])
         shots = list(shots) if shots is not None else [0] * len(chunks)
         of_frame = [shot for shot, length in zip(shots, chunks, strict=True) for _ in range(length)]
@@ -93,7 +95,7 @@ class PackedView:
             own = group.own  # R c
             index = group.near.expand(batch, -1, -1)
             if group.k:
-                chosen = route(describe_query(q[:, own]), descriptors, group.k, group.eligible)
+                chosen = route(describe_query(q[:, own]), descriptors, group.k, group.eligible, self._total)
                 index = torch.cat([chosen, index], -1)
             valid = (index >= 0).flatten(0, 1)
             rows = (index.clamp(min=0) + offset).flatten(0, 1)

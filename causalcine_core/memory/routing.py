@@ -5,6 +5,8 @@ Parameter-free, and the same function in training and in inference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,16 @@ def choose(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
     return torch.cat([chosen, chosen.new_full((*chosen.shape[:2], k - chosen.shape[2]), -1)], -1)
 
 
-def route(query: Tensor, descriptors: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:
-    """Choose the `k` frames whose keys match the query best: `match`, then `choose`. No gradient goes through a choice."""
-    return choose(match(query.detach(), descriptors.detach()), k, eligible)
+def route(
+    query: Tensor,
+    descriptors: Tensor,
+    k: int,
+    eligible: Tensor | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Choose the `k` frames whose keys match the query best: `match`, then `choose`. No gradient goes through a choice.
+
+    total: sums scores over those who have the other heads; None: all heads are here.
+    """
+    scores = match(query.detach(), descriptors.detach())
+    return choose(total(scores) if total else scores, k, eligible)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -109,6 +109,13 @@ def open_store(
     """The store of a film: its budget is shared out by what this recipe always has in view."""
     near, chunk = most_near(recipe, settings), recipe.timeline.chunk
     return FrameStore(layers, branches, frame_shape, dtype, device, settings=settings, near=near, chunk=chunk)
+
+
+def limited(memory: KVMemory, recipe: Recipe, settings: ResolvedMemory) -> KVMemory:
+    """A memory under other settings: what its store's budget pays for is shared out as if they were new. Raises InputError where it is
+    too little for them."""
+    limit = memory.store.limit_under(settings, most_near(recipe, settings), recipe.timeline.chunk)
+    return replace(memory, limit=limit)
 
 
 def most_near(recipe: Recipe, settings: ResolvedMemory) -> int:

@@ -39,7 +39,14 @@ class Chunk:
 
 
 def begin(
-    runner: Runner, recipe: Recipe, settings: MemorySettings, *, size: tuple[int, int], seed: int, batch: int = 1
+    runner: Runner,
+    recipe: Recipe,
+    settings: MemorySettings,
+    *,
+    size: tuple[int, int],
+    seed: int,
+    batch: int = 1,
+    here: bool = True,
 ) -> State:
     """The state before the first chunk. Nothing is allocated yet.
 
@@ -50,6 +57,7 @@ def begin(
         size: latent height and width.
         seed: 0 to 2^64 - 1.
         batch: films made side by side, that never touch one another.
+        here: whether the film is made in this process; else those who make it check its budget, of their heads.
 
     Raises InputError where a budget is too small, or is to be shared by several films.
     """
@@ -59,14 +67,14 @@ def begin(
             f"memory.budget is {resolved.budget:g} GiB for {batch} films side by side, which would forget each other's frames: make "
             "them one by one, or set no budget"
         )
-    memory = None if runner.crew else Passes.of(runner, recipe, resolved, size, batch).blank()
+    memory = Passes.of(runner, recipe, resolved, size, batch).blank() if here else None
     return State(memory, recipe, resolved, seed, size, runner.fingerprint, recipe)
 
 
 def passes_of(runner: Runner, state: State, size: tuple[int, int]) -> Passes:
     """How a film goes on on a network. size: latent height and width."""
-    if state.memory is not None:
-        films = state.memory.store.batch // state.recipe.branches
+    if state.local_memory is not None:
+        films = state.local_memory.store.batch // state.recipe.branches
     else:
         films = state.latents[0].shape[0] if state.latents else 1
     return Passes.of(runner, state.recipe, state.settings, size, films)
@@ -75,7 +83,7 @@ def passes_of(runner: Runner, state: State, size: tuple[int, int]) -> Passes:
 def memory_for(passes: Passes, state: State) -> KVMemory:
     """What a film remembers where it goes on here: of nothing yet, to be written anew, where its memory was left out, lies on other
     workers, or has another number of branches."""
-    memory, runner = state.memory, passes.runner
+    memory, runner = state.local_memory, passes.runner
     if memory is None or memory.store.frame_shape[1] != runner.own_heads:
         return passes.blank()
     return memory.to(runner.device)
@@ -110,10 +118,6 @@ def rollout(
     Raises InputError where something does not fit, NotFiniteError where a chunk holds what is no number. States of one film may
     go on in several threads at once: they take turns, chunk by chunk.
     """
-    if runner.crew is not None:
-        given: dict[str, Any] = {"size": size, "negative": negative, "shot_seeds": shot_seeds, "on_step": on_step}
-        yield from runner.crew.rollout(chunks, text_of, state, **given)
-        return
     recipe = state.recipe
     if recipe.branches > 1 and negative is None:
         scale = recipe.guidance.scale

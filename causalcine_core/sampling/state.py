@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..memory import KVMemory, ResolvedMemory
+from ..memory import KVMemory, RemoteMemory, ResolvedMemory
 from ..plan import PlannedChunk, PlannedShot, cut_short
 from ..vae import VAEState
 from .recipe import Recipe
@@ -45,15 +45,17 @@ class Pending:
 class State:
     """Everything a film needs to go on.
 
-    memory: of all chunks but the newest, which is written when the next one is made. None where it was left out of the file, or
-    lies on other workers: the rollout then writes it anew, a pass for every chunk. recipe: in force; given: the checkpoint's own,
-    against which changes are noticed. size: latent height and width. model: fingerprint of the network that wrote the memory.
-    latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a finished chunk. shots: of the whole film, asked and
-    actual. planned: chunks that were planned but not made yet. pending: the first of these, where several are made at once and
-    some of their passes are done. decoder: of the streaming decode, if one runs.
+    memory: of all chunks but the newest, which is written when the next one is made. A RemoteMemory where workers hold it. None where
+    it was left out of the file; then, as where nobody holds it any more, it is written anew, a pass for every chunk.
+
+    recipe: in force; given: the checkpoint's own, against which changes are noticed. size: latent height and width. model:
+    fingerprint of the network that wrote the memory. latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a
+    finished chunk. shots: of the whole film, asked and actual. planned: chunks that were planned but not made yet. pending: the
+    first of these, where several are made at once and some of their passes are done. decoder: of the streaming decode, if one
+    runs.
     """
 
-    memory: KVMemory | None
+    memory: KVMemory | RemoteMemory | None
     recipe: Recipe
     settings: ResolvedMemory
     seed: int
@@ -68,6 +70,11 @@ class State:
     decoder: VAEState | None = None
 
     @property
+    def local_memory(self) -> KVMemory | None:
+        """What the film remembers, where it lies in this process."""
+        return self.memory if isinstance(self.memory, KVMemory) else None
+
+    @property
     def chunks(self) -> int:
         """Chunks made so far."""
         return len(self.records)
@@ -79,8 +86,9 @@ class State:
 
     def read_next(self, chunks: Sequence[PlannedChunk], *, elsewhere: bool = False) -> list[int]:
         """Shots whose text is read to make these chunks: theirs, and those of what is to be written into memory before. elsewhere:
-        whether a memory that is not here is with the workers."""
-        written = len(self.memory.lengths) if self.memory else max(0, self.chunks - 1) if elsewhere else 0
+        whether its RemoteMemory is still held."""
+        local = self.local_memory
+        written = len(local.lengths) if local is not None else max(0, self.chunks - 1) if elsewhere else 0
         unwritten = [record.plan for record in self.records[written:]]
         return list(dict.fromkeys(shot for chunk in (*unwritten, *chunks) for shot, _ in chunk.mixture))
 
@@ -103,11 +111,11 @@ class State:
         """The same state with its memory and its decoder's part on a device; itself where they lie there already. What a film is told
         by, its latents, stays on the CPU."""
         device = torch.device(device)
-        memory = None if self.memory is None else self.memory.to(device)
+        memory = self.memory.to(device) if isinstance(self.memory, KVMemory) else self.memory
         decoder = None if self.decoder is None else self.decoder.to(device)
         return replace(self, memory=memory, decoder=decoder)
 
-    def extended(self, memory: KVMemory | None, latent: Tensor, record: ChunkRecord) -> State:
+    def extended(self, memory: KVMemory | RemoteMemory | None, latent: Tensor, record: ChunkRecord) -> State:
         """This state and one more chunk."""
         return replace(self, memory=memory, latents=(*self.latents, latent), records=(*self.records, record))
 

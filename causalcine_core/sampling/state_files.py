@@ -8,7 +8,7 @@ has. Everything that grows with the film lies in a few tensors, however long it 
     recalled            `int32 [chunks, layers, branches, k]`, -1 for none
     pending.0 ...       `[B, C, c, h, w]` of chunks that are half made
     decoder.*           of the streaming decode
-    memory.*            keys and values, where they are kept
+    memory.*            keys and values, where they are kept; those that workers hold are left out, and the header has their id
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 
 from .. import checks
 from ..errors import InputError, about
-from ..memory import KVMemory, ResolvedMemory
+from ..memory import KVMemory, RemoteMemory, ResolvedMemory
 from ..plan import PlannedChunk, PlannedShot
 from ..story import MAX_FRAMES, MAX_SEED
 from ..vae import SCALES, VAEState
@@ -65,8 +65,8 @@ def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = Tru
     tensors |= {f"pending.{i}": part.x for i, part in enumerate(state.pending)}
     if state.decoder is not None:
         tensors |= {f"decoder.{name}": t.cpu() for name, t in state.decoder.tensors().items()}
-    if memory and state.memory is not None:
-        tensors |= {f"memory.{name}": t for name, t in state.memory.tensors().items()}
+    if memory and state.local_memory is not None:
+        tensors |= {f"memory.{name}": t for name, t in state.local_memory.tensors().items()}
     entry = {
         "format": FORMAT,
         "recipe": state.recipe.to_dict(),
@@ -78,6 +78,8 @@ def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = Tru
         "chunks": state.chunks,
         "shots": len(state.shots),
     }
+    if isinstance(state.memory, RemoteMemory):  # workers who still hold it are asked for it
+        entry["remote"] = state.memory.id
     write_tensors(path, tensors, {"format": f"causalcine-state-{FORMAT}", STATE_ENTRY: json.dumps(entry)})
 
 
@@ -103,9 +105,10 @@ def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
                 "film again"
             )
         known = ("format", "recipe", "given", "settings", "seed", "model", "size", "chunks", "shots")
-        checks.fields(entry, "", known, needed=known)
+        checks.fields(entry, "", (*known, "remote"), needed=known)
         checks.whole(entry["seed"], "seed", 0, MAX_SEED)
-        checks.text(entry["model"], "model")
+        for name in ("model", "remote"):
+            checks.text(entry.get(name, ""), name)
         for name in ("chunks", "shots"):
             checks.whole(entry[name], name, 0, MAX_FRAMES)
     return entry
@@ -131,8 +134,9 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
         raise InputError(f"{len(pending)} chunks are half made, and {len(planned)} are planned")
     decoder = _group(tensors, "decoder.")
     kept = _group(tensors, "memory.")
+    remote = RemoteMemory(entry["remote"]) if "remote" in entry else None
     return State(
-        memory=_memory(kept, recipe, settings, [plan for plan, *_ in plans]) if kept else None,
+        memory=_memory(kept, recipe, settings, [plan for plan, *_ in plans]) if kept else remote,
         recipe=recipe,
         given=Recipe.from_dict(entry["given"]),
         settings=settings,

@@ -40,7 +40,7 @@ def workers(server: Server) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(server.process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended, zombies too
-            if "ray::Hand" in " ".join(process.cmdline()):
+            if "ray::WorkerActor" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 
@@ -179,7 +179,7 @@ import asyncio, sys
 import utils.extra_config, nodes
 sys.modules["ray"] = None
 asyncio.run(nodes.load_custom_node({str(pack)!r}))
-crew = next(module for name, module in sys.modules.items() if name.endswith("distributed.ray_executor"))
+crew = next(module for name, module in sys.modules.items() if name.endswith("executors.ray_executor"))
 config = next(module for name, module in sys.modules.items() if name.endswith("causalcine_core.model")).WanConfig
 import torch
 try:

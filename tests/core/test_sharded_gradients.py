@@ -8,21 +8,20 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from causalcine_core.distributed.mesh import average_gradients, leave_mesh, meet
 from causalcine_core.distributed.sequence_parallel import SequenceParallel
-from causalcine_core.memory import FrameStore, KVMemory, MemorySettings, PackedView, RolloutView
+from causalcine_core.memory import FrameStore, KVMemory, PackedView, ResolvedMemory, RolloutView, WritingView
 from causalcine_core.model.rope import Rope
-from causalcine_core.model.transformer import TextKV, View, forward, project_text
+from causalcine_core.model.transformer import Compute, TextKV, View, forward, project_text
 
 from ..helpers import TINY, text, tiny_net
 
 SIZE = (6, 4)  # three rows of patches: one rank has two of them
 RANKS = 2
-CASES = ["chunk", "chunk, checkpointed", "two passes", "two passes, checkpointed"]
+CASES = ["packed", "packed, checkpointed", "chunk", "chunk, checkpointed", "two passes", "two passes, checkpointed"]
 ROPE = Rope(TINY.head_dim, (SIZE[0] // 2, SIZE[1] // 2), "cpu")
-SETTINGS = MemorySettings(1, 2)
+SETTINGS = ResolvedMemory(1, 2)
 
 
 def noise(seed: int, frames: int, batch: int = 2) -> Tensor:
@@ -37,9 +36,7 @@ def gradients(case: str, sharding: SequenceParallel | None) -> dict[str, Tensor]
 
     def velocity(x: Tensor, timesteps: Tensor, kv: TextKV, view: View) -> Tensor:
         def run(x: Tensor, view: View) -> Tensor:
-            if "checkpointed" not in case:
-                return forward(net, x, timesteps, kv, view)
-            return checkpoint(lambda x: forward(net, x, timesteps, kv, view), x, use_reentrant=False)
+            return forward(net, x, timesteps, kv, view, Compute(checkpointed="checkpointed" in case))
 
         return run(x, view) if sharding is None else sharding.forward(run, x, view, (2, 2))
 
@@ -79,7 +76,7 @@ def chunks(
     for step in range(passes):
         view = RolloutView(memory, SETTINGS, ROPE, 3, total=sharding.total if sharding else None)
         out = velocity(latents, torch.full((2, 3), 900.0 - 400 * step), TextKV(layers), view)
-        assert (view.routing() >= 0).all()
+        assert (view.recalled() >= 0).all()
         latents = latents - 0.5 * out
     return latents
 
@@ -91,14 +88,14 @@ def memory_of(sharding: SequenceParallel | None) -> KVMemory:
     memory = KVMemory(FrameStore(TINY.num_layers, 2, (6, heads, TINY.head_dim), torch.float32, torch.device("cpu")))
     kv = TextKV(project_text(net, torch.cat([text(0), text(1)])))
     for i in range(4):
-        view = RolloutView(memory, SETTINGS, ROPE, 3, total=sharding.total if sharding else None)
-        memory = view.keep()
+        view = WritingView(RolloutView(memory, SETTINGS, ROPE, 3, total=sharding.total if sharding else None))
 
         def run(x: Tensor, view: View) -> Tensor:
             return forward(net, x, torch.zeros(2, 3), kv, view)
 
         x = noise(10 + i, 3)
         run(x, view) if sharding is None else sharding.forward(run, x, view, (2, 2))
+        memory = view.after
     return memory
 
 

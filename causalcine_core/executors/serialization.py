@@ -6,7 +6,7 @@ import io
 import pickle
 from typing import Any
 
-PACKAGE = __name__.split(".distributed.")[0]  # here: `causalcine_core`, or where a plug-in keeps it
+PACKAGE = __name__.rpartition(".executors.")[0]  # here: `causalcine_core`, or where a plug-in keeps it
 _NAME = PACKAGE.rpartition(".")[2]
 
 

@@ -1,42 +1,44 @@
-"""Workers that a program hires through Ray, not being one of them itself: ComfyUI, a notebook.
+"""Films made by workers that a program hires through Ray, not being one of them itself: ComfyUI, a notebook.
 
     crew = RayExecutor(4)
     crew.load("model.safetensors", config, dtype=torch.bfloat16)
-    network = replace(network, crew=crew)       rollouts of this network are now made by the crew
+    pipe = Pipeline(..., executor=crew)        films of this pipeline are now made by the crew
 
-The workers are a `SequenceParallel` (a GPU each where there are any) and keep the memories of what they made; the program has states
-without memory. One that it continues is found again by its last latent.
+The workers are the ranks of a `SequenceParallel` (a GPU each where there are any) and keep the memories of what they made; the
+program has states whose memory is a `RemoteMemory`, the id by which the workers find it again.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..errors import InputError, WorkerLostError
+from ..distributed.launch import share_heads
+from ..errors import FilmStoppedError, InputError, NotFiniteError, WorkerLostError
+from ..memory import RemoteMemory
 from ..model import WanConfig
 from ..model.kernels import AUTO
-from ..plan import PlannedChunk
-from ..sampling import Chunk, State, StepInfo
-from .launch import share_heads
+from ..sampling import Chunk, StepInfo
+from .executor import Job, lies_with
 from .serialization import dumps, loads
-from .worker import Answer, Job
+from .worker import Answer, Made, Task
 
 SOURCE = Path(__file__).parents[2]
 POLL = 0.05  # seconds between two looks at how far a chunk is
 
 
 class RayExecutor:
-    """`size` workers on this machine. They start when a network is loaded, and stay until `close`, or until nobody has the crew."""
+    """An `Executor` of `size` workers on this machine. They start when a network is loaded, and stay until `close`, or until nobody
+    has the executor."""
 
     def __init__(self, size: int, device: str | None = None):
         """device: `cuda` or `cpu`; None: a GPU each where there are any. Raises InputError where there are too few, or no Ray."""
@@ -48,9 +50,10 @@ class RayExecutor:
                 f"workers is {size}, but there are {torch.cuda.device_count()} GPUs here: ask for at most as many"
             )
         self.size = size
+        self._turn = threading.Lock()  # of who has the workers make something
+        self._ended: deque[str] = deque()  # ids of tasks that nobody asks for any more
         self._workers: list[Any] = []
         weakref.finalize(self, _send_away, self._workers).atexit = False
-        self._names = WeakTensorKeyDictionary()  # of the workers' memories, by a film's last latent
 
     @property
     def at_work(self) -> bool:
@@ -66,51 +69,50 @@ class RayExecutor:
         identity: str = "",
         attention: str = AUTO,
     ) -> None:
-        """Give every worker the network of a file, in any layout that `read_network` reads. What they remembered is gone."""
-        share_heads(self.size, config.num_heads)
-        if not self._workers:
-            self._hire()
-        self._names.clear()
-        self._ask("load", str(Path(path).resolve()), config.to_dict(), dtype, identity, attention)
+        """Give every worker the network of a file, in any layout that `read_network` reads. What they remembered is gone.
 
-    def rollout(
-        self,
-        chunks: Sequence[PlannedChunk],
-        text_of: Callable[[int], Tensor],
-        state: State,
-        *,
-        size: tuple[int, int],
-        negative: Tensor | None = None,
-        shot_seeds: dict[int, int] | None = None,
-        on_step: Callable[[StepInfo], None] | None = None,
-    ) -> Iterator[Chunk]:
-        """As `sampling.rollout`; states have no memory. Where a worker is lost the WorkerLostError has the state of the film so
-        far, and the crew is gone until the next `load`."""
-        known = self._names.get(state.latents[-1]) if state.latents else None
-        if known is not None and not self._ask("has", known)[0]:
-            known = None
-        bare = replace(state, memory=None, decoder=None)
-        job = Job(
-            chunks=tuple(chunks),
-            texts={shot: text_of(shot).cpu() for shot in bare.read_next(chunks, elsewhere=known is not None)},
-            state=bare,
-            size=size,
-            negative=None if negative is None else negative.cpu(),
-            shot_seeds=shot_seeds or {},
-            known=known,
-        )
+        Raises InputError where the workers cannot share its heads, or there is no Ray.
+        """
+        share_heads(self.size, config.num_heads)
+        with self._turn:
+            if not self._workers:
+                self._hire()
+            self._ask("load", str(Path(path).resolve()), config.to_dict(), dtype, identity, attention)
+
+    def run(self, job: Job, on_step: Callable[[StepInfo], None] | None = None) -> Iterator[Chunk]:
+        """Make the chunks of a job. A FilmStoppedError has the state of the film so far; where a worker was lost, the others are gone
+        too until the next `load`."""
+        id, state, chunks = uuid.uuid4().hex, replace(job.state, memory=None), job.state.planned
         try:
-            self._ask("begin", dumps(job))
+            with self._turn:
+                ended = [self._ended.popleft() for _ in range(len(self._ended))]
+                self._ask("begin", dumps(self._task(id, job)), ended)
+            del job  # what its state remembers in this process is free once nobody else holds it
             for i, chunk in enumerate(chunks):
-                name = uuid.uuid4().hex
-                latent, record, pending = self._ask("next", name, on_step=on_step)[0]
-                self._names[latent] = name
-                state = state.extended(None, latent, record)
-                state = replace(state, planned=tuple(chunks[i + 1 :]), pending=pending)
-                yield Chunk(chunk.index, chunk.shot, latent, record.routing, state, record.seconds)
-        except WorkerLostError as lost:
-            lost.state = state
+                memory = RemoteMemory.new()
+                with self._turn:
+                    made: Made = self._ask("next", id, memory.id, on_step=on_step)[0]
+                state = state.extended(memory, made.latent, made.record)
+                state = replace(state, planned=chunks[i + 1 :], pending=made.pending)
+                yield Chunk(chunk.index, chunk.shot, made.latent, made.record.routing, state, made.record.seconds)
+        except FilmStoppedError as stopped:
+            stopped.state = state
             raise
+        finally:
+            self._ended.append(id)  # told with the next one: a generator may end in any thread, at any time
+
+    def holds(self, memory_id: str) -> bool:
+        try:
+            return self.at_work and bool(self._ask("has", memory_id)[0])
+        except WorkerLostError:
+            return False
+
+    def _task(self, id: str, job: Job) -> Task:
+        held = lies_with(self, job.state)
+        state = replace(job.state, memory=job.state.memory if held else None, decoder=None)
+        texts = {shot: job.text_of(shot).cpu() for shot in state.read_next(state.planned, elsewhere=held)}
+        negative = None if job.negative is None else job.negative.cpu()
+        return Task(id, state, texts, negative, job.find_layer)
 
     def close(self) -> None:
         """Send the workers away; what they remember is gone with them."""
@@ -120,7 +122,7 @@ class RayExecutor:
         ray = _ray()
         options = {"num_cpus": 0, "num_gpus": int(self.device == "cuda"), "max_concurrency": 2}
         self._workers += [
-            _hand(ray).options(**options).remote(rank, self.size, self.device) for rank in range(self.size)
+            _actor(ray).options(**options).remote(rank, self.size, self.device) for rank in range(self.size)
         ]
         address = self._ask("address")[0]
         self._ask("meet", address)
@@ -149,10 +151,13 @@ class RayExecutor:
         except BaseException:  # a cancel, of on_step or by hand
             self._drop(list(waited))
             raise
-        kinds = {answer.kind for answer in answers.values()}
-        if "refused" in kinds:
-            raise InputError(next(answer.value for answer in answers.values() if answer.kind == "refused"))
-        return [answers[rank].value for rank in range(self.size)]
+        heard = [answers[rank] for rank in range(self.size)]
+        for answer in heard:
+            if answer.kind == "refused":
+                raise InputError(answer.value)
+            if answer.kind == "stopped":
+                raise NotFiniteError(answer.value)
+        return [answer.value for answer in heard]
 
     def _drop(self, under_way: list[Any]) -> None:
         """Give up what the workers are at: all after the same pass. Whoever cannot is sent away."""
@@ -192,17 +197,17 @@ def _ray() -> Any:
     return ray
 
 
-def _hand(ray: Any) -> Any:
+def _actor(ray: Any) -> Any:
     """The Ray actor of a worker. It is made here because Ray sends it by value then: a worker's process may know this package
     by another name than ours."""
 
-    class Hand:
+    class WorkerActor:
         def __init__(self, *given: Any):
-            from causalcine_core.distributed.worker import Worker
+            from causalcine_core.executors.worker import Worker
 
             self.worker = Worker(*given)
 
         def answer(self, name: str, *given: Any) -> bytes:
             return self.worker.answer(name, *given)
 
-    return ray.remote(runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE)}})(Hand)
+    return ray.remote(runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE)}})(WorkerActor)
