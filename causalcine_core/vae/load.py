@@ -116,19 +116,21 @@ def from_diffusers_keys(weights: Weights) -> Weights:
 def infer_config(weights: Weights) -> VAEConfig:
     """The shape of the VAE, read off tensors under the original names. Raises InputError."""
     dim, image_channels = _shape(weights, "encoder.conv1.weight", 5)[:2]
-    blocks, widths = [0], [0]  # per stage, walking down the encoder
+    blocks, widths, spans = [0], [0], [3]  # per stage, walking down the encoder
     temporal: list[bool] = []
     spatial: list[bool] = []
     found = {match[0]: match for name in weights if (match := _ENCODER_LAYER.match(name))}
     for prefix in sorted(found, key=lambda prefix: (int(found[prefix][1]), int(found[prefix][2] or 0))):
         if f"{prefix}residual.6.weight" in weights:
             blocks[-1] += 1
-            widths[-1] = _shape(weights, f"{prefix}residual.6.weight", 5)[0]
+            shape = _shape(weights, f"{prefix}residual.6.weight", 5)
+            widths[-1], spans[-1] = shape[0], shape[2]
         else:
             temporal.append(f"{prefix}time_conv.weight" in weights)
             spatial.append(f"{prefix}resample.1.weight" in weights)
             blocks.append(0)
             widths.append(0)
+            spans.append(3)
     if 0 in blocks or len(set(blocks)) != 1:
         raise InputError(f"the encoder has {blocks} residual blocks per stage; a Wan VAE has the same number in each")
     if any(width % dim for width in widths):
@@ -143,6 +145,13 @@ def infer_config(weights: Weights) -> VAEConfig:
         decoder_dim=max(1, _shape(weights, "decoder.head.0.gamma")[0] // (widths[0] // dim)),
         residual=any(match[2] for match in found.values()),
         patch_size=max(1, math.isqrt(image_channels // 3)),
+        flat=spans.count(1),
+        shuffle=any(
+            name.startswith("decoder.upsamples.")
+            and name.endswith("resample.1.weight")
+            and len(weight) > weight.shape[1]
+            for name, weight in weights.items()
+        ),
     )
 
 

@@ -32,8 +32,10 @@ class VAEConfig:
     `dim`). Every stage but the last ends in a step down
     that halves frames where `temporal_downsample` says so, and rows and columns where `spatial_downsample` does
     (None: everywhere, as Wan). patch_size: pixels are first folded into channels as squares of this size (1: not at
-    all), as Wan2.2 does. residual: what enters a stage is added, resampled, to what leaves it, as in Wan2.2. Raises InputError
-    that names the field.
+    all), as Wan2.2 does. residual: what enters a stage is added, resampled, to what leaves it, as in Wan2.2. flat: how
+    many of the first stages convolve in rows and columns only (1 x 3 x 3), not in time; Wan has none. shuffle: rows and
+    columns are doubled by a convolution of the small picture whose channels become places, instead of one of the picture
+    enlarged. Raises InputError that names the field.
     """
 
     dim: int = 96
@@ -45,6 +47,8 @@ class VAEConfig:
     spatial_downsample: tuple[bool, ...] | None = None
     decoder_dim: int | None = None
     residual: bool = False
+    flat: int = 0
+    shuffle: bool = False
 
     def __post_init__(self) -> None:
         steps = len(checks.wholes(self.dim_mult, "vae.dim_mult", 1, 64, least=1, most=8)) - 1
@@ -67,6 +71,8 @@ class VAEConfig:
                     f"vae.{name} must be a list of {steps} of true and false, one fewer than dim_mult has, got {checks.show(value)}"
                 )
         checks.truth(self.residual, "vae.residual")
+        checks.truth(self.shuffle, "vae.shuffle")
+        checks.whole(self.flat, "vae.flat", 0, len(self.dim_mult))
 
     @classmethod
     def preset(cls, name: str) -> VAEConfig:
@@ -189,13 +195,14 @@ class Encoder(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
         widths = [config.dim * mult for mult in config.dim_mult]
-        self.conv1 = CausalConv3d(config.image_channels, config.dim)
+        spans = [1 if i < config.flat else 3 for i in range(len(widths))]  # frames that the convolutions see, by stage
+        self.conv1 = CausalConv3d(config.image_channels, config.dim, spans[0])
         self.downsamples = nn.ModuleList()
         width_in = config.dim
         steps = [*zip(config.spatial_downsample, config.temporal_downsample, strict=True), None]
-        for width, step in zip(widths, steps, strict=True):
+        for width, step, span in zip(widths, steps, spans, strict=True):
             layers: list[nn.Module] = [
-                ResidualBlock(width if i else width_in, width) for i in range(config.num_res_blocks)
+                ResidualBlock(width if i else width_in, width, span) for i in range(config.num_res_blocks)
             ]
             if step is not None:
                 layers.append(Downsample(width, *step))
@@ -218,21 +225,22 @@ class Decoder(nn.Module):
     def __init__(self, config: VAEConfig):
         super().__init__()
         widths = [config.decoder_dim * mult for mult in reversed(config.dim_mult)]
+        spans = [1 if i < config.flat else 3 for i in reversed(range(len(widths)))]
         self.conv1 = CausalConv3d(config.z_dim, widths[0])
         self.middle = middle(widths[0])
         self.upsamples = nn.ModuleList()
         width_in = widths[0]
         steps = [*zip(reversed(config.spatial_downsample), reversed(config.temporal_downsample), strict=True), None]
-        for width, step in zip(widths, steps, strict=True):
+        for width, step, span in zip(widths, steps, spans, strict=True):
             layers: list[nn.Module] = [
-                ResidualBlock(width if i else width_in, width) for i in range(config.num_res_blocks + 1)
+                ResidualBlock(width if i else width_in, width, span) for i in range(config.num_res_blocks + 1)
             ]
             width_in = width
             if step is not None:
                 width_in = width if config.residual or not step[0] else width // 2
-                layers.append(Upsample(width, width_in, *step))
+                layers.append(Upsample(width, width_in, *step, config.shuffle))
             self.upsamples.extend([UpStage(layers, width, step)] if config.residual else layers)
-        self.head = head(widths[-1], config.image_channels)
+        self.head = head(widths[-1], config.image_channels, spans[-1])
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         x = self.conv1(x, tape)
@@ -246,8 +254,8 @@ def middle(width: int) -> nn.ModuleList:
     return nn.ModuleList([ResidualBlock(width, width), AttentionBlock(width), ResidualBlock(width, width)])
 
 
-def head(width: int, width_out: int) -> nn.ModuleList:
-    return nn.ModuleList([RMSNorm(width, 3), nn.SiLU(), CausalConv3d(width, width_out)])
+def head(width: int, width_out: int, span: int = 3) -> nn.ModuleList:
+    return nn.ModuleList([RMSNorm(width, 3), nn.SiLU(), CausalConv3d(width, width_out, span)])
 
 
 class Conv3d(nn.Conv3d):
@@ -263,12 +271,18 @@ class Conv3d(nn.Conv3d):
 
 
 class CausalConv3d(Conv3d):
-    """A 3x3x3 convolution over the current frame and the two before it; before a film there is zero."""
+    """A 3x3x3 convolution over the current frame and the two before it; before a film there is zero.
 
-    def __init__(self, width_in: int, width_out: int):
-        super().__init__(width_in, width_out, kernel_size=3, padding=(0, 1, 1))
+    span: 1 for a 1x3x3 convolution, which sees the current frame only and remembers nothing.
+    """
+
+    def __init__(self, width_in: int, width_out: int, span: int = 3):
+        super().__init__(width_in, width_out, kernel_size=(span, 3, 3), padding=(0, 1, 1))
+        self.span = span
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
+        if self.span == 1:
+            return super().forward(x)
         past = tape.read(x, 2)
         film = torch.cat([zero_frames(x, 2) if past is None else past, x], dim=2)
         tape.write(film[:, :, -2:])
@@ -291,16 +305,16 @@ class RMSNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two causal convolutions and a shortcut."""
+    """Two causal convolutions and a shortcut. span: frames that each convolution sees, 1 or 3."""
 
-    def __init__(self, width_in: int, width_out: int):
+    def __init__(self, width_in: int, width_out: int, span: int = 3):
         super().__init__()
         self.residual = nn.ModuleDict(  # keys are the positions in the published file; the activations have no weights
             {
                 "0": RMSNorm(width_in, 3),
-                "2": CausalConv3d(width_in, width_out),
+                "2": CausalConv3d(width_in, width_out, span),
                 "3": RMSNorm(width_out, 3),
-                "6": CausalConv3d(width_out, width_out),
+                "6": CausalConv3d(width_out, width_out, span),
             }
         )
         self.shortcut = Conv3d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
@@ -355,11 +369,14 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
     """Doubles frames if `double_frames`, all but a film's first; doubles rows and columns if `double_size`, and then
-    has `width_out` channels."""
+    has `width_out` channels. shuffle: as in `VAEConfig`; the published files have no such layer."""
 
-    def __init__(self, width: int, width_out: int, double_size: bool, double_frames: bool):
+    def __init__(self, width: int, width_out: int, double_size: bool, double_frames: bool, shuffle: bool = False):
         super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(width, width_out, 3, padding=1)}) if double_size else None
+        self.shuffle = shuffle
+        places = 4 if shuffle else 1
+        conv = nn.Conv2d(width, places * width_out, 3, padding=1)
+        self.resample = nn.ModuleDict({"1": conv}) if double_size else None
         self.time_conv = Conv3d(width, 2 * width, (3, 1, 1)) if double_frames else None
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
@@ -367,7 +384,12 @@ class Upsample(nn.Module):
             x = self._double_frames(x, tape)
         if self.resample is None:
             return x
-        return each_frame(lambda frames: self.resample["1"](F.interpolate(frames, scale_factor=2, mode="nearest")), x)
+        return each_frame(self._double_size, x)
+
+    def _double_size(self, frames: Tensor) -> Tensor:
+        if self.shuffle:
+            return F.pixel_shuffle(self.resample["1"](frames), 2)
+        return self.resample["1"](F.interpolate(frames, scale_factor=2, mode="nearest"))
 
     def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:
         past, first = tape.read(x, 2), None
@@ -384,6 +406,7 @@ class Upsample(nn.Module):
 class DownStage(nn.Module):
     """A stage of Wan2.2's encoder: beside its layers go means over what enters, folded to the size of what leaves.
 
+    Where that has fewer channels than leave, which is never so in Wan2.2, each is taken several times instead.
     step: whether it halves rows and columns, and whether frames; None for the last stage, which halves neither.
     """
 
@@ -398,6 +421,8 @@ class DownStage(nn.Module):
             x = layer(x, tape)
         fold = "b c (t f) (h p) (w q) -> b (c f p q) t h w"
         folded = rearrange(entered, fold, f=self.time, p=self.space, q=self.space)
+        if folded.shape[1] < self.width:
+            return x + folded.repeat_interleave(self.width // folded.shape[1], 1)
         return x + reduce(folded, "b (c n) t h w -> b c t h w", "mean", c=self.width)
 
 

@@ -1,14 +1,11 @@
-"""Trains the built-in video VAE on the procedural world, on a CPU.
+"""Trains the built-in video codec on films of the procedural world.
 
-    causalcine train vae training/recipes/vae.yaml
-    causalcine train vae training/recipes/vae_decoder.yaml --init VAE
+    python -m training.stages.vae training/recipes/codec.yaml [--work DIR] [--stop-after SECONDS]
 
-Most steps see small crops, the last ones whole pictures; each is a batch of stills or of clips, some with a cut
-inside. At the end the latents are brought to Wan2.1's mean and deviation per channel, folded into the two 1x1
-convolutions next to them, so that the file fits wherever Wan2.1's latents do.
-
-A finished VAE's decoder can be trained on alone: its latents stay what they are, and so does every transformer that was
-trained on them.
+It goes on from its state in DIR, if there is one, and ends after the recipe's steps. Encoder and decoder learn together;
+from `encoder_until` on the averaged encoder stays as it is, so that transformers can be trained on its latents while
+the decoder goes on, against a discriminator of patches from `adversarial_from` on. `python -m training.stages.vae RECIPE
+--export FILE` writes the averaged weights of any moment, their latents brought to Wan2.1's mean and deviation per channel.
 """
 
 from __future__ import annotations
@@ -16,376 +13,378 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import yaml
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from causalcine_core.errors import InputError
-from causalcine_core.vae import WAN21_MEAN, WAN21_STD, VAEConfig, WanVAE, load_vae, save_vae
-from causalcine_core.weights.header import read_header
-from causalcine_core.weights.tensors import write_tensors, write_torch
+from causalcine_core.vae import VAEConfig, WanVAE, save_vae
 
 from .. import HOME
-from ..components.vae_start import start_linear
-from ..world import make_film, make_still
-
-HELD_OUT_SEED = 900_000_000  # seeds from here on are never trained on
-GROUP = 4  # pixel frames of one latent frame
+from ..components.latent_statistics import fold_statistics, latent_statistics
+from ..components.muon import Optimizer
+from ..data.footage import Footage, to_video
+from ..evaluation.codec import Frames, measure, sheet, unseen_films
+from ..linear_start import start_linear
+from ..losses.adversarial_patches import (
+    PatchDiscriminator,
+    ReplayBuffer,
+    discriminator_loss,
+    draw_patches,
+    guidance,
+    guided_loss,
+)
+from ..losses.haar import haar_loss
+from ..losses.reconstruction import edge_loss, kl_loss, pixel_loss, rhythm_loss
 
 
 @dataclass(frozen=True)
-class VAERecipe:
-    """A run. It ends after `steps`, or if that is 0 after `seconds` of training, summed over all sessions.
+class Batch:
+    """One kind of training step. share: of all steps; frames: 1, or 1 + 4n; crop: edge in pixels."""
 
-    stills, films, clips_per_film, clip_frames: what is rendered to train on. held_out: as many stills, and as many
-    films, to measure on. batch: samples of a step by kind, for crops. crop: edge of a crop in pixels. whole_share:
-    last part of the run, on whole pictures. still_share: part of the steps on stills. levels: scales of the edge
-    loss, halving. decoder_only: train the decoder of a finished VAE. latent_noise: most deviation of noise that is
-    added to latents, in units of model space, drawn for each sample: what a transformer makes is never quite a latent
-    of the encoder, and a decoder that saw no other shows it as blocks. precision: 'bf16' or 'fp32' of the forward and
-    backward pass; weights are always float32.
+    share: float
+    count: int
+    frames: int
+    crop: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Kinds of batches until a share of the run is over."""
+
+    until: float
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The adversarial part. patches: per step, of `size` pixels; reach, weight: as in `guided_loss`; buffer: fakes kept."""
+
+    patches: int = 16
+    size: int = 48
+    reach: float = 0.1
+    weight: float = 1.0
+    buffer: int = 1024
+    learning_rate: float = 3e-4
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """A run of `steps` updates. Schedules follow steps; time is never part of one.
+
+    model: fields of `VAEConfig`. stills, films, clip_frames: rendered to train on. linear_start: clips whose principal
+    components the run begins with; 0 for weights at random. weights: of the losses by name. latent_noise: most deviation
+    of noise added to latents, in units of their own, drawn for each sample. encoder_until, adversarial_from: shares of
+    the run. learning_rate: of AdamW. muon_rate: of Muon, which has the convolutions between the first and the last of
+    each network; 0 for AdamW everywhere. ema: decay per step. precision: of the passes, 'bf16' or 'fp32'; weights are
+    always float32. measured: unseen films, of so many frames. *_every: in steps, but `save_every` in seconds.
     """
 
-    model: str = "nano"
+    steps: int
+    model: dict[str, Any]
+    phases: tuple[Phase, ...]
+    weights: dict[str, float] = field(
+        default_factory=lambda: {"squared": 1.0, "edge": 1.0, "haar": 1.0, "rhythm": 0.0, "kl": 1e-4}
+    )
+    adversary: Adversary = Adversary()
     seed: int = 0
-    seconds: float = 1320
-    steps: int = 0
-    stills: int = 5000
-    films: int = 240
-    clips_per_film: int = 6
-    clip_frames: int = 17
-    held_out: int = 16
-    crop: int = 48
-    whole_share: float = 0.15
-    still_share: float = 0.35
-    batch_still: int = 16
-    batch_clip: int = 3
-    learning_rate: float = 6e-4
-    warmup_steps: int = 30
-    weight_decay: float = 0.0
-    ema: float = 0.99
-    edge_weight: float = 1.0
-    levels: int = 2
-    kl_weight: float = 3e-4
-    decoder_only: bool = False
-    latent_noise: float = 0.0
+    linear_start: int = 100
+    stills: int = 8000
+    films: int = 3600
+    clip_frames: int = 33
+    edge_levels: int = 2
+    latent_noise: float = 0.1
+    encoder_until: float = 0.6
+    adversarial_from: float = 0.67
+    learning_rate: float = 1e-3
+    muon_rate: float = 0.0
+    final_rate: float = 0.02
+    warmup_steps: int = 200
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float = 0.999
     precision: str = "bf16"
-    save_every: float = 100
-    log_every: int = 200
+    measured: tuple[int, int] = (8, 97)
+    log_every: int = 100
+    measure_every: int = 2000
+    save_every: float = 120
 
     @classmethod
-    def load(cls, path: Path) -> VAERecipe:
-        return cls(**yaml.safe_load(path.read_text()))
+    def load(cls, path: Path) -> CodecRecipe:
+        data = yaml.safe_load(path.read_text())
+        data["phases"] = tuple(
+            Phase(phase["until"], tuple(Batch(**batch) for batch in phase["batches"])) for phase in data["phases"]
+        )
+        data["adversary"] = Adversary(**data.get("adversary", {}))
+        for name in ("betas", "measured"):
+            if name in data:
+                data[name] = tuple(data[name])
+        return cls(**data)
 
-    def learning_rate_factor(self, step: int, progress: float) -> float:
-        """Linear warm-up, then a cosine to zero."""
-        return min(1.0, (step + 1) / self.warmup_steps) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
+    def factor(self, step: int) -> float:
+        """Of the learning rates at a step: linear warm-up, then a cosine down to `final_rate`."""
+        wave = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
+        return min(1.0, (step + 1) / self.warmup_steps) * (self.final_rate + (1 - self.final_rate) * wave)
 
-
-@dataclass(frozen=True)
-class Footage:
-    """Rendered pictures: stills uint8 `[N H W 3]`, clips uint8 `[M F H W 3]`."""
-
-    stills: Tensor
-    clips: Tensor
-
-    @classmethod
-    def render(cls, stills: int, films: int, clips_per_film: int, frames: int, first_seed: int) -> Footage:
-        """Renders stills, and clips from random places of films; every second clip holds a cut.
-
-        Clips begin at multiples of 4 frames, so that cuts fall between latent frames, as they do in every film.
-        """
-        pictures = np.stack([make_still(first_seed + n)[0] for n in range(stills)])
-        clips = []
-        for seed in range(first_seed, first_seed + films):
-            film, rng = make_film(seed), random.Random(seed)
-            end = film.shots[-1].end
-            cuts = [shot.first for shot in film.shots[1:]]
-            for n in range(clips_per_film):
-                start = rng.choice(cuts) - rng.randrange(1, frames) if cuts and n % 2 else rng.randrange(end)
-                start = max(0, min(start, end - frames)) // GROUP * GROUP
-                clips.append(np.asarray(film.render(start, start + frames)))
-        return cls(torch.from_numpy(pictures), torch.from_numpy(np.stack(clips)))
-
-    @classmethod
-    def cached(cls, folder: Path, *numbers: int) -> Footage:
-        """As `render` of these numbers, kept in a file in `folder`."""
-        path = folder / f"footage-{'-'.join(map(str, numbers))}.safetensors"
-        if not path.exists():
-            began = time.monotonic()
-            footage = cls.render(*numbers)
-            write_tensors(path, {"stills": footage.stills, "clips": footage.clips})
-            print(f"rendered {path.name} in {time.monotonic() - began:.0f} s", flush=True)
-        return cls(**load_file(path))
-
-    def batch(self, kind: str, count: int, crop: int, rng: random.Random) -> Tensor:
-        """`[B 3 F crop crop]` in -1..1: random pictures, places, lengths and mirroring."""
-        source = self.stills[:, None] if kind == "still" else self.clips
-        frames = 1 if kind == "still" else rng.choice(range(9, source.shape[1] + 1, GROUP))
-        out = []
-        for _ in range(count):
-            film = source[rng.randrange(len(source))]
-            t = rng.randrange(0, len(film) - frames + 1, GROUP)
-            y, x = (rng.randrange(size - crop + 1) for size in film.shape[1:3])
-            piece = film[t : t + frames, y : y + crop, x : x + crop]
-            out.append(piece.flip(2) if rng.random() < 0.5 else piece)
-        return to_video(torch.stack(out))
-
-
-def to_video(frames: Tensor) -> Tensor:
-    """uint8 `[B F H W 3]` to float `[B 3 F H W]` in -1..1."""
-    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-
-
-class RoundTrip(nn.Module):
-    """Encode, sample, decode: what one training step runs. decoder_only, latent_noise: as in `VAERecipe`."""
-
-    def __init__(self, vae: WanVAE, decoder_only: bool = False, latent_noise: float = 0.0):
-        super().__init__()
-        self.vae, self.latent_noise = vae, latent_noise
-        for part in (vae.encoder, vae.conv1) if decoder_only else ():
-            part.requires_grad_(False)
-
-    def forward(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction, mean and log variance."""
-        mean, logvar, _ = self.vae.encode_moments(video)
-        logvar = logvar.clamp(-30, 20)
-        sample = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
-        if self.latent_noise:
-            unit = torch.tensor(WAN21_STD, dtype=mean.dtype).view(1, -1, 1, 1, 1)
-            amount = self.latent_noise * torch.rand(len(mean), 1, 1, 1, 1, dtype=mean.dtype)
-            sample = sample + amount * unit * torch.randn_like(mean)
-        reconstruction, _ = self.vae.decode(sample, clamp=False)
-        return reconstruction.float(), mean.float(), logvar.float()
-
-
-def reconstruction_loss(output: Tensor, video: Tensor, levels: int, edge_weight: float) -> Tensor:
-    """L1, and L1 of the differences along time, rows and columns at `levels` scales."""
-    error = output - video
-    loss = error.abs().mean()
-    for level in range(levels):
-        if level:
-            error = F.avg_pool3d(error, (1, 2, 2))
-        edges = [error.diff(dim=dim).abs().mean() for dim in (2, 3, 4) if error.shape[dim] > 1]
-        loss = loss + edge_weight * sum(edges) / (len(edges) * levels)
-    return loss
-
-
-def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Divergence from the unit normal, mean over elements."""
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-
-
-@torch.no_grad()
-def psnr(vae: WanVAE, films: Sequence[Tensor], noise: float = 0.0) -> float:
-    """Mean over films `[F H W 3]` uint8 of the peak signal-to-noise ratio in dB.
-
-    noise: deviation of noise added to the latents, in units of their own deviation.
-    """
-    values = []
-    for frames in films:
-        video = to_video(frames[None])
-        latent, _ = vae.encode(video)
-        generator = torch.Generator().manual_seed(0)
-        grain = torch.randn(latent.shape, generator=generator) * latent.std((0, 2, 3, 4), keepdim=True)
-        output, _ = vae.decode(latent + noise * grain)
-        values.append(-10 * math.log10((output - video).square().mean().item() / 4))
-    return sum(values) / len(values)
-
-
-@torch.no_grad()
-def latent_statistics(vae: WanVAE, films: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation per channel of the latents of films `[F H W 3]` uint8."""
-    values = torch.cat([vae.encode(to_video(frames[None]))[0][0].flatten(1) for frames in films], dim=1).double()
-    return values.mean(1), values.std(1)
-
-
-@torch.no_grad()
-def fold_statistics(vae: WanVAE, mean: Tensor, std: Tensor) -> None:
-    """Rescales the latents from `mean` and `std` per channel to Wan2.1's, in place, without changing any picture.
-
-    Exact, because both convolutions next to the latent are 1x1x1 and pad nothing.
-    """
-    gain = torch.tensor(WAN21_STD, dtype=torch.float64) / std.double()
-    shift = torch.tensor(WAN21_MEAN, dtype=torch.float64) - mean.double() * gain
-    into, out = vae.conv1, vae.conv2
-    size = len(gain)
-    weight, bias = into.weight.double(), into.bias.double()
-    weight[:size] *= gain.view(-1, 1, 1, 1, 1)
-    bias[:size] = bias[:size] * gain + shift
-    bias[size:] += 2 * gain.log()  # the log variances
-    into.weight.copy_(weight)
-    into.bias.copy_(bias)
-    weight = out.weight.double() / gain.view(1, -1, 1, 1, 1)
-    out.bias.copy_(out.bias.double() - weight[:, :, 0, 0, 0] @ shift)
-    out.weight.copy_(weight)
+    def batch(self, step: int, rng: random.Random) -> Batch:
+        phase = next((p for p in self.phases if step < p.until * self.steps), self.phases[-1])
+        return rng.choices(phase.batches, [batch.share for batch in phase.batches])[0]
 
 
 class Trainer:
-    def __init__(self, recipe: VAERecipe, work: Path, init: Path | None = None):
-        """init: a finished VAE to begin with; without one the beginning is linear."""
-        if recipe.decoder_only and init is None:
-            raise InputError("decoder_only trains the decoder of a finished VAE: name it with --init")
-        self.recipe, self.work, self.init = recipe, work, init
+    """One run in a folder: its state, its log, its sheets."""
+
+    def __init__(self, recipe: CodecRecipe, work: Path, footage: Footage):
+        self.recipe, self.work, self.footage = recipe, work, footage
         work.mkdir(parents=True, exist_ok=True)
-        frames, few = recipe.clip_frames, recipe.held_out
-        self.footage = Footage.cached(work, recipe.stills, recipe.films, recipe.clips_per_film, frames, 0)
-        held_out = Footage.cached(work, few, few, 2, frames, HELD_OUT_SEED)
-        self.held_out = [still[None] for still in held_out.stills] + list(held_out.clips)
         torch.manual_seed(recipe.seed)
-        if init is not None:
-            vae = load_vae(init)
-        else:
-            vae = WanVAE(VAEConfig.preset(recipe.model))
-            start_linear(vae, to_video(self.footage.clips[:160]))
-        self.model = RoundTrip(vae.requires_grad_(True), recipe.decoder_only, recipe.latent_noise)
-        self.ema = WanVAE(VAEConfig.preset(recipe.model)).eval().requires_grad_(False)
-        self.ema.load_state_dict(self.model.vae.state_dict())
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=recipe.weight_decay,
+        config = VAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()})
+        self.vae = WanVAE(config)
+        if recipe.linear_start:
+            start_linear(self.vae, to_video(torch.from_numpy(np.array(footage.clips[: recipe.linear_start]))))
+        self.ema = WanVAE(config).eval().requires_grad_(False)
+        self.ema.load_state_dict(self.vae.state_dict())
+        self.optimizer = Optimizer(self.vae, recipe.learning_rate, recipe.betas, recipe.muon_rate)
+        self.judge = PatchDiscriminator(config.z_dim)
+        self.judge_optimizer = torch.optim.AdamW(
+            self.judge.parameters(), recipe.adversary.learning_rate, (0.5, 0.99), weight_decay=0
         )
+        self.fakes = ReplayBuffer(recipe.adversary.buffer)
         self.step, self.seconds, self.frames = 0, 0.0, 0.0
-        self.path = work / "state.pt"
-        if self.path.exists():
+        self.sums: dict[str, list[Any]] = {}  # total and count of each loss since the last line of the log
+        self.latent_std = torch.ones(config.z_dim)  # running, of each channel
+        if (work / "state.pt").exists():
             self._resume()
 
-    @property
-    def progress(self) -> float:
-        return self.step / self.recipe.steps if self.recipe.steps else self.seconds / self.recipe.seconds
+    # --- a step
 
-    def run(self) -> None:
-        saved, losses = time.monotonic(), []
-        while self.progress < 1:
-            began = time.monotonic()
-            losses.append(self.train_step())
-            self.seconds += time.monotonic() - began
+    def train_step(self) -> None:
+        """One update; its randomness depends on the seed and the step only."""
+        recipe, began = self.recipe, time.monotonic()
+        rng = random.Random(f"{recipe.seed}/{self.step}")
+        torch.manual_seed(rng.getrandbits(63))
+        if self.step == self._encoder_end:
+            self._keep_encoder()
+        kind = recipe.batch(self.step, rng)
+        video = self.footage.batch(kind.count, kind.frames, kind.crop, rng)
+        output, mean, logvar = self._round_trip(video)
+        losses = self._losses(output, video, mean, logvar)
+        if self.step >= recipe.adversarial_from * recipe.steps:
+            losses["adversarial"] = self._adversarial_loss(output, video, mean, rng)
+        total = sum(self._weight(name) * loss for name, loss in losses.items())
+        self.vae.zero_grad(set_to_none=True)
+        total.backward()
+        losses["norm"] = nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        self.optimizer.step(recipe.factor(self.step))
+        self._average(mean)
+        self.step += 1
+        self.seconds += time.monotonic() - began
+        self.frames += kind.count * kind.frames * (kind.crop / self.footage.stills.shape[1]) ** 2
+        suffix = "_still" if kind.frames == 1 else ""
+        for name, loss in losses.items():
+            sums = self.sums.setdefault(name + suffix, [0.0, 0])
+            sums[0], sums[1] = sums[0] + float(loss.detach()), sums[1] + 1
+
+    @property
+    def _encoder_end(self) -> int:
+        return round(self.recipe.encoder_until * self.recipe.steps)
+
+    def _weight(self, name: str) -> float:
+        return self.recipe.adversary.weight if name == "adversarial" else self.recipe.weights.get(name, 1.0)
+
+    def _losses(self, output: Tensor, video: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
+        weights = self.recipe.weights
+        return {
+            "pixel": pixel_loss(output, video, weights["squared"]),
+            "edge": edge_loss(output, video, self.recipe.edge_levels),
+            "haar": haar_loss(output, video),
+            "rhythm": rhythm_loss(output, video),
+            "kl": kl_loss(mean, logvar),
+        }
+
+    def _round_trip(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction, mean and log variance, in float32; the passes run in the recipe's precision."""
+        half = self.recipe.precision == "bf16"
+        parameters = {name: p.bfloat16() if half else p for name, p in self.vae.named_parameters()}
+        noise = (self.recipe.latent_noise, self.latent_std)
+        call = torch.func.functional_call(
+            _RoundTrip(self.vae),
+            {f"vae.{n}": p for n, p in parameters.items()},
+            (
+                video.bfloat16() if half else video,
+                *noise,
+            ),
+        )
+        return tuple(part.float() for part in call)
+
+    def _adversarial_loss(self, output: Tensor, video: Tensor, mean: Tensor, rng: random.Random) -> Tensor:
+        """Trains the discriminator on this batch, then returns the decoder's loss against it."""
+        plan = self.recipe.adversary
+        latent = (mean / self.latent_std.view(1, -1, 1, 1, 1)).detach()
+        stride = self.vae.config.spatial_stride
+        size = min(plan.size, output.shape[-1])
+        fake, true, latent = draw_patches(output, video, latent, plan.patches, size, stride, rng)
+        if size == plan.size:
+            shown, shown_latent = self.fakes.exchange(fake.detach(), latent, rng)
+            loss = discriminator_loss(self.judge(true, latent), self.judge(shown, shown_latent))
+            self.judge_optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.judge_optimizer.step()
+        return guided_loss(fake, guidance(self.judge, fake, true, latent), plan.reach)
+
+    @torch.no_grad()
+    def _average(self, mean: Tensor) -> None:
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.vae.parameters()), 1 - decay)
+        if self.step < self._encoder_end:
+            self.latent_std.lerp_(mean.detach().std((0, 2, 3, 4)), 0.1 if self.step < 100 else 0.01)
+
+    def _keep_encoder(self) -> None:
+        """From here on the averaged encoder stays: the trained weights become the averaged ones."""
+        self.vae.load_state_dict(self.ema.state_dict())
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for part in (self.vae.encoder, self.vae.conv1):
+            part.requires_grad_(False)
+            for parameter in part.parameters():
+                parameter.grad = None
+
+    # --- a run
+
+    def run(self, stop_after: float = math.inf) -> None:
+        """Trains to the end, or for so many seconds."""
+        began = saved = time.monotonic()
+        films = unseen_films(*self.recipe.measured)
+        while self.step < self.recipe.steps and time.monotonic() - began < stop_after:
+            self.train_step()
             if self.step % self.recipe.log_every == 0:
-                self._log(sum(losses) / len(losses))
-                losses = []
+                self._log()
+            if self.step % self.recipe.measure_every == 0 or self.step == self.recipe.steps:
+                self._measure(films)
             if time.monotonic() - saved > self.recipe.save_every:
                 self.save()
                 saved = time.monotonic()
         self.save()
 
-    def train_step(self) -> float:
-        """One update; its randomness depends on the seed and the step only. Returns the reconstruction loss."""
-        recipe = self.recipe
-        rng = random.Random(f"{recipe.seed}/{self.step}")
-        torch.manual_seed(rng.getrandbits(63))
-        kind = "still" if rng.random() < recipe.still_share else "clip"
-        count = {"still": recipe.batch_still, "clip": recipe.batch_clip}[kind]
-        crop, size = recipe.crop, self.footage.stills.shape[1]
-        if self.progress >= 1 - recipe.whole_share:
-            count, crop = max(1, count * crop**2 // size**2), size
-        video = self.footage.batch(kind, count, crop, rng)
-        output, mean, logvar = self._round_trip(video)
-        fit = reconstruction_loss(output, video, recipe.levels, recipe.edge_weight)
-        loss = fit + recipe.kl_weight * kl_loss(mean, logvar)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * recipe.learning_rate_factor(self.step, self.progress)
-        self.optimizer.step()
-        self._average()
-        self.step += 1
-        self.frames += video.shape[0] * video.shape[2] * (crop / size) ** 2
-        return fit.item()
+    def _log(self, **more: Any) -> None:
+        entry = {"step": self.step, "seconds": round(self.seconds), "rate": round(self.recipe.factor(self.step), 4)}
+        entry |= {name: round(total / count, 5) for name, (total, count) in self.sums.items()}
+        entry["frames_per_second"] = round(self.frames / max(self.seconds, 1e-9), 1)
+        self.sums = {}
+        self._write(entry)
 
-    def _round_trip(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.recipe.precision == "fp32":
-            return self.model(video)
-        halves = {name: parameter.bfloat16() for name, parameter in self.model.named_parameters()}
-        return torch.func.functional_call(self.model, halves, (video.bfloat16(),))
+    def _measure(self, films: Sequence[tuple[Frames, Sequence[int]]]) -> None:
+        vae = self.half_ema()
+        self._write({"step": self.step, "measured": measure(vae, films)})
+        sheet(vae, films, self.work / f"sheet-{self.step:07d}.png")
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.vae.parameters()), 1 - decay)
+    def half_ema(self) -> WanVAE:
+        """The averaged weights in the recipe's precision."""
+        vae = WanVAE(self.ema.config).eval().requires_grad_(False)
+        vae.load_state_dict(self.ema.state_dict())
+        return vae.bfloat16() if self.recipe.precision == "bf16" else vae
 
-    def _log(self, loss: float) -> None:
-        entry = {
-            "step": self.step,
-            "seconds": round(self.seconds),
-            "loss": round(loss, 4),
-            "psnr": round(psnr(self.ema, self.held_out[::4]), 2),
-            "frames_per_second": round(self.frames / self.seconds, 1),
-        }
+    def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry)
         print(line, flush=True)
         with (self.work / "log.jsonl").open("a") as file:
             file.write(line + "\n")
 
-    def finish(self, command: str) -> Path:
-        """Measures the averaged weights, brings their latents to Wan2.1's statistics and writes the file."""
-        mean, std = latent_statistics(self.ema, self.held_out)
-        if not self.recipe.decoder_only:  # whose latents have them already
-            fold_statistics(self.ema, mean, std)
-        stills = [film for film in self.held_out if len(film) == 1]
-        clips = [film for film in self.held_out if len(film) > 1]
-        report = {
-            "psnr_stills": round(psnr(self.ema, stills), 2),
-            "psnr_clips": round(psnr(self.ema, clips), 2),
-            "psnr_clips_latent_noise_0.1": round(psnr(self.ema, clips, 0.1), 2),
-            "psnr_clips_latent_noise_0.3": round(psnr(self.ema, clips, 0.3), 2),
-            "latent_std": [round(value, 4) for value in std.tolist()],
-            "steps": self.step,
-            "seconds": round(self.seconds),
-        }
-        print(json.dumps(report), flush=True)
-        metadata = {"config": asdict(self.ema.config), "recipe": asdict(self.recipe), "command": command, **report}
-        if self.init is not None:
-            metadata["begun_with"] = read_header(self.init, "VAE file").metadata
-        path = self.work / "vae.safetensors"
-        save_vae(self.ema, path, metadata)
-        return path
+    # --- files
 
     def save(self) -> None:
         state = {
-            "model": self.model.state_dict(),
+            "recipe": json.dumps(asdict(self.recipe)),
+            "vae": self.vae.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "frames": self.frames,
+            "judge": self.judge.state_dict(),
+            "judge_optimizer": self.judge_optimizer.state_dict(),
+            "fakes": self.fakes.state(),
+            "latent_std": self.latent_std,
+            "sums": self.sums,
+            "counts": (self.step, self.seconds, self.frames),
         }
-        write_torch(self.path, state)
+        replace_by(self.work / "state.pt", lambda partial: torch.save(state, partial))
 
     def _resume(self) -> None:
-        state = torch.load(self.path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.frames = state["step"], state["seconds"], state["frames"]
+        state = torch.load(self.work / "state.pt", weights_only=True)
+        for name in ("vae", "ema", "optimizer", "judge", "judge_optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.fakes.load(state["fakes"])
+        self.latent_std, self.sums = state["latent_std"], state["sums"]
+        self.step, self.seconds, self.frames = state["counts"]
+        if self.step > self._encoder_end:
+            self._freeze()
+        for name, now in json.loads(json.dumps(asdict(self.recipe))).items():
+            if (then := json.loads(state["recipe"])[name]) != now:
+                print(f"changed since the state was saved: {name} was {then}, is {now}", flush=True)
         print(f"resumed at step {self.step}, {self.seconds:.0f} s", flush=True)
+
+    def export(self, path: Path, command: str) -> None:
+        """Writes the averaged weights, with their latents in Wan2.1's statistics."""
+        vae = WanVAE(self.ema.config).eval().requires_grad_(False)
+        vae.load_state_dict(self.ema.state_dict())
+        films = [
+            self.footage.clips[n] for n in range(0, len(self.footage.clips), max(1, len(self.footage.clips) // 64))
+        ]
+        fold_statistics(vae, *latent_statistics(vae, films))
+        metadata: dict[str, object] = {"config": asdict(vae.config), "recipe": asdict(self.recipe), "command": command}
+        metadata |= {"steps": self.step, "seconds": round(self.seconds)}
+        replace_by(path, lambda partial: save_vae(vae, partial, metadata))
+
+
+class _RoundTrip(nn.Module):
+    """Encode, sample, disturb, decode."""
+
+    def __init__(self, vae: WanVAE):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, video: Tensor, noise: float, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, logvar, _ = self.vae.encode_moments(video)
+        logvar = logvar.clamp(-30, 20)
+        sample = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
+        if noise:
+            amount = noise * torch.rand(len(mean), 1, 1, 1, 1, dtype=mean.dtype)
+            sample = sample + amount * unit.to(mean).view(1, -1, 1, 1, 1) * torch.randn_like(mean)
+        output, _ = self.vae.decode(sample, clamp=False)
+        return output, mean, logvar
+
+
+def replace_by(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under another name first, so that `path` is never half written."""
+    partial = path.with_suffix(".partial")
+    write(partial)
+    os.replace(partial, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.stages.vae", description=__doc__.splitlines()[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument(
-        "--work", type=Path, help="where the run keeps its state, log and result; otherwise by the recipe's name"
-    )
-    parser.add_argument("--init", type=Path, help="a finished VAE to begin with")
+    parser.add_argument("--work", type=Path, help="where state, log and sheets are; otherwise by the recipe's name")
+    parser.add_argument("--footage", type=Path, help="where rendered films are kept; otherwise in the work folder")
+    parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds; the state is saved then")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--export", type=Path, help="write the averaged weights to this file, and do not train")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    trainer = Trainer(VAERecipe.load(args.recipe), args.work or HOME / args.recipe.stem, args.init)
-    trainer.run()
-    init = f" --init {args.init}" if args.init else ""
-    print(trainer.finish(f"causalcine train vae {args.recipe}{init}"), flush=True)
+    recipe = CodecRecipe.load(args.recipe)
+    work = args.work or HOME / args.recipe.stem
+    numbers = (recipe.stills, recipe.films, recipe.clip_frames, 0)
+    trainer = Trainer(recipe, work, Footage.cached(args.footage or work / "footage", *numbers))
+    if args.export is None:
+        trainer.run(args.stop_after)
+    else:
+        trainer.export(args.export, f"python -m training.stages.vae {args.recipe}")
 
 
 if __name__ == "__main__":

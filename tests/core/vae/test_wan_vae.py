@@ -38,7 +38,27 @@ SMALL_NANO = VAEConfig(
     patch_size=8,
 )
 SMALL_WAN22 = VAEConfig(dim=4, decoder_dim=6, num_res_blocks=2, patch_size=2, residual=True)
-CONFIGS = {"wan2.1": SMALL_WAN, "patched": SMALL_PATCHED, "nano": SMALL_NANO, "wan2.2": SMALL_WAN22}
+SMALL_CODEC = VAEConfig(
+    dim=4,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+    spatial_downsample=(True, False),
+    patch_size=4,
+    flat=1,
+    shuffle=True,
+)
+SMALL_GROWING = VAEConfig(  # Wan2.2's shortcuts where more channels leave a stage than come in
+    dim=4, dim_mult=(1, 2, 4), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2, residual=True, flat=2
+)
+CONFIGS = {
+    "wan2.1": SMALL_WAN,
+    "patched": SMALL_PATCHED,
+    "nano": SMALL_NANO,
+    "wan2.2": SMALL_WAN22,
+    "codec": SMALL_CODEC,
+    "growing": SMALL_GROWING,
+}
 IN_DIFFUSERS = {
     "wan2.1": SMALL_WAN,
     "patched": SMALL_PATCHED,
@@ -109,6 +129,10 @@ def test_encode_and_decode_equal_diffusers(reference):
     torch.testing.assert_close(mean, expected.mean, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logvar, expected.logvar, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(vae.decode(latent)[0], reference.decode(latent).sample, atol=1e-5, rtol=1e-5)
+
+
+def test_the_shape_is_read_off_the_weights(vae):
+    assert vae_from_weights(vae.state_dict()).config == vae.config
 
 
 @pytest.mark.parametrize("lengths", [[1] * 8, [2, 2, 2, 2], [3, 3, 2], [1, 7], [7, 1], [1, 3, 3, 1]])

@@ -1,0 +1,86 @@
+"""Stills and clips of the world, rendered once to disk and read from there by the codec's training."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..world import make_film, make_still
+
+GROUP = 4  # pixel frames of one latent frame
+HELD_OUT_SEED = 900_000_000  # seeds from here on are never trained on
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Rendered pictures: stills uint8 `[N H W 3]`, clips uint8 `[M F H W 3]`, mapped from files that stay on disk."""
+
+    stills: NDArray[np.uint8]
+    clips: NDArray[np.uint8]
+
+    @classmethod
+    def cached(cls, folder: Path, stills: int, films: int, frames: int, first_seed: int) -> Footage:
+        """So many stills, and a clip of `frames` frames from each of so many films, rendered where they are missing.
+
+        Clips begin at multiples of 4 frames, so that cuts fall between latent frames, as they do in every film. Every
+        second one holds a cut.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures, clips = (
+            folder / f"stills-{stills}-{first_seed}.npy",
+            folder / f"clips-{films}x{frames}-{first_seed}.npy",
+        )
+        seeds = range(first_seed, first_seed + max(stills, films))
+        _render(pictures, (make_still(seed)[0] for seed in seeds[:stills]), stills)
+        _render(clips, (make_clip(seed, frames) for seed in seeds[:films]), films)
+        return cls(np.load(pictures, mmap_mode="r"), np.load(clips, mmap_mode="r"))
+
+    def batch(self, count: int, frames: int, crop: int, rng: random.Random) -> Tensor:
+        """`[B 3 F crop crop]` in -1..1: random clips, places and times, half of them mirrored. One frame: of stills."""
+        source = self.stills[:, None] if frames == 1 else self.clips
+        out = []
+        for _ in range(count):
+            film = source[rng.randrange(len(source))]
+            t = rng.randrange(0, len(film) - frames + 1, GROUP)
+            y, x = (rng.randrange(size - crop + 1) for size in film.shape[1:3])
+            piece = torch.from_numpy(film[t : t + frames, y : y + crop, x : x + crop].copy())
+            out.append(piece.flip(2) if rng.random() < 0.5 else piece)
+        return to_video(torch.stack(out))
+
+
+def make_clip(seed: int, frames: int) -> NDArray[np.uint8]:
+    """`frames` frames `[F H W 3]` of film `seed`, from a multiple of 4 on; with a cut inside where the seed is odd."""
+    film, rng = make_film(seed), random.Random(seed)
+    start = rng.choice(film.cuts) - rng.randrange(1, frames) if film.cuts and seed % 2 else rng.randrange(film.frames)
+    start = max(0, min(start, film.frames - frames)) // GROUP * GROUP
+    return film.render(start, start + frames)
+
+
+def to_video(frames: Tensor) -> Tensor:
+    """uint8 `[B F H W 3]` to float `[B 3 F H W]` in -1..1."""
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def _render(path: Path, pictures: Iterable[NDArray[np.uint8]], count: int) -> None:
+    """Writes `count` pictures or clips to a .npy file, under another name until it is whole."""
+    if path.exists():
+        return
+    began, partial, out = time.monotonic(), path.with_suffix(".partial"), None
+    for index, picture in enumerate(pictures):
+        if out is None:
+            out = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, *picture.shape))
+        out[index] = picture
+    if out is None:
+        raise ValueError(f"{path.name} would hold nothing")
+    out.flush()
+    os.replace(partial, path)
+    print(f"rendered {path.name} in {time.monotonic() - began:.0f} s", flush=True)
