@@ -66,12 +66,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Adversary:
-    """The adversarial part. patches: per step, of `size` pixels; reach, weight: as in `guided_loss`; buffer: fakes kept."""
+    """The adversarial part. patches: per step, of `size` pixels; reach: as in `guided_loss`; buffer: fakes kept; weight: of
+    the loss, reached in `ramp` steps, because a discriminator that has learnt nothing guides as strongly as one that has."""
 
     patches: int = 16
     size: int = 48
     reach: float = 0.1
     weight: float = 1.0
+    ramp: int = 1000
     buffer: int = 1024
     learning_rate: float = 3e-4
 
@@ -176,7 +178,7 @@ class Trainer:
         video = self.footage.batch(kind.count, kind.frames, kind.crop, rng)
         output, mean, logvar = self._round_trip(video)
         losses = self._losses(output, video, mean, logvar)
-        if self.step >= recipe.adversarial_from * recipe.steps:
+        if self.step >= self._adversary_start:
             losses["adversarial"] = self._adversarial_loss(output, video, mean, rng)
         total = sum(self._weight(name) * loss for name, loss in losses.items())
         self.vae.zero_grad(set_to_none=True)
@@ -196,8 +198,15 @@ class Trainer:
     def _encoder_end(self) -> int:
         return round(self.recipe.encoder_until * self.recipe.steps)
 
+    @property
+    def _adversary_start(self) -> int:
+        return round(self.recipe.adversarial_from * self.recipe.steps)
+
     def _weight(self, name: str) -> float:
-        return self.recipe.adversary.weight if name == "adversarial" else self.recipe.weights.get(name, 1.0)
+        if name != "adversarial":
+            return self.recipe.weights.get(name, 1.0)
+        plan = self.recipe.adversary
+        return plan.weight * min(1.0, (self.step - self._adversary_start) / max(1, plan.ramp))
 
     def _losses(self, output: Tensor, video: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
         weights = self.recipe.weights
@@ -324,8 +333,9 @@ class Trainer:
         self.step, self.seconds, self.frames = state["counts"]
         if self.step > self._encoder_end:
             self._freeze()
+        before = json.loads(state["recipe"])
         for name, now in json.loads(json.dumps(asdict(self.recipe))).items():
-            if (then := json.loads(state["recipe"])[name]) != now:
+            if (then := before.get(name)) != now:
                 print(f"changed since the state was saved: {name} was {then}, is {now}", flush=True)
         print(f"resumed at step {self.step}, {self.seconds:.0f} s", flush=True)
 

@@ -27,7 +27,7 @@ RECIPE = stage.CodecRecipe(
     steps=8,
     model=MODEL,
     phases=(stage.Phase(1.0, (stage.Batch(0.7, 2, 9, 16), stage.Batch(0.3, 2, 1, 16))),),
-    adversary=stage.Adversary(patches=3, size=16, buffer=4),
+    adversary=stage.Adversary(patches=3, size=16, buffer=4, ramp=2),
     linear_start=8,
     encoder_until=0.5,
     adversarial_from=0.25,
@@ -125,6 +125,16 @@ def test_schedules_follow_steps():
     assert recipe.factor(0) == pytest.approx(0.1)
     assert recipe.factor(50) == pytest.approx(0.55)
     assert recipe.factor(100) == pytest.approx(0.1)
+
+
+def test_the_adversary_comes_in_slowly(footage, tmp_path):
+    trainer = stage.Trainer(
+        replace(RECIPE, steps=100, adversary=stage.Adversary(weight=0.5, ramp=10)), tmp_path, footage
+    )
+    weights = []
+    for trainer.step in (25, 30, 35, 90):
+        weights.append(trainer._weight("adversarial"))
+    assert weights == [0, 0.25, 0.5, 0.5]
 
 
 def test_muon_and_adamw_share_all_weights():
