@@ -149,7 +149,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         config = VAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()})
         self.vae = WanVAE(config)
-        if recipe.linear_start:
+        if recipe.linear_start and not (work / "state.pt").exists():
             start_linear(self.vae, to_video(torch.from_numpy(np.array(footage.clips[: recipe.linear_start]))))
         self.ema = WanVAE(config).eval().requires_grad_(False)
         self.ema.load_state_dict(self.vae.state_dict())
