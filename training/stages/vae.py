@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -160,6 +161,7 @@ class Trainer:
         )
         self.fakes = ReplayBuffer(recipe.adversary.buffer)
         self.step, self.seconds, self.frames = 0, 0.0, 0.0
+        self.stopped = False  # set from outside, to end after the step under way
         self.sums: dict[str, list[Any]] = {}  # total and count of each loss since the last line of the log
         self.latent_std = torch.ones(config.z_dim)  # running, of each channel
         if (work / "state.pt").exists():
@@ -269,10 +271,10 @@ class Trainer:
     # --- a run
 
     def run(self, stop_after: float = math.inf) -> None:
-        """Trains to the end, or for so many seconds."""
+        """Trains to the end, for so many seconds, or until `stopped`; the state is saved then."""
         began = saved = time.monotonic()
         films = unseen_films(*self.recipe.measured)
-        while self.step < self.recipe.steps and time.monotonic() - began < stop_after:
+        while self.step < self.recipe.steps and time.monotonic() - began < stop_after and not self.stopped:
             self.train_step()
             if self.step % self.recipe.log_every == 0:
                 self._log()
@@ -392,6 +394,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = (recipe.stills, recipe.films, recipe.clip_frames, 0)
     trainer = Trainer(recipe, work, Footage.cached(args.footage or work / "footage", *numbers))
     if args.export is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: setattr(trainer, "stopped", True))
         trainer.run(args.stop_after)
     else:
         trainer.export(args.export, f"python -m training.stages.vae {args.recipe}")

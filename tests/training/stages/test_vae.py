@@ -105,6 +105,19 @@ def test_a_killed_run_goes_on_bit_for_bit(footage, tmp_path):
     assert killed.sums == whole.sums
 
 
+def test_a_run_that_is_told_to_stop_saves_after_the_step_under_way(footage, tmp_path):
+    trainer = stage.Trainer(replace(RECIPE, measured=(0, 73)), tmp_path, footage)
+    step = trainer.train_step
+
+    def stop() -> None:
+        step()
+        trainer.stopped = trainer.step == 2
+
+    trainer.train_step = stop
+    trainer.run()
+    assert stage.Trainer(RECIPE, tmp_path, footage).step == 2
+
+
 def test_the_encoder_stays_once_it_is_kept_and_the_decoder_goes_on(footage, tmp_path):
     trainer = stage.Trainer(RECIPE, tmp_path, footage)
     while trainer.step < 4:
