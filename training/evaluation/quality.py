@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +180,9 @@ class Run:
         middles = np.stack([frames[(first + end) // 2] for first, end in ranges])
         path = self.out / "pictures" / f"{seed}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
-            np.save(file, middles)
+        data = BytesIO()
+        np.save(data, middles)
+        write_atomic(path, lambda partial: partial.write_bytes(data.getvalue()))
 
 
 # --- report
