@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ def pipe() -> Pipeline:
         ("a", "cat", "[character1]"), dim=32, heads=2, layers=1, length=64
     )  # enough for the world's prompts
     made.text = NanoTextEncoder(words).eval().requires_grad_(False)
+    made.network = replace(made.network, text_len=64)
     return made
 
 
