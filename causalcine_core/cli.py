@@ -18,7 +18,7 @@ from typing import NoReturn
 from .commands.arguments import build_parser
 from .commands.console import any_console
 from .distributed.launch import is_first_rank, wait_for_first_rank
-from .errors import InputError, WorkerLostError
+from .errors import FilmStoppedError, InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def _run(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader of our output went away: not a fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, WorkerLostError) as error:
+    except (OSError, FilmStoppedError) as error:
         return _fail(error, 1)
     except (MemoryError, RuntimeError) as error:
         where = _without_memory(error)

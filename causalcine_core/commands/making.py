@@ -47,6 +47,7 @@ def make_film(args: argparse.Namespace, story: Story | None, state: State | None
     pipe = Pipeline.from_pretrained(args.model, sharding=sharding, **how)
     asked: dict[str, Any] = {"state": state, "memory": memory_settings(args)}
     asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    del state  # from here on `asked` alone holds it, and hands it over: what it remembers is freed as the film goes on
     if is_first_rank():
         _write_film(args, pipe, story, asked, files, keep=sharding is None and not args.small_state)
     else:
@@ -65,20 +66,21 @@ def _write_film(
 ) -> None:
     """Makes the film and every file of it; after any failure, the state of the chunks that were made. keep: in a state, what is
     remembered."""
-    state: State | None = asked["state"]
+    given: list[State | None] = [asked.pop("state")]
+    state = given[0]
     notes = story.notes if story else ()
     hints = [*notes[1:], *pipe.check(story, state)]
     made = state.frames if state and not args.whole else 0
     watch = Watch(_shots(story, state, args.whole), made)
+    del state
+    how = {"output": files["video"], "whole": args.whole, "on_step": watch.step, "on_chunk": watch.chunk}
     try:
         with watch:
-            video = pipe.generate(
-                story, output=files["video"], whole=args.whole, on_step=watch.step, on_chunk=watch.chunk, **asked
-            )
+            video = pipe.generate(story, state=given.pop(), **how, **asked)
     except WorkerLostError as lost:
         raise OSError(_kept(lost, files, made)) from lost
     except BaseException:
-        if watch.newest is not None and watch.newest is not state:
+        if watch.newest is not None:
             _keep(watch.newest, files, keep)
         raise
     report = video.report
