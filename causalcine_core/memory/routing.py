@@ -31,13 +31,15 @@ def match(query: Tensor, descriptors: Tensor) -> Tensor:
     query, descriptors = query.flatten(2).float(), descriptors.flatten(2).float()
     with torch.autocast(query.device.type, enabled=False):  # it would round both to bfloat16
         if query.shape[:2] == (1, 1):  # on a CPU a matrix product of one row reads with one core only
-            return torch.linalg.vecdot(descriptors, query)[:, None]
-        if (
+            scores: Tensor = torch.linalg.vecdot(descriptors, query)[:, None]
+        elif (
             query.shape[1] == 1
         ):  # one product of all branches reads a rollout's descriptors in the order in which they lie
             every = descriptors.transpose(0, 1).flatten(0, 1) @ query[:, 0].mT
-            return every.unflatten(0, (-1, len(query))).diagonal(dim1=1, dim2=2).mT[:, None]
-        return query @ descriptors.mT
+            scores = every.unflatten(0, (-1, len(query))).diagonal(dim1=1, dim2=2).mT[:, None]
+        else:
+            scores = query @ descriptors.mT
+        return scores
 
 
 def choose(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:

@@ -190,7 +190,8 @@ class Slab:
 
     def _take(self, name: str, layer: int, rows: Tensor) -> Tensor:
         lying = self._tensors[name][layer]
-        return lying.index_select(0, rows.flatten().to(lying.device)).unflatten(0, rows.shape)
+        result: Tensor = lying.index_select(0, rows.flatten().to(lying.device)).unflatten(0, rows.shape)
+        return result
 
     def _settle(self) -> None:
         """Wait for copies to the host, before the host itself reads them."""

@@ -56,4 +56,5 @@ def chunk_attention(
 def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, kernel: Kernel = sdpa) -> Tensor:
     """Attention of rotated `q [N, c, S, H, D]` over rotated keys and their values `[N, F, S, H, D]`; gives `[N, c, S, H, D]`."""
     out = kernel(q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), mask)
-    return out.unflatten(1, q.shape[1:3])
+    result: Tensor = out.unflatten(1, q.shape[1:3])
+    return result

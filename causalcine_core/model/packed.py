@@ -24,7 +24,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         after, how = ("gelu", "tanh") if self.gelu else ("none", "")
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, after, [], how)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, after, [], how)
+        return result
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, gelu={self.gelu}"

@@ -171,7 +171,8 @@ def _block(
     """One block on the residual stream `x [B, F, S, dim]`."""
     q, k, v, terms = compute.enter(block, x, modulation, dtype)
     x, q = compute.cross(block, x, view.attend(layer, q, k, v, compute.kernel), terms, dtype)
-    return compute.leave(block, x, _read_text(q, layer, text, compute.kernel), terms, dtype)
+    result: Tensor = compute.leave(block, x, _read_text(q, layer, text, compute.kernel), terms, dtype)
+    return result
 
 
 def _fine(factory: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +185,8 @@ def _run(module: Any, x: Tensor, dtype: torch.dtype, first: Any = None) -> Tenso
     """A module on `x`, in float32 where its weights are kept so, else in `dtype`. first: its layer that has a weight."""
     weight = getattr(module if first is None else first, "weight", None)
     fine = weight is not None and weight.dtype == torch.float32
-    return module(x.to(torch.float32 if fine else dtype))
+    result: Tensor = module(x.to(torch.float32 if fine else dtype))
+    return result
 
 
 def _enter(block: Any, x: Tensor, modulation: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Any]:
@@ -221,7 +223,8 @@ def _modulated(norm: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """A norm without weights, then shift and scale; of all tokens alike, these are the norm's own weight and bias."""
     if shift.numel() == shift.shape[-1] and not torch.is_grad_enabled():
         return F.layer_norm(x, shift.shape[-1:], (1 + scale).flatten(), shift.flatten(), norm.eps)
-    return norm(x) * (1 + scale) + shift
+    result: Tensor = norm(x) * (1 + scale) + shift
+    return result
 
 
 @dataclass(frozen=True)
@@ -309,7 +312,8 @@ def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
 
 
 def _freq_dim(net: Any) -> int:
-    return net.freq_dim if hasattr(net, "freq_dim") else net.config.freq_dim
+    result: int = net.freq_dim if hasattr(net, "freq_dim") else net.config.freq_dim
+    return result
 
 
 def _parameter(parameter: Tensor, like: Tensor) -> Tensor:

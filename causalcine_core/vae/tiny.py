@@ -42,7 +42,8 @@ class _Grow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to `[N * times, C, H, W]`."""
-        return self.conv(x).unflatten(1, (self.times, -1)).flatten(0, 1)
+        result: Tensor = self.conv(x).unflatten(1, (self.times, -1)).flatten(0, 1)
+        return result
 
 
 class _Clamp(nn.Module):

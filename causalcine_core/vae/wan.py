@@ -80,18 +80,30 @@ class VAEConfig:
         return PRESETS[checks.choice(name, "VAE preset", PRESETS)]
 
     @property
+    def spatial(self) -> tuple[bool, ...]:
+        """`spatial_downsample`, filled in."""
+        return self.spatial_downsample or (True,) * len(self.temporal_downsample)
+
+    @property
+    def decoder_width(self) -> int:
+        """`decoder_dim`, filled in."""
+        return self.decoder_dim or self.dim
+
+    @property
     def image_channels(self) -> int:
         return 3 * self.patch_size**2
 
     @property
     def spatial_stride(self) -> int:
         """Pixels per latent row and column."""
-        return self.patch_size * 2 ** sum(self.spatial_downsample)
+        result: int = self.patch_size * 2 ** sum(self.spatial)
+        return result
 
     @property
     def temporal_stride(self) -> int:
         """Pixel frames per latent frame, after the first, which is one pixel frame."""
-        return 2 ** sum(self.temporal_downsample)
+        result: int = 2 ** sum(self.temporal_downsample)
+        return result
 
     def pixel_frames(self, latent_frames: int) -> int:
         """Length in pixel frames of a film of so many latent frames."""
@@ -153,6 +165,7 @@ class WanVAE(nn.Module):
             outputs.append(self.conv1(self.encoder(piece, tape)))
             state = tape.state()
         mean, logvar = torch.cat(outputs, dim=2).chunk(2, dim=1)
+        assert state is not None  # of at least one piece
         return mean, logvar, state
 
     def decode(self, latent: Tensor, state: VAEState | None = None, *, clamp: bool = True) -> tuple[Tensor, VAEState]:
@@ -171,6 +184,7 @@ class WanVAE(nn.Module):
             outputs.append(unpatchify(self.decoder(self.conv2(piece), tape), self.config.patch_size))
             state = tape.state()
         video = torch.cat(outputs, dim=2)
+        assert state is not None  # of at least one piece
         return (video.clamp(-1, 1) if clamp else video), state
 
     def _latent_frames_at_once(self, pixels: int) -> int:
@@ -199,7 +213,7 @@ class Encoder(nn.Module):
         self.conv1 = CausalConv3d(config.image_channels, config.dim, spans[0])
         self.downsamples = nn.ModuleList()
         width_in = config.dim
-        steps = [*zip(config.spatial_downsample, config.temporal_downsample, strict=True), None]
+        steps = [*zip(config.spatial, config.temporal_downsample, strict=True), None]
         for width, step, span in zip(widths, steps, spans, strict=True):
             layers: list[nn.Module] = [
                 ResidualBlock(width if i else width_in, width, span) for i in range(config.num_res_blocks)
@@ -216,7 +230,8 @@ class Encoder(nn.Module):
         for block in (*self.downsamples, *self.middle):
             x = block(x, tape)
         norm, activation, conv = self.head
-        return conv(activation(norm(x)), tape)
+        result: Tensor = conv(activation(norm(x)), tape)
+        return result
 
 
 class Decoder(nn.Module):
@@ -224,13 +239,13 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VAEConfig):
         super().__init__()
-        widths = [config.decoder_dim * mult for mult in reversed(config.dim_mult)]
+        widths = [config.decoder_width * mult for mult in reversed(config.dim_mult)]
         spans = [1 if i < config.flat else 3 for i in reversed(range(len(widths)))]
         self.conv1 = CausalConv3d(config.z_dim, widths[0])
         self.middle = middle(widths[0])
         self.upsamples = nn.ModuleList()
         width_in = widths[0]
-        steps = [*zip(reversed(config.spatial_downsample), reversed(config.temporal_downsample), strict=True), None]
+        steps = [*zip(reversed(config.spatial), reversed(config.temporal_downsample), strict=True), None]
         for width, step, span in zip(widths, steps, spans, strict=True):
             layers: list[nn.Module] = [
                 ResidualBlock(width if i else width_in, width, span) for i in range(config.num_res_blocks + 1)
@@ -247,7 +262,8 @@ class Decoder(nn.Module):
         for block in (*self.middle, *self.upsamples):
             x = block(x, tape)
         norm, activation, conv = self.head
-        return conv(activation(norm(x)), tape)
+        result: Tensor = conv(activation(norm(x)), tape)
+        return result
 
 
 def middle(width: int) -> nn.ModuleList:
@@ -265,8 +281,10 @@ class Conv3d(nn.Conv3d):
         return self.convolve(x, self.weight)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        pads = self.padding
+        assert not isinstance(pads, str)
         if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-            return torch.mkldnn_convolution(x, weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+            return torch.mkldnn_convolution(x, weight, self.bias, pads, self.stride, self.dilation, self.groups)
         return F.conv3d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -280,7 +298,7 @@ class CausalConv3d(Conv3d):
         super().__init__(width_in, width_out, kernel_size=(span, 3, 3), padding=(0, 1, 1))
         self.span = span
 
-    def forward(self, x: Tensor, tape: Tape) -> Tensor:
+    def forward(self, x: Tensor, tape: Tape) -> Tensor:  # type: ignore[override]  # a causal layer takes its past
         if self.span == 1:
             return super().forward(x)
         past = tape.read(x, 2)
@@ -323,7 +341,8 @@ class ResidualBlock(nn.Module):
         norm1, conv1, norm2, conv2 = self.residual.values()
         hidden = conv1(F.silu(norm1(x)), tape)
         hidden = conv2(F.silu(norm2(hidden)), tape)
-        return hidden + self.shortcut(x)
+        result: Tensor = hidden + self.shortcut(x)
+        return result
 
 
 class AttentionBlock(nn.Module):
@@ -342,7 +361,8 @@ class AttentionBlock(nn.Module):
         height = x.shape[-2]
         query, key, value = rearrange(self.to_qkv(self.norm(x)), "n (three c) h w -> three n 1 (h w) c", three=3)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(rearrange(mixed, "n 1 (h w) c -> n c h w", h=height))
+        result: Tensor = self.proj(rearrange(mixed, "n 1 (h w) c -> n c h w", h=height))
+        return result
 
 
 class Downsample(nn.Module):
@@ -355,14 +375,17 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, tape: Tape) -> Tensor:
         if self.resample is not None:
-            x = each_frame(lambda frames: self.resample["1"](F.pad(frames, (0, 1, 0, 1))), x)
+            conv = self.resample["1"]
+            x = each_frame(lambda frames: conv(F.pad(frames, (0, 1, 0, 1))), x)
         return x if self.time_conv is None else self._halve_frames(x, tape)
 
     def _halve_frames(self, x: Tensor, tape: Tape) -> Tensor:
+        assert self.time_conv is not None
         past = tape.read(x, 1)
         tape.write(x[:, :, -1:])
         if past is not None:
-            return self.time_conv(torch.cat([past, x], dim=2))
+            result: Tensor = self.time_conv(torch.cat([past, x], dim=2))
+            return result
         first = x[:, :, :1]
         return first if x.shape[2] == 1 else torch.cat([first, self.time_conv(x)], dim=2)
 
@@ -387,17 +410,20 @@ class Upsample(nn.Module):
         return each_frame(self._double_size, x)
 
     def _double_size(self, frames: Tensor) -> Tensor:
+        assert self.resample is not None
         if self.shuffle:
             return F.pixel_shuffle(self.resample["1"](frames), 2)
-        return self.resample["1"](F.interpolate(frames, scale_factor=2, mode="nearest"))
+        result: Tensor = self.resample["1"](F.interpolate(frames, scale_factor=2, mode="nearest"))
+        return result
 
     def _double_frames(self, x: Tensor, tape: Tape) -> Tensor:
+        assert self.time_conv is not None
         past, first = tape.read(x, 2), None
         if past is None:  # the first frame passes as it is, and the convolution never sees it
             first, x, past = x[:, :, :1], x[:, :, 1:], zero_frames(x, 2)
         x = torch.cat([past, x], dim=2)
         tape.write(x[:, :, -2:])
-        if x.shape[2] == 2:
+        if first is not None and x.shape[2] == 2:
             return first
         doubled = rearrange(self.time_conv(x), "b (two c) f h w -> b c (f two) h w", two=2)
         return doubled if first is None else torch.cat([first, doubled], dim=2)

@@ -95,11 +95,11 @@ def test_the_check_is_the_report_without_chunks(pipe: Pipeline, report):
 def test_the_report_says_what_a_budget_made_the_film_forget(pipe: Pipeline):
     settings = MemorySettings(1, 2, budget=150_000 / 2**30)
     for chunk in pipe.stream(Story([Shot("a", seconds=9), Shot("b", seconds=2, cut="flush")]), memory=settings):
-        pass  # one at a time: who holds older states holds what they remember
-    report = build_report(chunk.state, model={})
-    gone = chunk.state.memory.evicted
+        state = chunk.state  # one at a time: who holds older states holds what they remember
+    report = build_report(state, model={})
+    gone = state.memory.evicted
     assert gone > 0
-    assert report["warnings"][-1].startswith(f"{gone} of {chunk.state.film().shape[2]} latent frames were forgotten")
+    assert report["warnings"][-1].startswith(f"{gone} of {state.film().shape[2]} latent frames were forgotten")
     assert [shot.get("cut") for shot in report["shots"]] == [None, "flush"]
 
 
