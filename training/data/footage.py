@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterable
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from causalcine_core.atomic import write_atomic
 
 from ..world import make_film, make_still
 
@@ -74,13 +75,17 @@ def _render(path: Path, pictures: Iterable[NDArray[np.uint8]], count: int) -> No
     """Writes `count` pictures or clips to a .npy file, under another name until it is whole."""
     if path.exists():
         return
-    began, partial, out = time.monotonic(), path.with_suffix(".partial"), None
-    for index, picture in enumerate(pictures):
+    began = time.monotonic()
+
+    def write(partial: Path) -> None:
+        out = None
+        for index, picture in enumerate(pictures):
+            if out is None:
+                out = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, *picture.shape))
+            out[index] = picture
         if out is None:
-            out = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, *picture.shape))
-        out[index] = picture
-    if out is None:
-        raise ValueError(f"{path.name} would hold nothing")
-    out.flush()
-    os.replace(partial, path)
+            raise ValueError(f"{path.name} would hold nothing")
+        out.flush()
+
+    write_atomic(path, write)
     print(f"rendered {path.name} in {time.monotonic() - began:.0f} s", flush=True)

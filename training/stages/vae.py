@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from causalcine_core.vae import VAEConfig, WanVAE, save_vae
 
 from .. import HOME
+from ..components.checkpoint import StateFile
 from ..components.latent_statistics import fold_statistics, latent_statistics
 from ..components.muon import Optimizer
 from ..data.footage import Footage, to_video
@@ -146,6 +146,7 @@ class Trainer:
 
     def __init__(self, recipe: CodecRecipe, work: Path, footage: Footage):
         self.recipe, self.work, self.footage = recipe, work, footage
+        self.file = StateFile(work / "state.pt")
         work.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         config = VAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()})
@@ -313,6 +314,7 @@ class Trainer:
 
     def save(self) -> None:
         state = {
+            "step": self.step,
             "recipe": json.dumps(asdict(self.recipe)),
             "vae": self.vae.state_dict(),
             "ema": self.ema.state_dict(),
@@ -324,7 +326,9 @@ class Trainer:
             "sums": self.sums,
             "counts": (self.step, self.seconds, self.frames),
         }
-        replace_by(self.work / "state.pt", lambda partial: torch.save(state, partial))
+        told = self.file.save(state)
+        if told:
+            print(f"{told}; the state before it is whole, and the run goes on", flush=True)
 
     def _resume(self) -> None:
         state = torch.load(self.work / "state.pt", weights_only=True)
@@ -351,7 +355,7 @@ class Trainer:
         fold_statistics(vae, *latent_statistics(vae, films))
         metadata: dict[str, object] = {"config": asdict(vae.config), "recipe": asdict(self.recipe), "command": command}
         metadata |= {"steps": self.step, "seconds": round(self.seconds)}
-        replace_by(path, lambda partial: save_vae(vae, partial, metadata))
+        save_vae(vae, path, metadata)
 
 
 class _RoundTrip(nn.Module):
@@ -370,13 +374,6 @@ class _RoundTrip(nn.Module):
             sample = sample + amount * unit.to(mean).view(1, -1, 1, 1, 1) * torch.randn_like(mean)
         output, _ = self.vae.decode(sample, clamp=False)
         return output, mean, logvar
-
-
-def replace_by(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name first, so that `path` is never half written."""
-    partial = path.with_suffix(".partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

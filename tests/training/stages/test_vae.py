@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +104,22 @@ def test_a_killed_run_goes_on_bit_for_bit(footage, tmp_path):
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(killed)[name]), name
     assert killed.sums == whole.sums
+
+
+def test_a_full_disk_is_one_sentence_and_the_state_before_it_stays(footage, tmp_path, monkeypatch, capsys):
+    trainer = stage.Trainer(RECIPE, tmp_path, footage)
+    trainer.save()
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        trainer.save()
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "not saved" in line]
+    assert "No space left on device" in said and "the run goes on" in said
+    assert (tmp_path / "state.pt").read_bytes() == before and not list(tmp_path.glob(".causalcine*"))
 
 
 def test_a_run_that_is_told_to_stop_saves_after_the_step_under_way(footage, tmp_path):
