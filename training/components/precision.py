@@ -41,4 +41,4 @@ def rounded(module: nn.Module, dtypes: Mapping[str, torch.dtype]) -> Iterator[No
 
 
 def _put(owner: nn.Module, name: str, value: Tensor) -> None:
-    owner._parameters[name] = value  # as torch.func.functional_call does, once for many passes
+    owner._parameters[name] = value  # type: ignore[assignment]  # as torch.func.functional_call does, for many passes

@@ -63,7 +63,7 @@ class UMT5:
             raise InputError(
                 f"text.path {path} is {width} wide, but the model reads text of {config.text_dim} (text_dim)"
             )
-        self.net.eval().requires_grad_(False).to(device)
+        self.net = _frozen(self.net, device)
         self.length, self.device, self.cached = config.text_len, device, cached
         self._known: dict[str, Tensor] = {}
 
@@ -80,3 +80,7 @@ class UMT5:
             states = self.net(told.input_ids, told.attention_mask).last_hidden_state.float()
             self._known |= dict(zip(unknown, (states * told.attention_mask[..., None]).cpu(), strict=True))
         return torch.stack([self._known[prompt] for prompt in prompts]).to(self.device)
+
+
+def _frozen(net: Any, device: torch.device) -> Any:
+    return net.to(device).eval().requires_grad_(False)

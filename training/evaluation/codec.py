@@ -67,7 +67,7 @@ def measure(vae: WanVAE, films: Iterable[tuple[Frames, Sequence[int]]]) -> dict[
     Ratios of gradients and steps are of sums over all films; PSNR and the luma steps are means over films.
     """
     psnr, blink, four, seconds, count = [], [], [], 0.0, 0
-    sums: dict[str, list] = {"true": [], "made": []}
+    sums: dict[str, list[Any]] = {"true": [], "made": []}
     for true, cuts in films:
         made, took = round_trip(vae, true)
         error = (made.astype(np.float32) - true).astype(np.float64)

@@ -131,7 +131,7 @@ class Run:
         """The result of one story, made now or read from its file."""
         path = self.out / "films" / f"{seed}.json"
         if path.is_file():
-            return json.loads(path.read_text())
+            return dict(json.loads(path.read_text()))
         film = self.film(seed, seconds)
         began = time.perf_counter()
         frames, state, fork = generate(self.pipe, film, seed, self.memory)
@@ -157,7 +157,7 @@ class Run:
         """The same readings of the true film after the VAE's round trip."""
         path = self.ceilings / f"{seed}-{seconds:g}.json"
         if path.is_file():
-            return json.loads(path.read_text())
+            return dict(json.loads(path.read_text()))
         film = self.film(seed, seconds)
         ranges = [(shot.first, shot.end) for shot in film.shots]
         frames = round_trip(self.pipe.vae, film.render())

@@ -29,7 +29,8 @@ HIPS = {"cat": 0.20, "robot": 0.22, "bird": 0.22, "bear": 0.18, "ghost": 0.2, "r
 
 
 def _stripes(x: Array, y: Array) -> Array:
-    return np.clip(np.sin(y * 52.0 + x * x * 30.0) * 3.0, 0.0, 1.0)
+    out: Array = np.clip(np.sin(y * 52.0 + x * x * 30.0) * 3.0, 0.0, 1.0)
+    return out
 
 
 def _spots(x: Array, y: Array) -> Array:

@@ -200,4 +200,5 @@ class Film:
             now, foot = self._place(shot, actor, time)
             draw_character(picture, actor.character, now, foot, actor.height, stage.light, stage.sun)
         stage.before(picture, time + shot.clock, pan)
-        return (np.clip(picture, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8).transpose(1, 2, 0)
+        drawn: np.ndarray = (np.clip(picture, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        return drawn.transpose(1, 2, 0)

@@ -29,7 +29,8 @@ def plane(colour: Sequence[float], *more: float) -> Array:
 def _unit(values: Array) -> Array:
     """Clip a fresh float array to [0, 1] in place (np.clip costs three times as much on arrays this small)."""
     np.maximum(values, 0.0, out=values)
-    return np.minimum(values, 1.0, out=values)
+    np.minimum(values, 1.0, out=values)
+    return values
 
 
 @dataclass(frozen=True)
