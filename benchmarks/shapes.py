@@ -115,7 +115,7 @@ def _chosen(kernel: Kernel, name: str) -> str:
 
 
 def chunk_tflop(config: WanConfig, grid: tuple[int, int]) -> float:
-    """Multiplications and additions of a chunk's passes, linears and attention, in 10^12 (method.md, 8)."""
+    """Multiplications and additions of a chunk's passes, linears and attention, in 10^12."""
     tokens = grid[0] // config.patch_size[1] * (grid[1] // config.patch_size[2])
     own, span = CHUNK * tokens, (TOP_K + (WINDOW + 1) * CHUNK) * tokens
     linears = 2 * own * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)

@@ -1,4 +1,4 @@
-"""The benchmark of real shapes: its arithmetic is method.md's, and its commands run where there is no GPU."""
+"""The benchmark of real shapes: its arithmetic is counted by hand, and its commands run where there is no GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The product's promises (method.md, 7), each on small random models of the real architecture."""
+"""The product's promises, each on small random models of the real architecture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chunk sees of its film, before routing adds what it recalls (method.md, 3).
+"""What a chunk sees of its film, before routing adds what it recalls (CausalCine, arXiv, May 2026, Sec. 3.3).
 
 One function for the rollout and for the packed training pass, so that a cut means the same to both. All numbers are
 latent frames of the film's history, `[first, end)`.

@@ -1,7 +1,7 @@
 """The one attention rule: the queries of one chunk over selected memory + window + own frames.
 
-Packed teacher forcing and cached rollout both end here (architecture.md, idea 2). Positions are compact and
-relative to the span (Block-Relative RoPE, method.md 3): the first frame that is seen gets temporal position 0.
+Packed teacher forcing and cached rollout both end here. Positions are compact and relative to what is seen (Block-Relative RoPE;
+CausalCine, arXiv, May 2026, Sec. 3.3): the first frame that is seen gets temporal position 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Noise levels of rectified flow, and the two samplers' steps (method.md, 1).
+"""Noise levels of rectified flow (arXiv:2210.02747), shifted as in Stable Diffusion 3 (arXiv:2403.03206), and their steps.
 
 `x_s = (1 - s) x_0 + s e`, velocity `v = e - x_0`; a timestep is `1000 s`.
 """

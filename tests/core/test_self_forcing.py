@@ -1,4 +1,4 @@
-"""With no routing and the whole film in view, the engine is Self-Forcing's procedure (method.md 5, peers.md 1)."""
+"""With no routing and the whole film in view, the engine is Self-Forcing's procedure (arXiv:2506.08009)."""
 
 from __future__ import annotations
 
