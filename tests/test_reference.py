@@ -175,6 +175,7 @@ CASES = [
     Case("fused, budget", {"top_k": 1}, limit=5, fold=10**6),
     Case("fused, soft", {"context_noise": 0.1}, cuts=("soft", "soft+rewrite"), blend=1, fold=10**6),
     Case("stopped and gone on", RICH, films=2, stops=True),
+    Case("stopped, fused", {"guidance": 2.0}, stops=True, fold=10**6),
     Case("stopped, rolling", {"steps": 3, "sampler": "rolling", "guidance": 2.0}, stops=True),
     Case("stopped, rewritten", {"window": 2, "sink": 1}, cuts=("soft+rewrite", "flush"), stops=True),
     Case("stopped, recomputed", {"window": 2, "recompute": True}, stops=True),

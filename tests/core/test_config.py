@@ -78,6 +78,7 @@ def test_edges_of_what_is_allowed():
         {"eps": 1},
         {"rope_theta": 1},
         {"num_layers": 256},
+        {"num_layers": 1},
         {"patch_size": [1, 1, 1]},
         {"freq_dim": 2},
     ):
