@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from causalcine_core import MemorySettings, Pipeline, Shot, State, Story
 from causalcine_core.errors import InputError, NotFiniteError
 from causalcine_core.memory.store import GIB
 from causalcine_core.sampling import begin, rollout
+from causalcine_core.weights.header import read_header
+from causalcine_core.weights.tensors import write_tensors
 from tests.helpers import TINY, network, planned, text, tiny_net, tiny_recipe
 
 from ..gpu import GPU, pretended_gpu
@@ -263,3 +266,37 @@ def test_a_state_goes_to_another_device_whole(pipe, tmp_path):
         moved = State.load(tmp_path / "state").to(GPU)
         assert moved.memory.store.device.type == torch.device(GPU).type
         assert all(t.device.type == torch.device(GPU).type for t in moved.decoder.past)
+
+
+# --- files
+
+
+def test_a_film_of_thousands_of_chunks_is_a_few_tensors_and_a_small_header(pipe, tmp_path):
+    state, many = last(pipe, story("a fox", chunks=3), seed=1), 3000
+    plans = [replace(state.records[0].plan, index=n, latents=(3 * n, 3 * n + 3), frames=frames(n)) for n in range(many)]
+    whole = replace(
+        state,
+        memory=None,
+        decoder=None,
+        records=tuple(replace(state.records[2], plan=plan) for plan in plans),
+        latents=(state.latents[0],) * many,
+    )
+    whole.save(tmp_path / "state")
+    header = read_header(tmp_path / "state", "state file")
+    assert len(header.tensors) < 5
+    assert sum(map(len, header.metadata.values())) < 4000
+    loaded = State.load(tmp_path / "state")
+    assert loaded.records[-1].plan == plans[-1]
+    assert torch.equal(loaded.film(), whole.film())
+
+
+def frames(chunk: int) -> tuple[int, int]:
+    return (max(0, 12 * chunk - 3), 12 * chunk + 9)
+
+
+def test_a_state_of_an_earlier_version_is_refused_in_one_sentence(tmp_path):
+    old = {"recipe": {}, "settings": {}, "seed": 0, "model": "x", "records": [], "shots": [], "planned": []}
+    metadata = {"format": "causalcine-state-2", "causalcine_state": json.dumps(old)}
+    write_tensors(tmp_path / "state", {"latents.0": torch.zeros(1)}, metadata)
+    with pytest.raises(InputError, match=r"state: was written by another version \(format 2, this one reads 3\)"):
+        State.load(tmp_path / "state")
