@@ -1,4 +1,4 @@
-"""A pass that two ranks share is one rank's: forward, and every gradient, also where blocks are computed once more on the way back."""
+"""A pass that two ranks share is one rank's: forward, and every gradient, also with activation checkpointing and under FSDP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from causalcine_core.distributed.mesh import average_gradients, leave_mesh, meet
 from causalcine_core.distributed.sequence_parallel import SequenceParallel
@@ -19,7 +21,15 @@ from ..helpers import TINY, text, tiny_net
 
 SIZE = (6, 4)  # three rows of patches: one rank has two of them
 RANKS = 2
-CASES = ["packed", "packed, checkpointed", "chunk", "chunk, checkpointed", "two passes", "two passes, checkpointed"]
+CASES = [
+    "packed",
+    "packed, checkpointed",
+    "packed, FSDP",
+    "chunk",
+    "chunk, checkpointed",
+    "two passes",
+    "two passes, checkpointed",
+]
 ROPE = Rope(TINY.head_dim, (SIZE[0] // 2, SIZE[1] // 2), "cpu")
 SETTINGS = ResolvedMemory(1, 2)
 
@@ -40,17 +50,38 @@ def gradients(case: str, sharding: SequenceParallel | None) -> dict[str, Tensor]
 
         return run(x, view) if sharding is None else sharding.forward(run, x, view, (2, 2))
 
-    layers = project_text(net, prompts)
-    if "packed" in case:
-        out = packed(latents, layers, velocity, sharding)
-    else:
-        out = chunks(latents, layers, velocity, sharding, memory_of(sharding), 2 if "two" in case else 1)
+    def made() -> Tensor:
+        layers = project_text(net, prompts)
+        if "packed" in case:
+            return packed(latents, layers, velocity, sharding)
+        return chunks(latents, layers, velocity, sharding, memory_of(sharding), 2 if "two" in case else 1)
+
+    whole, by_fsdp = Whole(net, made), "FSDP" in case and sharding is not None
+    if by_fsdp:
+        fully_shard(whole, mesh=DeviceMesh.from_group(sharding.group, "cpu"))
+    out = whole()
     (out * noise(2, out.shape[2])).sum().mul(1e-2).backward()
-    leaves = {"latents": latents, "text": prompts, **dict(net.named_parameters())}
+    leaves = {"latents": latents, "text": prompts}
+    if not by_fsdp:
+        leaves |= dict(net.named_parameters())
     if sharding is not None:
         average_gradients(leaves.values(), sharding.group)
-    assert all(leaf.grad is not None for leaf in leaves.values())
-    return {"velocity": out.detach()} | {f"gradient of {name}": leaf.grad for name, leaf in leaves.items()}
+    found = {name: leaf.grad for name, leaf in leaves.items()}
+    if by_fsdp:  # has averaged them, and holds a part of each
+        found |= {name: leaf.grad.full_tensor() for name, leaf in net.named_parameters()}
+    assert all(gradient is not None for gradient in found.values())
+    return {"velocity": out.detach()} | {f"gradient of {name}": gradient for name, gradient in found.items()}
+
+
+class Whole(nn.Module):
+    """A network and what is done with it: FSDP gathers its parameters for as long."""
+
+    def __init__(self, net: nn.Module, work: Callable[[], Tensor]):
+        super().__init__()
+        self.net, self.work = net, work
+
+    def forward(self) -> Tensor:
+        return self.work()
 
 
 def packed(latents: Tensor, layers: tuple, velocity: Callable, sharding: SequenceParallel | None) -> Tensor:
