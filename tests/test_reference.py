@@ -169,6 +169,8 @@ CASES = [
     Case("budget of long ago", {"top_k": 2, "window": 1, "chunk": 1, "first_chunk": 1}, counts=(9, 6, 9), limit=8),
     Case("budget in 8 bits", {"top_k": 2, "sink": 1}, {"storage": "8bit"}, limit=5),
     Case("budget on the host", {"top_k": 1, "first_chunk": 1}, {"storage": "host"}, ("flush", "pinned"), limit=4),
+    Case("rewritten in 8 bits", {"window": 2, "top_k": 3}, {"storage": "8bit"}, cuts=("soft+rewrite", "soft+rewrite")),
+    Case("recomputed on the host", {"window": 2, "top_k": 3, "recompute": True}, {"storage": "host_8bit"}),
     Case("fused", {}, fold=10**6),
     Case("fused, rich", RICH, films=2, fold=10**6, cuts=("flush", "pinned")),
     Case("fused, frame by frame", {"chunk": 1, "first_chunk": 1, "sampler": "unipc", "shot_angle": 0.3}, fold=10**6),
