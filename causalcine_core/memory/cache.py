@@ -7,12 +7,14 @@ what routing used least goes first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..checks import show
+from ..errors import InputError
 from .slab import Slab, Slot, numbers
 from .store import FrameStore, Rows
 
@@ -132,18 +134,46 @@ class KVMemory:
         return {"hot": self.store.hot} | ({} if self.store.cold is self.store.hot else {"cold": self.store.cold})
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], store: FrameStore) -> KVMemory:
-        """`tensors` into a fresh store of the same shape and storage."""
-        lengths = tuple(tensors["lengths"].tolist())
-        slots: list[Slot | None] = [None] * sum(lengths)
-        place, cold = torch.full((len(slots),), -1), torch.zeros(len(slots), dtype=torch.bool)
-        memory = cls(store, lengths, tuple(slots), store.limit, place, cold, tensors["uses"], tensors["turns"])
+    def from_tensors(cls, tensors: Mapping[str, Tensor], store: FrameStore) -> KVMemory:
+        """`tensors` into a fresh store of the same shape and storage. InputError where one is missing or not what it must be."""
+        whole, share = torch.int64, torch.float32
+        lengths = tuple(_part(tensors, "lengths", whole, None).tolist())
+        n = len(_part(tensors, "uses", share, None))
+        if min(lengths, default=1) < 1 or sum(lengths) != n:
+            raise InputError(f"memory.lengths must be those of chunks of {n} frames in all, got {show(list(lengths))}")
+        uses, turns = (_part(tensors, name, share, (n,)) for name in ("uses", "turns"))
+        store.reserve(n)
+        known = {"lengths", "uses", "turns"}
+        slots: list[Slot | None] = [None] * n
+        place, cold = torch.full((n,), -1), torch.zeros(n, dtype=torch.bool)
+        memory = cls(store, lengths, tuple(slots), store.limit, place, cold, uses, turns)
         for name, slab in memory._tiers().items():
-            frames = tensors[f"{name}.frames"]
+            frames = _part(tensors, f"{name}.frames", whole, None)
+            if len(frames) and not 0 <= int(frames.min()) <= int(frames.max()) < n:
+                raise InputError(f"memory.{name}.frames must be frames from 0 to {n - 1}")
+            if len(frames.unique()) < len(frames) or (place[frames] >= 0).any():
+                raise InputError(f"memory.{name}.frames must hold every frame once")
+            parts = {
+                part: _part(tensors, f"{name}.{part}", dtype, shape)
+                for part, (shape, dtype) in slab.parts(len(frames)).items()
+            }
+            known |= {f"{name}.frames", *(f"{name}.{part}" for part in parts)}
             taken = slab.allocate(len(frames))
-            parts = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
             place[frames], cold[frames] = numbers(taken), name == "cold"
             slab.fill(slab.places(place[frames]), parts)
             for frame, slot in zip(frames.tolist(), taken, strict=True):
                 slots[frame] = slot
+        if set(tensors) - known:
+            raise InputError(f"memory.{min(set(tensors) - known)} is no part of a memory of {store.layers} layers")
         return replace(memory, slots=tuple(slots))
+
+
+def _part(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...] | None) -> Tensor:
+    """One of the tensors, of this type and shape. shape None: any number of numbers."""
+    found = tensors.get(name)
+    right = found is not None and found.dtype == dtype and (found.ndim == 1 if shape is None else found.shape == shape)
+    if found is None or not right:
+        wanted = f"{dtype} {'[n]' if shape is None else list(shape)}"
+        got = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
+        raise InputError(f"memory.{name} must be {wanted}, got {got}".replace("torch.", ""))
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -174,7 +174,15 @@ class Slab:
             f"{name}.{layer}": self._take(name, layer, rows) for name in self._tensors for layer in range(self.layers)
         }
 
-    def fill(self, places: Places, tensors: dict[str, Tensor]) -> None:
+    def parts(self, frames: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of all that `tensors` gives for so many frames."""
+        return {
+            f"{name}.{layer}": ((self.batch, frames, *shape), dtype)
+            for name, (shape, dtype) in self._shapes.items()
+            for layer in range(self.layers)
+        }
+
+    def fill(self, places: Places, tensors: Mapping[str, Tensor]) -> None:
         """`tensors` back into their places, bit for bit."""
         for name in self._tensors:
             for layer in range(self.layers):

@@ -18,6 +18,7 @@ from .settings import ResolvedMemory
 from .slab import Slab, Slot, numbers
 
 GIB = 2**30
+MOST_GIB, MOST_FRAMES = 2**30, 2**31  # more than any machine has, and few enough to be counted in bytes
 Page = tuple[Slab, int]  # a slab, and which of its slots
 
 
@@ -250,7 +251,7 @@ def share_out(settings: ResolvedMemory, full: int, small: int, near: int, chunk:
     if settings.budget is None:
         return Shares(near + spare if apart and near else None, None, None)
     hot, one = near + spare, small if settings.eight_bit else full
-    cold = int((settings.budget * GIB - hot * full) // one)
+    cold = min(int((min(settings.budget, MOST_GIB) * GIB - hot * full) // one), MOST_FRAMES)
     pending = chunk if apart else 0  # cooled already while what they replace is still held
     if cold < settings.top_k + pending:
         need = least_budget(settings, full, small, near, chunk) / GIB

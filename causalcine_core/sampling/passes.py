@@ -39,13 +39,18 @@ class Passes:
 
     def blank(self) -> KVMemory:
         """A memory of nothing yet, in a store of its own. Raises InputError for a budget that is too small."""
-        rows, columns = self.runner.grid(self.size)
-        shape = (rows * columns, self.runner.own_heads, self.runner.head_dim)
-        branches = self.films * self.recipe.branches
         runner = self.runner
+        layers, branches, *frame = self.shape
         return KVMemory.empty(
-            open_store(self.recipe, self.settings, runner.layers, branches, shape, runner.dtype, runner.device)
+            open_store(self.recipe, self.settings, layers, branches, frame, runner.dtype, runner.device)
         )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """Of what is remembered of a latent frame: layers, branches of all films, tokens, heads, channels of a head."""
+        rows, columns = self.runner.grid(self.size)
+        branches = self.films * self.recipe.branches
+        return self.runner.layers, branches, rows * columns, self.runner.own_heads, self.runner.head_dim
 
     def view(self, memory: KVMemory, chunk: PlannedChunk, shots: Sequence[int], chunks: int = 1) -> RolloutView:
         """What `chunk` sees, and with it those after it, where several `chunks` are made at once. shots: of each chunk that was made

@@ -82,11 +82,24 @@ def passes_of(runner: Runner, state: State, size: tuple[int, int]) -> Passes:
 
 def memory_for(passes: Passes, state: State) -> KVMemory:
     """What a film remembers where it goes on here: of nothing yet, to be written anew, where its memory was left out, lies on other
-    workers, or has another number of branches."""
-    memory, runner = state.local_memory, passes.runner
-    if memory is None or memory.store.frame_shape[1] != runner.own_heads:
+    workers, or is of other heads. Raises InputError where it cannot be of this network and size."""
+    memory = state.local_memory
+    if memory is None:
         return passes.blank()
-    return memory.to(runner.device)
+    held = (memory.store.layers, memory.store.batch, *memory.store.frame_shape)
+    differs = [name for name, a, b in zip(_SHAPE, held, passes.shape, strict=True) if a != b]
+    if differs == ["heads"]:  # shared out among workers in another way
+        return passes.blank()
+    if differs:
+        at = _SHAPE.index(differs[0])
+        raise InputError(
+            f"state: its memory has {held[at]} {differs[0]} where {passes.shape[at]} are needed: it is one of another network or "
+            "size, or damaged"
+        )
+    return memory.to(passes.runner.device)
+
+
+_SHAPE = ("layers", "branches", "tokens", "heads", "channels")
 
 
 def rollout(

@@ -124,31 +124,31 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     plans = tuple(_plan(item, f"records[{i}]") for i, item in enumerate(_items(film, "records", entry["chunks"])))
     planned = tuple(_chunk(item, f"planned[{i}]") for i, item in enumerate(_items(film, "planned")))
     _check_plan([plan for plan, *_ in plans], planned, len(shots))
-    latents, recalled = _made(tensors, [plan for plan, *_ in plans], recipe)
+    size = _size(entry["size"])
+    made = [plan for plan, *_ in plans]
+    latents, recalled = _made(tensors, made, recipe, size)
     records = tuple(
-        ChunkRecord(plan, seconds, choice[..., :k].long(), seed)
+        ChunkRecord(plan, seconds, _first(choice, k), seed)
         for (plan, seconds, seed, k), choice in zip(plans, recalled, strict=True)
     )
-    pending = tuple(_pending(tensors, i, passes, latents) for i, passes in enumerate(_items(film, "pending")))
-    if len(pending) > len(planned):
-        raise InputError(f"{len(pending)} chunks are half made, and {len(planned)} are planned")
+    pending = _pending(tensors, _items(film, "pending"), planned, latents, size)
     decoder = _group(tensors, "decoder.")
     kept = _group(tensors, "memory.")
     remote = RemoteMemory(entry["remote"]) if "remote" in entry else None
     return State(
-        memory=_memory(kept, recipe, settings, [plan for plan, *_ in plans]) if kept else remote,
+        memory=_memory(kept, recipe, settings, made, len(latents[0]) if latents else 1) if kept else remote,
         recipe=recipe,
         given=Recipe.from_dict(entry["given"]),
         settings=settings,
         seed=entry["seed"],
         model=entry["model"],
-        size=_size(entry["size"]),
+        size=size,
         latents=latents,
         records=records,
         shots=shots,
         planned=planned,
         pending=pending,
-        decoder=_decoder(decoder) if decoder else None,
+        decoder=VAEState.from_tensors(decoder) if decoder else None,
     )
 
 
@@ -270,15 +270,16 @@ def _size(value: object) -> tuple[int, int]:
 
 
 def _made(
-    tensors: Mapping[str, Tensor], plans: Sequence[PlannedChunk], recipe: Recipe
+    tensors: Mapping[str, Tensor], plans: Sequence[PlannedChunk], recipe: Recipe, size: tuple[int, int]
 ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
     """Latents of each chunk, and what each recalled."""
     if not plans:
         return (), ()
     lengths = [plan.length for plan in plans]
     latents, recalled = tensors.get(LATENTS), tensors.get(RECALLED)
-    if latents is None or latents.ndim != 5 or latents.shape[2] != sum(lengths) or 0 in latents.shape:
-        raise InputError(f"latents must be [B, C, {sum(lengths)}, h, w], got {_shape(latents)}")
+    wanted = (sum(lengths), *size)
+    if latents is None or latents.ndim != 5 or latents.shape[2:] != wanted or 0 in latents.shape:
+        raise InputError(f"latents must be [B, C, {', '.join(map(str, wanted))}], got {_shape(latents)}")
     if latents.shape[1] not in SCALES or not latents.is_floating_point():
         raise InputError(f"latents must have {' or '.join(map(str, SCALES))} channels, got {_shape(latents)}")
     branches = latents.shape[0] * recipe.branches
@@ -294,22 +295,38 @@ def _made(
     return tuple(part.contiguous() for part in latents.split(lengths, 2)), recalled.unbind(0)
 
 
-def _pending(tensors: Mapping[str, Tensor], i: int, passes: object, latents: Sequence[Tensor]) -> Pending:
-    x = tensors.get(f"pending.{i}")
-    if x is None or x.ndim != 5 or not x.is_floating_point() or (latents and x.shape[:2] != latents[0].shape[:2]):
-        raise InputError(f"pending.{i} must be [B, C, c, h, w], got {_shape(x)}")
-    return Pending(x, checks.whole(passes, f"pending[{i}]", 0, 1000))
+def _first(recalled: Tensor, k: int) -> Tensor:
+    """What one chunk recalled, of a tensor as wide as that of the chunk which recalled most."""
+    if k > recalled.shape[2]:
+        raise InputError(
+            f"recalled must hold the {k} frames of each chunk that film.records names, got {_shape(recalled)}"
+        )
+    return recalled[..., :k].long()
 
 
-def _decoder(tensors: dict[str, Tensor]) -> VAEState:
-    try:
-        return VAEState.from_tensors(tensors)
-    except ValueError as error:
-        raise InputError(f"its decoder's part is incomplete: {error}") from None
+def _pending(
+    tensors: Mapping[str, Tensor],
+    passes: Sequence[object],
+    planned: Sequence[PlannedChunk],
+    latents: Sequence[Tensor],
+    size: tuple[int, int],
+) -> tuple[Pending, ...]:
+    """What is half made of the first planned chunks. passes: done of each."""
+    if len(passes) > len(planned):
+        raise InputError(f"film.pending has {len(passes)} chunks, and {len(planned)} are planned")
+    out = []
+    for i, (done, chunk) in enumerate(zip(passes, planned, strict=False)):
+        x = tensors.get(f"pending.{i}")
+        right = x is not None and x.ndim == 5 and x.is_floating_point() and x.shape[2:] == (chunk.length, *size)
+        if x is None or not right or (latents and x.shape[:2] != latents[0].shape[:2]):
+            wanted = ", ".join(map(str, (chunk.length, *size)))
+            raise InputError(f"pending.{i} must be [B, C, {wanted}], got {_shape(x)}")
+        out.append(Pending(x, checks.whole(done, f"film.pending[{i}]", 0, 1000)))
+    return tuple(out)
 
 
 def _memory(
-    tensors: dict[str, Tensor], recipe: Recipe, settings: ResolvedMemory, plans: Sequence[PlannedChunk]
+    tensors: dict[str, Tensor], recipe: Recipe, settings: ResolvedMemory, plans: Sequence[PlannedChunk], films: int
 ) -> KVMemory:
     keys, layers = tensors.get("hot.keys.0"), sum(name.startswith("hot.keys.") for name in tensors)
     if keys is None or keys.ndim != 5 or not keys.is_floating_point():
@@ -317,6 +334,8 @@ def _memory(
     branches, _, *frame = keys.shape
     store = open_store(recipe, settings, layers, branches, frame, keys.dtype, torch.device("cpu"))
     memory = KVMemory.from_tensors(tensors, store)
+    if branches != films * recipe.branches:
+        raise InputError(f"memory must be of {films * recipe.branches} branches, got {branches}")
     if memory.lengths != tuple(plan.length for plan in plans[: len(memory.lengths)]):
         raise InputError(f"memory.lengths must be those of the film's chunks, got {checks.show(list(memory.lengths))}")
     return memory

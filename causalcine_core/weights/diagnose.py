@@ -62,7 +62,7 @@ def wrong_network(shapes: Mapping[str, Shape], missing: int = 0, total: int = 0)
         if any(piece in name for name in shapes):
             return f"it looks like {what}"
     patch, head = shapes.get("patch_embedding.weight", ()), shapes.get("head.head.weight", ())
-    if len(patch) == 5 and len(head) == 2:
+    if len(patch) == 5 and 0 not in patch and len(head) == 2:
         channels, cell = patch[1], patch[2] * patch[3] * patch[4]
         if head[0] != channels * cell:
             kind = "an image-to-video model" if channels == 36 else "an image, control or inpainting model"

@@ -340,6 +340,7 @@ def test_c51_broken_downloads_are_named_everywhere_and_cost_no_memory(tmp_path, 
         "story check": ["story", "check", story, "--model", path],
         "convert": ["convert", path, out],
         "convert --lora": ["convert", checkpoint, out, "--lora", path],
+        "continue": ["continue", path, story, "-o", tmp_path / "a.mp4", "--model", checkpoint],
     }
     if kind == "pickle":  # the two that read one say what is wrong inside
         del commands["inspect"], commands["convert"], commands["convert --lora"]
@@ -348,7 +349,7 @@ def test_c51_broken_downloads_are_named_everywhere_and_cost_no_memory(tmp_path, 
         (line,) = capsys.readouterr().err.splitlines()
         assert says in line, name
         assert str(path) in line, name
-    for load in (load_vae, load_transformer):
+    for load in (load_vae, load_transformer, State.load):
         with pytest.raises(InputError, match=says):
             load(path)
     assert psutil.Process().memory_info().rss - before < 50_000_000

@@ -13,7 +13,7 @@ def bench(tmp_path_factory) -> Bench:
     return Bench(tmp_path_factory.mktemp("fuzz") / "bench")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("state", "tiny")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tiny"])
 @given(rng=st.randoms(use_true_random=False))
 @settings(
     max_examples=12,

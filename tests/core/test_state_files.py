@@ -1,0 +1,119 @@
+"""A state's tensors: each must be there, of its type and shape, or the file is refused by name."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from causalcine_core import InputError, MemorySettings, Pipeline, Shot, State, Story
+from causalcine_core.weights.tensors import read_tensors
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A pipeline, and a state with all that a file can hold: five chunks, some of them remembered in 8 bits, a decoder's part."""
+    pipe, path = Pipeline.random(), tmp_path_factory.mktemp("state") / "film.state"
+    story = Story([Shot("a cat", frames=81)])
+    *_, chunk = (chunk for chunk, _ in zip(pipe.stream(story, memory=MemorySettings(storage="8bit")), range(5)))
+    chunk.state.save(path)
+    return pipe, path
+
+
+def changed(film, path, name: str, change) -> None:
+    """The file with one tensor changed, or, where `change` gives None, without it."""
+    tensors, header = read_tensors(film[1])
+    tensors[name] = change(tensors[name])
+    save_file({key: t for key, t in tensors.items() if t is not None}, path, metadata=header.metadata)
+
+
+def names() -> list[str]:
+    tiers = ["hot.keys", "hot.values", "hot.descriptors", "cold.keys", "cold.values", "cold.descriptors"]
+    tiers += ["cold.key_scales", "cold.value_scales"]
+    table = ["lengths", "uses", "turns", "hot.frames", "cold.frames"]
+    memory = [f"memory.{name}" for name in (*table, *(f"{tier}.{layer}" for tier in tiers for layer in range(2)))]
+    return ["film", "latents", "recalled", *memory]
+
+
+CHANGES = {
+    "missing": lambda t: None,
+    "of another rank": lambda t: t[None],
+    "of another type": lambda t: t.bool(),
+    "shorter": lambda t: t[..., :-1].contiguous(),
+    "empty": lambda t: t[:0],
+    "longer": lambda t: torch.cat([t, t]),
+}
+
+
+def test_every_tensor_of_a_state_is_looked_at(film):
+    held = set(read_tensors(film[1])[0])
+    assert {name for name in held if not name.startswith("decoder.")} == set(names())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", names())
+def test_a_tensor_that_is_not_what_it_must_be_is_refused(film, tmp_path, name, change):
+    path = tmp_path / "bad.state"
+    changed(film, path, name, CHANGES[change])
+    with pytest.raises(InputError, match=r"^state file .*bad\.state"):
+        State.load(path)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_decoders_part_that_is_not_what_it_must_be_is_refused(film, tmp_path, change):
+    """At the latest where it is used: only the VAE knows what its layers keep."""
+    path = tmp_path / "bad.state"
+    changed(film, path, "decoder.past.1", CHANGES[change])
+    with pytest.raises(InputError, match=r"VAE"):
+        next(film[0].stream(None, state=State.load(path)))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_memory_of_fewer_layers_than_the_network_is_refused(film, tmp_path, layer):
+    path = tmp_path / "bad.state"
+    tensors, header = read_tensors(film[1])
+    kept = {n: t for n, t in tensors.items() if not (n.startswith("memory.") and n.endswith(".1"))}
+    save_file(kept, path, metadata=header.metadata)
+    with pytest.raises(InputError, match="its memory has 1 layers where 2 are needed"):
+        next(film[0].stream(None, state=State.load(path)))
+
+
+NUMBERS = {
+    "memory.lengths": [-1, 0, 2**40],
+    "memory.hot.frames": [-1, 10**6],
+    "memory.cold.frames": [-1, 10**6],
+    "recalled": [-2, 10**6],
+}
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, number) for name, all_ in NUMBERS.items() for number in all_])
+def test_numbers_that_cannot_be_are_refused(film, tmp_path, name, number):
+    def put(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[0] = number
+        return tensor
+
+    path = tmp_path / "bad.state"
+    changed(film, path, name, put)
+    with pytest.raises(InputError, match=r"^state file .*bad\.state"):
+        State.load(path)
+
+
+def test_a_frame_that_lies_in_two_places_is_refused(film, tmp_path):
+    path = tmp_path / "bad.state"
+    hot = read_tensors(film[1])[0]["memory.hot.frames"]
+    changed(film, path, "memory.cold.frames", lambda t: torch.cat([hot[:1], t[1:]]))
+    with pytest.raises(InputError, match="must hold every frame once"):
+        State.load(path)
+
+
+@pytest.mark.parametrize("gigabytes", [1e6, 1e300])
+def test_a_budget_that_no_machine_has_is_refused(film, tmp_path, gigabytes):
+    """As of a state that was made on a larger one."""
+    path = tmp_path / "bad.state"
+    tensors, header = read_tensors(film[1])
+    entry = json.loads(header.metadata["causalcine_state"])
+    entry["settings"]["budget"] = gigabytes
+    save_file(tensors, path, metadata={**header.metadata, "causalcine_state": json.dumps(entry)})
+    with pytest.raises(InputError, match=r"more than is free: set memory\.budget"):
+        State.load(path)
