@@ -264,8 +264,7 @@ def test_the_packed_pass_is_the_methods(fields, first):
         first=first,
         shots=of_chunk,
         cut=Cut.parse(cut, keep=settings.cut_keep, jump=settings.cut_jump),
-        sink=settings.sink,
-        shot_angle=settings.shot_angle,
+        **{name: fields[name] for name in ("sink", "shot_angle") if name in fields},
     )
     rows = torch.tensor([n for n, length in zip(of_chunk, lengths, strict=True) for _ in range(length)])
     begin = sum(lengths[:first])
