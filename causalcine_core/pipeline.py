@@ -113,15 +113,25 @@ class Pipeline:
 
     @classmethod
     def random(
-        cls, *, seed: int = 0, recipe: Recipe | None = None, vocabulary: Sequence[str] = ("a", "cat")
+        cls,
+        *,
+        seed: int = 0,
+        recipe: Recipe | None = None,
+        vocabulary: Sequence[str] = ("a", "cat"),
+        text_len: int = 16,
     ) -> Pipeline:
-        """A tiny untrained pipeline of the real architecture: for tests, and for trying interfaces without weights."""
+        """A tiny untrained pipeline of the real architecture: for tests, and for trying interfaces without weights.
+
+        text_len: words and marks of a prompt that it reads.
+        """
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            config = WanConfig(dim=96, ffn_dim=128, num_heads=2, num_layers=2, freq_dim=32, text_dim=32, text_len=16)
+            config = WanConfig(
+                dim=96, ffn_dim=128, num_heads=2, num_layers=2, freq_dim=32, text_dim=32, text_len=text_len
+            )
             net = CausalWanTransformer(config).initialize()
             torch.nn.init.xavier_uniform_(net.head.head.weight)
-            text = NanoTextEncoder(TextConfig(tuple(vocabulary), dim=32, heads=2, layers=1, length=16))
+            text = NanoTextEncoder(TextConfig(tuple(vocabulary), dim=32, heads=2, layers=1, length=text_len))
             vae = WanVAE(
                 VAEConfig(dim=8, dim_mult=(1, 1, 1), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2)
             )

@@ -9,9 +9,10 @@ import torch
 from comfy_api.latest import io
 
 from .adapt import vae as vaes
+from .adapt.form import Form
 
 
-class CausalCineStreamingDecode(io.ComfyNode):
+class CausalCineStreamingDecode(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

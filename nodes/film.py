@@ -59,7 +59,6 @@ class ShotTexts:
         shots = {shot.index: shot for shot in state.shots}
         for shot in state.read_next(state.planned, elsewhere=lies_with(executor, state)):
             self.encode([fit_shot(shots[shot], self.reading).text])
-            mm.throw_exception_if_processing_interrupted()
         if state.recipe.guidance.on:
             self.encode([state.recipe.guidance.negative])
 

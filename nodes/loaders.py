@@ -20,6 +20,7 @@ from ..causalcine_core.vae import vae_from_weights
 from ..causalcine_core.weights.built_in import BUILT_IN
 from ..causalcine_core.weights.checkpoint import assign
 from .adapt import clip, model, vae
+from .adapt.form import Form
 from .adapt.progress import tell
 
 NANO = "nano (built-in)"
@@ -30,9 +31,10 @@ DTYPES = {
     "fp16": torch.float16,
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
+FAMILY_LABELS = [AUTO, *(family.label for family in FAMILIES)]
 
 
-class CausalCineCheckpointLoader(io.ComfyNode):
+class CausalCineCheckpointLoader(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -57,15 +59,16 @@ class CausalCineCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str) -> bool | str:
-        return checked(lambda: _checkpoint(checkpoint))
+    def check(cls, checkpoint: str | None = None) -> None:
+        if checkpoint is not None:
+            _checkpoint(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         return io.NodeOutput(*load_all(_checkpoint(checkpoint), checkpoint))
 
 
-class CausalCineModelLoader(io.ComfyNode):
+class CausalCineModelLoader(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         files = choices("diffusion_models")
@@ -98,7 +101,7 @@ class CausalCineModelLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "family",
-                    options=[AUTO, *(family.label for family in FAMILIES)],
+                    options=FAMILY_LABELS,
                     default=AUTO,
                     optional=True,
                     tooltip="How it was trained to be run. auto: as the file says, else told from its shape where that can "
@@ -109,22 +112,28 @@ class CausalCineModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str) -> bool | str:
-        return checked(lambda: find("diffusion_models", model_name))
+    def check(
+        cls, model_name: str | None = None, dtype: str = "default", attention: str = AUTO, family: str = AUTO
+    ) -> None:
+        checks.choice(dtype, "dtype", DTYPES)
+        checks.choice(attention, "attention", KERNELS)
+        checks.choice(family, "family", FAMILY_LABELS)
+        if model_name is not None:
+            find("diffusion_models", model_name, "model_name")
 
     @classmethod
     def execute(
         cls, model_name: str, dtype: str = "default", attention: str = "auto", family: str = AUTO
     ) -> io.NodeOutput:
-        checks.choice(dtype, "dtype", DTYPES)
+        cls.check(model_name, dtype, attention, family)
         find_kernel(attention)
-        loaded = load_network(find("diffusion_models", model_name), DTYPES[dtype], family)
+        loaded = load_network(find("diffusion_models", model_name, "model_name"), DTYPES[dtype], family)
         return io.NodeOutput(model.with_attachment(loaded, model.ATTENTION, attention))
 
 
 def _checkpoint(name: str) -> Path:
     if name != NANO:
-        return find("checkpoints", name)
+        return find("checkpoints", name, "checkpoint")
     if not BUILT_IN["nano"].is_file():
         raise InputError(f"the built-in model is missing from {BUILT_IN['nano'].parent}: install CausalCine again")
     return BUILT_IN["nano"]
@@ -183,20 +192,13 @@ def choices(kind: str) -> list[str]:
         return []
 
 
-def find(kind: str, name: str) -> Path:
-    """The file of a choice, with either slash between folders; InputError names the folder to put it into."""
+def find(kind: str, name: str, field: str) -> Path:
+    """The file that a field names, with either slash between folders; InputError names the folder to put it into."""
+    if not isinstance(name, str):
+        raise InputError(f"{field} must be the name of a file in models/{kind}, got {checks.show(name)}")
     for spelling in (name, name.replace("\\", "/"), name.replace("/", "\\")):
         path = folder_paths.get_full_path(kind, spelling)
         if path is not None:
             return Path(path)
     folders = folder_paths.get_folder_paths(kind)
-    raise InputError(f"{name!r} is not in models/{kind}: put the file into {folders[0] if folders else kind}")
-
-
-def checked(check: Any) -> bool | str:
-    """A check that raises InputError, as ComfyUI's validation wants it."""
-    try:
-        check()
-    except InputError as error:
-        return str(error)
-    return True
+    raise InputError(f"{field} {name!r} is not in models/{kind}: put the file into {folders[0] if folders else kind}")

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..causalcine_core import checks
 from ..causalcine_core.memory import ROUTINGS, STORAGES, MemorySettings
 from ..causalcine_core.report import build_report, memory_map
+from .adapt.form import Form
 
 MemoryType = io.Custom("CAUSALCINE_MEMORY")
 StateType = io.Custom("CAUSALCINE_STATE")
 
 
-class CausalCineMemory(io.ComfyNode):
+class CausalCineMemory(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -69,6 +71,11 @@ class CausalCineMemory(io.ComfyNode):
         )
 
     @classmethod
+    def check(cls, routing: str = "every_step", storage: str = "full") -> None:
+        checks.choice(routing, "routing", ROUTINGS)
+        checks.choice(storage, "storage", STORAGES)
+
+    @classmethod
     def execute(
         cls, window: int = -1, top_k: int = -1, routing: str = "every_step", budget: float = 0.0, storage: str = "full"
     ) -> io.NodeOutput:
@@ -76,7 +83,7 @@ class CausalCineMemory(io.ComfyNode):
         return io.NodeOutput(MemorySettings(*given, routing, budget or None, storage))
 
 
-class CausalCineMemoryMap(io.ComfyNode):
+class CausalCineMemoryMap(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -7,16 +7,23 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..causalcine_core import checks
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.sampling import FAMILIES, SAMPLERS, Recipe, find_family, reshifted
 from .adapt import model as models
+from .adapt.form import Form
 from .story import AS_MODEL, CUTS
 
 RECOMPUTE: dict[str, str | bool] = {AS_MODEL: AS_MODEL, "yes": True, "no": False}
-LABELS = [family.label for family in FAMILIES]
+CHOICES = {
+    "family": [AS_MODEL, *(family.label for family in FAMILIES)],
+    "sampler": [AS_MODEL, *SAMPLERS],
+    "cut": CUTS,
+    "recompute": list(RECOMPUTE),
+}
 
 
-class CausalCineRecipe(io.ComfyNode):
+class CausalCineRecipe(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -27,11 +34,18 @@ class CausalCineRecipe(io.ComfyNode):
             "sampler. CausalCine files bring their recipe; a plain Wan file needs one. Also takes a stock Wan MODEL.",
             inputs=[
                 io.Model.Input("model", tooltip="Ours, or a Wan text-to-video MODEL of any loader."),
-                _choice("family", [AS_MODEL, *LABELS], "Start from what this family was trained with."),
+                _choice("family", "Start from what this family was trained with."),
                 *_fields(),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The same model with this recipe.")],
         )
+
+    @classmethod
+    def check(
+        cls, family: str = AS_MODEL, sampler: str = AS_MODEL, cut: str = AS_MODEL, recompute: str = AS_MODEL
+    ) -> None:
+        for name, value in (("family", family), ("sampler", sampler), ("cut", cut), ("recompute", recompute)):
+            checks.choice(value, name, CHOICES[name])
 
     @classmethod
     def execute(cls, model: Any, family: str = AS_MODEL, **given: Any) -> io.NodeOutput:
@@ -48,7 +62,6 @@ def _fields() -> list[io.WidgetInput]:
         _number("shift", 0, 100, 0.1, "Of the noise schedule."),
         _choice(
             "sampler",
-            [AS_MODEL, *SAMPLERS],
             "euler or unipc: many steps, of which unipc needs fewer. renoise: distilled models of few steps. rolling: the same "
             "for models trained to make several chunks at once (Rolling-Forcing).",
         ),
@@ -71,10 +84,9 @@ def _fields() -> list[io.WidgetInput]:
             ),
             _whole("sink", -1, 1024, "First latent frames of the film that are always seen."),
             _number("context_noise", -1, 0.99, 0.01, "Noise on a finished chunk when it is written to memory."),
-            _choice("cut", CUTS, "How shots follow one another where the shot list leaves it to the model."),
+            _choice("cut", "How shots follow one another where the shot list leaves it to the model."),
             _choice(
                 "recompute",
-                list(RECOMPUTE),
                 "Before each chunk, write its window to memory anew: under the words now in force, seeing nothing older. Krea "
                 "was trained so.",
             ),
@@ -106,8 +118,8 @@ def _number(name: str, unset: int, most: float, step: float, tip: str) -> io.Wid
     return io.Float.Input(name, **limits, tooltip=f"{tip} {unset}: as the family.")
 
 
-def _choice(name: str, options: list[str], tip: str) -> io.WidgetInput:
-    return io.Combo.Input(name, options=options, default=AS_MODEL, tooltip=tip)
+def _choice(name: str, tip: str) -> io.WidgetInput:
+    return io.Combo.Input(name, options=CHOICES[name], default=AS_MODEL, tooltip=tip)
 
 
 def _text(name: str, tip: str, **how: Any) -> io.WidgetInput:

@@ -7,13 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..causalcine_core.errors import InputError, WorkerLostError
+from ..causalcine_core.errors import WorkerLostError
 from ..causalcine_core.memory import MemorySettings
 from ..causalcine_core.sampling import State
 from ..causalcine_core.story import MAX_SEED, check_size
 from .adapt import model as models
 from .adapt import vae as vaes
 from .adapt import workers
+from .adapt.form import Form
 from .adapt.progress import Progress
 from .film import latent_of, on_device, pipeline_of
 from .memory import MemoryType, StateType
@@ -22,7 +23,7 @@ from .story import Shots, ShotsType
 STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of Wan 2.1 models; of Wan 2.2 5B it is 32
 
 
-class CausalCineSampler(io.ComfyNode):
+class CausalCineSampler(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -77,12 +78,8 @@ class CausalCineSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
-        try:
-            check_size(width or STRIDE, height or STRIDE, STRIDE)
-        except InputError as error:
-            return str(error)
-        return True
+    def check(cls, width: int = 0, height: int = 0) -> None:
+        check_size(width or STRIDE, height or STRIDE, STRIDE)
 
     @classmethod
     def execute(

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import comfy.model_management as mm
 import comfy.utils
 import torch
 from comfy_api.latest import InputImpl, io, ui
 
+from ..causalcine_core.encoder import EncoderError, check_encoder
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.video import VideoWriter
 from .adapt import files
 from .adapt import vae as vaes
+from .adapt.form import Form
 from .adapt.progress import warn
+from .adapt.queue import ancestry
 from .film import fps_of
-from .loaders import checked
+
+PREFIX = "video/CausalCine"
 
 
-class CausalCineSaveVideo(io.ComfyNode):
+class CausalCineSaveVideo(Form):
+    written: ClassVar[files.Written] = files.Written()
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -41,7 +48,7 @@ class CausalCineSaveVideo(io.ComfyNode):
                 ),
                 io.String.Input(
                     "filename_prefix",
-                    default="video/CausalCine",
+                    default=PREFIX,
                     tooltip="Start of the file's name; / makes subfolders of ComfyUI's output. %date:yyyy-MM-dd% works.",
                 ),
             ],
@@ -51,13 +58,21 @@ class CausalCineSaveVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        return checked(lambda: files.clean_prefix(filename_prefix)) if isinstance(filename_prefix, str) else True
+    def check(cls, filename_prefix: str = PREFIX) -> None:
+        files.clean_prefix(filename_prefix)
+        _check_encoder(filename_prefix)
+
+    @classmethod
+    def fingerprint_inputs(cls, **widgets: Any) -> int:
+        """Changes when the file that this node wrote for this film is gone: then it is written again."""
+        return cls.written.lost(ancestry())
 
     @classmethod
     def execute(
-        cls, samples: dict[str, Any], vae: Any, fps: float = 0.0, filename_prefix: str = "video/CausalCine"
+        cls, samples: dict[str, Any], vae: Any, fps: float = 0.0, filename_prefix: str = PREFIX
     ) -> io.NodeOutput:
+        stop = mm.throw_exception_if_processing_interrupted
+        _check_encoder(filename_prefix, stop)
         latent = samples["samples"]
         vaes.check(vae, latent)
         if latent.shape[0] != 1:
@@ -83,11 +98,20 @@ class CausalCineSaveVideo(io.ComfyNode):
             size,
             metadata=files.metadata(cls.hidden),
             called=filename_prefix,
-            on_wait=mm.throw_exception_if_processing_interrupted,
+            on_wait=stop,
         ) as video:
             for frames in vaes.frames(vae, latent):
                 video.write((frames * 255).round().to(torch.uint8))
                 bar.update(len(frames))
         path = files.publish(unfinished, name, number)
+        cls.written.keep(ancestry(), path)
         shown = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([shown]))
+
+
+def _check_encoder(prefix: str, on_wait: Callable[[], object] | None = None) -> None:
+    """Raise InputError where ffmpeg cannot write the file that is asked for. on_wait: called while it is tried."""
+    try:
+        check_encoder(on_wait)
+    except EncoderError as error:
+        raise InputError(f"filename_prefix {prefix!r} cannot be written: {error}") from None

@@ -14,8 +14,8 @@ from ..causalcine_core.story import MAX_BLEND, Shot, Story, join_prompt
 from ..causalcine_core.story_formats import SHOT_SYNTAX
 from ..causalcine_core.text import fit_shot
 from .adapt import clip as clips
+from .adapt.form import Form
 from .adapt.progress import warn
-from .loaders import checked
 
 ShotsType = io.Custom("CAUSALCINE_SHOTS")
 
@@ -62,7 +62,7 @@ class Shots:
         return clips.warnings(self.clip, plan(self.story).shots)
 
 
-class CausalCineShotList(io.ComfyNode):
+class CausalCineShotList(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -105,8 +105,8 @@ class CausalCineShotList(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, story: str | None = None) -> bool | str:
-        return checked(lambda: Story.parse(story)) if isinstance(story, str) else True
+    def check(cls, story: str = EXAMPLE) -> None:
+        Story.parse(story)
 
     @classmethod
     def execute(
@@ -123,7 +123,7 @@ class CausalCineShotList(io.ComfyNode):
         return _given(shots, read.notes[1:])
 
 
-class CausalCineShot(io.ComfyNode):
+class CausalCineShot(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -170,8 +170,8 @@ class CausalCineShot(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        return checked(lambda: Story([Shot(prompt)])) if isinstance(prompt, str) else True
+    def check(cls, prompt: str = EXAMPLE_SHOT) -> None:
+        Story([Shot(prompt)])
 
     @classmethod
     def execute(

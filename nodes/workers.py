@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
+from .adapt.form import Form
 from .adapt.workers import Crews
 
 
-class CausalCineWorkers(io.ComfyNode):
+class CausalCineWorkers(Form):
     crews: ClassVar[Crews] = Crews()
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import comfy.model_management as mm
 import comfy.sd
 import comfy.supported_models_base
 import torch
@@ -64,7 +65,8 @@ def build(encoder: NanoTextEncoder) -> comfy.sd.CLIP:
 
 
 def encode(clip: Any, text: str) -> Tensor:
-    """Text context `[1, T, text_dim]` of one prompt, by any CLIP."""
+    """Text context `[1, T, text_dim]` of one prompt, by any CLIP. A cancel ends it before it begins: between two prompts."""
+    mm.throw_exception_if_processing_interrupted()
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
 
 

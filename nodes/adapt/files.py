@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,28 @@ def reserve(prefix: str, size: tuple[int, int]) -> tuple[Path, str, str, int]:
         clean_prefix(prefix), folder_paths.get_output_directory(), *size
     )
     return Path(folder), name, subfolder, number
+
+
+@dataclass
+class Written:
+    """The last file that was written for each film, by its digest, and how often it was found to be gone."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, film: str | None, path: Path) -> None:
+        if film is not None:
+            self.files[film] = path
+
+    def lost(self, film: str | None) -> int:
+        """How many of a film's files are gone by now; 0 for a film that was never written."""
+        path = self.files.get(film) if film is not None else None
+        if film is None or path is None:
+            return self.times.get(film or "", 0)
+        if not path.exists():
+            del self.files[film]
+            self.times[film] = self.times.get(film, 0) + 1
+        return self.times.get(film, 0)
 
 
 def publish(file: Path, name: str, number: int) -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management as mm
+import comfy.options
 import comfy.utils
 import torch
+from comfy.cli_args import LatentPreviewMethod, args, parser
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
@@ -19,6 +23,7 @@ from ...causalcine_core.runner import Runner
 from ...causalcine_core.sampling import StepInfo
 from ...causalcine_core.vae import denormalize
 from . import vae as vaes
+from .queue import running
 
 PREVIEW_EVERY = 0.5  # seconds
 PREVIEW_SIZE = 512  # pixels; the server enlarges and shrinks to it
@@ -36,7 +41,7 @@ class Progress:
     @classmethod
     def of(cls, runner: Runner, vae: Any, latent_format: Any) -> Progress:
         """Of films of a network: with this VAE, or where it is None with a tiny decoder, if there is one."""
-        tiny = vaes.TinyPreview.find(runner.channels, runner.device) if vae is None else None
+        tiny = vaes.TinyPreview.find(runner.channels, runner.device) if vae is None and previews_wanted() else None
         return cls(vae, tiny, latent_format)
 
     def begin(self, chunks: int, steps: int) -> None:
@@ -51,7 +56,7 @@ class Progress:
         done = (self.chunk - 1) * self.steps + info.step * self.steps // info.steps  # a first chunk may have more
         now = time.monotonic()
         preview = None
-        if info.step == info.steps or now - self.shown >= PREVIEW_EVERY:
+        if (info.step == info.steps or now - self.shown >= PREVIEW_EVERY) and previews_are_seen():
             self.shown = now
             preview = ("JPEG", self.picture(info), PREVIEW_SIZE)
         self.bar.update_absolute(done, self.chunks * self.steps, preview)
@@ -72,6 +77,33 @@ class Progress:
         factors = latent.new_tensor(self.latent_format.latent_rgb_factors)
         bias = latent.new_tensor(self.latent_format.latent_rgb_factors_bias)
         return (latent[0, :, 0].movedim(0, -1) @ factors + bias + 1) / 2
+
+
+def previews_are_seen() -> bool:
+    """Whether previews are wanted, and whoever queued the film, or anybody where it has no client, is there to see them."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None or not previews_wanted():
+        return False
+    return server.client_id in server.sockets if server.client_id is not None else bool(server.sockets)
+
+
+def previews_wanted() -> bool:
+    """Whether nobody has chosen `none`, with --preview-method or (0.33) in the page's settings.
+
+    Where nobody has chosen anything, stock samplers show nothing, but a film takes minutes: it is shown as it grows.
+    """
+    if args.preview_method != LatentPreviewMethod.NoPreviews:
+        return True
+    return _method_of_command_line() is None and running().get("preview_method") != LatentPreviewMethod.NoPreviews.value
+
+
+@functools.cache
+def _method_of_command_line() -> LatentPreviewMethod | None:
+    """The method that ComfyUI was started with, None where it was started with none of these."""
+    if not comfy.options.args_parsing:
+        return None
+    chosen, _ = parser.parse_known_args(namespace=argparse.Namespace(preview_method=None))
+    return chosen.preview_method
 
 
 def say(text: str) -> None:

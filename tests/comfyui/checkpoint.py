@@ -26,7 +26,7 @@ WORDS = tuple(VOCABULARY.split())
 def random_checkpoint(path: Path, *, seed: int = 0, vocabulary: tuple[str, ...] = WORDS, **recipe: object) -> Path:
     """An all-in-one file: 96 x 96, untrained, quick. `recipe` overrides its recipe."""
     base = Recipe.of(steps=4, width=96, height=96, window=1, top_k=2, guidance=3.0, seconds=1.5)
-    pipe = Pipeline.random(seed=seed, recipe=base.changed(**recipe), vocabulary=vocabulary)
+    pipe = Pipeline.random(seed=seed, recipe=base.changed(**recipe), vocabulary=vocabulary, text_len=48)
     net = pipe.network.net
     header = {
         "model": net.config.to_dict(),

@@ -1,12 +1,17 @@
 """Nodes that only the tests use, loaded by the server under test."""
 
+import logging
+import os
+import time
 from unittest import mock
 
 import comfy.ldm.wan.vae2_2 as wan22
 import comfy.sd
 import latent_preview
 import torch
+from aiohttp import web
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 
 class PickyPreviewer:
@@ -24,25 +29,73 @@ class FakeTextEncoder:
 
     tokenizer = None
 
+    def __init__(self, batch, seconds):
+        self.batch, self.seconds = batch, seconds
+
     def tokenize(self, text):
         return {"words": [[(word, 1.0) for word in text.split()]]}
 
     def encode_from_tokens_scheduled(self, tokens):
+        time.sleep(self.seconds)
+        logging.info("a prompt was encoded")
         words = [word for word, _ in tokens["words"][0]]
         rows = [torch.randn(4096, generator=torch.Generator().manual_seed(sum(map(ord, w)))) for w in words]
-        text = torch.zeros(1, 512, 4096)
-        text[0, : len(rows)] = torch.stack(rows)[:512]
+        text = torch.zeros(self.batch, 512, 4096)
+        if rows:
+            text[:, : len(rows)] = torch.stack(rows)[:512]
         return [[text, {"pooled_output": None}]]
 
 
 class TestTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(node_id="TestTextEncoder", category="test", outputs=[io.Clip.Output()])
+        return io.Schema(
+            node_id="TestTextEncoder",
+            category="test",
+            inputs=[
+                io.Int.Input("batch", default=1, min=1, optional=True),
+                io.Float.Input("seconds", default=0.0, min=0.0, optional=True),
+            ],
+            outputs=[io.Clip.Output()],
+        )
 
     @classmethod
-    def execute(cls):
-        return io.NodeOutput(FakeTextEncoder())
+    def execute(cls, batch=1, seconds=0.0):
+        return io.NodeOutput(FakeTextEncoder(batch, seconds))
+
+
+class Anything(str):
+    """The type of a switch's output, as packs that have one spell it: it fits every input."""
+
+    def __ne__(self, other):
+        return False
+
+
+class TestChoice(io.ComfyNode):
+    """What switches and primitive nodes do: the value of a choice by a link."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestChoice",
+            category="test",
+            inputs=[io.String.Input("value")],
+            outputs=[io.Custom(Anything("*")).Output()],
+        )
+
+    @classmethod
+    def execute(cls, value):
+        return io.NodeOutput(value)
+
+
+@PromptServer.instance.routes.post("/test_environment")
+async def test_environment(request):
+    """Sets variables of the server's environment; an empty one is taken away."""
+    for name, value in (await request.json()).items():
+        os.environ.pop(name, None)
+        if value:
+            os.environ[name] = value
+    return web.json_response({})
 
 
 class TestWan22VAE(io.ComfyNode):
@@ -134,7 +187,7 @@ class TestCompareImages(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self):
-        return [TestTextEncoder, TestWan22VAE, TestLatent, TestAttentionOverride, TestCompareImages]
+        return [TestTextEncoder, TestChoice, TestWan22VAE, TestLatent, TestAttentionOverride, TestCompareImages]
 
 
 async def comfy_entrypoint():
