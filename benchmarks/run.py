@@ -32,6 +32,7 @@ from causalcine_core.sampling import Chunk
 from causalcine_core.story import parse_size
 
 from .against import against_reference, in_turns
+from .neighbour import beside_a_neighbour
 from .progress import counted, print_rows, watched
 from .shapes import DECODERS, measure_shape
 
@@ -186,6 +187,8 @@ def _measured(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     yield "as_shipped", frames_per_second(pipe, story)
     yield "four_steps_unguided", frames_per_second(pipe, story, steps=4, guidance=1.0)
     yield "time_shares", shares(pipe, story)
+    for name, figures in beside_a_neighbour(pipe, story, 6 if args.quick else 18):
+        yield "threads", {name: figures}
     yield "rollout", late_and_early(pipe, marks, 2, 3 if args.quick else 15)
     for name, figures in against_reference(*((8, 7, True) if args.quick else (12, 7))):
         yield "against_reference", {name: figures}

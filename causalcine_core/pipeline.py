@@ -28,9 +28,12 @@ from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .session import Event, Session
 from .story import Shot, Story, pace_notes
 from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot, prompt_notes
+from .threads import one_thread
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
 from .weights.built_in import model_path
 from .weights.checkpoint import Checkpoint, assign
+
+WIDER = 8  # positions that a weight of a VAE's decoder meets for each of the latent, about: later layers have more
 
 
 @dataclass(frozen=True)
@@ -305,18 +308,26 @@ class Pipeline:
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
         """Text of a prompt for the transformer: `[1, T, text_dim]`."""
-        return self.text.encode([prompt])
+        with one_thread(self.network.device):  # a short text is little work
+            return self.text.encode([prompt])
 
     @torch.no_grad()
     def _decode(self, latent: Tensor, decoder: VAEState | None) -> tuple[Tensor, VAEState]:
         """Frames uint8 `[F, H, W, 3]` of a film's next latents, and the decoder's state after them."""
         weight = next(self.vae.parameters())
-        video, decoder = self.vae.decode(latent.to(weight.device, weight.dtype), decoder)
-        if not torch.isfinite(video).all():
-            raise NotFiniteError(
-                "the decoder gives numbers that are none (NaN or infinity): the VAE or the state's decoder is damaged"
-            )
-        return frames_to_uint8(video), decoder
+        latent, before = latent.to(weight.device, weight.dtype), decoder
+
+        def trial() -> Tensor:
+            return self.vae.decode(latent, before)[0]
+
+        work = 2.0 * WIDER * sum(p.numel() for p in self.vae.decoder.parameters()) * latent[0, 0].numel() * len(latent)
+        with self.network.as_passes(("decode", before is None, *latent.shape), work, trial):
+            video, decoder = self.vae.decode(latent, before)
+            if not torch.isfinite(video).all():
+                raise NotFiniteError(
+                    "the decoder gives numbers that are none (NaN or infinity): the VAE or the state's decoder is damaged"
+                )
+            return frames_to_uint8(video), decoder
 
     def generate(
         self,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +16,12 @@ from torch import Tensor
 from .distributed.sequence_parallel import SequenceParallel
 from .errors import InputError
 from .model import CausalWanTransformer
+from .model.attention import attend
 from .model.float8 import FLOAT8, to_float8
-from .model.kernels import AUTO, find_kernel
+from .model.kernels import AUTO, Kernel, find_kernel
 from .model.packed import pack
-from .model.transformer import Compute, TextKV, View, forward
+from .model.transformer import Compute, TextKV, TextLayers, View, forward, project_text, shallow
+from .threads import Threads
 
 # Rows: 0.81 of the time of two passes at 192 rows of 256 channels, 0.96 at 768 of 512.
 FUSED_ROWS = 1024
@@ -38,6 +43,7 @@ class Runner:
     fingerprint: str = ""
     sharding: SequenceParallel | None = None  # how each pass is shared out over ranks, where it is
     compute: Compute = field(default_factory=Compute)
+    threads: Threads = field(default_factory=Threads, repr=False, compare=False)  # of the CPU, for passes over it
 
     @property
     def own_heads(self) -> int:
@@ -58,9 +64,51 @@ class Runner:
         def run(latents: Tensor, view: View) -> Tensor:
             return forward(self.net, latents, timesteps, text, view, self.compute)
 
-        if self.sharding is None:
+        def trial() -> Tensor:
+            return forward(shallow(self.net), latents, timesteps, text, _OwnFrames(), self.compute)
+
+        if self.sharding is not None:
+            return self.sharding.forward(run, latents, view, self.patch)
+        tokens = latents.shape[0] * latents.shape[2] * math.prod(self.grid((latents.shape[3], latents.shape[4])))
+        with self._threads(self.threads.timed, ("pass", *latents.shape), self._work(14 * tokens), trial):
             return run(latents, view)
-        return self.sharding.forward(run, latents, view, self.patch)
+
+    def project_text(self, text: Tensor) -> TextLayers:
+        """`model.transformer.project_text` of this network: text `[M, T, text_dim]` anywhere, keys and values `[M, T, H, D]` of
+        every block here."""
+        text = text.to(self.device, self.dtype)
+
+        def trial() -> Tensor:
+            return torch.cat([part.flatten() for layer in project_text(self.net, text) for part in layer])
+
+        with self.as_passes(("text", *text.shape), self._work(2 * text.shape[0] * text.shape[1]), trial):
+            return project_text(self.net, text)
+
+    def as_passes(
+        self, kind: tuple[object, ...], work: float, trial: Callable[[], Tensor]
+    ) -> AbstractContextManager[None]:
+        """Inside, other work on the network's device, by as many threads as its passes: as `Threads.followed`."""
+        return self._threads(self.threads.followed, kind, work, trial)
+
+    def _threads(self, around: Callable[..., AbstractContextManager[None]], *work: Any) -> AbstractContextManager[None]:
+        """Their number stays as it is set where several processes wait for one another, where code was compiled for a number, or where
+        gradients are kept, which are computed later on."""
+        alone = self.device.type == "cpu" and self.sharding is None
+        if not alone or self.compute.is_compiled or torch.is_grad_enabled():
+            return nullcontext()
+        kind, *rest = work
+        return around((self.fingerprint, str(self.dtype), self.heads, self.head_dim, *kind), *rest)
+
+    def _work(self, products: int) -> float:
+        """Multiplications and additions of so many products, in each layer, of a vector and a matrix of dim x dim."""
+        return 2.0 * products * self.layers * (self.heads * self.head_dim) ** 2
+
+
+class _OwnFrames:
+    """A view of no history."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
+        return attend(q, k, v, kernel=kernel)
 
 
 def pick_device(device: str | None) -> torch.device:

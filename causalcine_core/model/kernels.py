@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -21,8 +19,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import checks
-from ..atomic import write_atomic
 from ..errors import InputError
+from ..measured import keep_measured, measured_file, read_measured
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -71,7 +69,7 @@ class Fastest:
     def __init__(self, kernels: Mapping[str, Kernel], machine: str, file: Path | None = None):
         """machine: what its times belong to. file: where they are kept; None: nowhere."""
         self.kernels, self.machine, self.file = kernels, machine, file
-        self.choices: dict[str, str] = _read(file)
+        self.choices: dict[str, str] = read_measured(file)
 
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is not None:
@@ -79,7 +77,7 @@ class Fastest:
         shape = f"{self.machine} {q.dtype} {list(q.shape)} {keys.shape[1]}"
         if self.choices.get(shape) not in self.kernels:
             self.choices[shape] = self._measured(q, keys, values)
-            _write(self.file, self.choices)
+            keep_measured(self.file, self.choices)
         return self.kernels[self.choices[shape]](q, keys, values, None)
 
     def _measured(self, q: Tensor, keys: Tensor, values: Tensor) -> str:
@@ -109,10 +107,9 @@ def _seconds(kernel: Kernel, q: Tensor, keys: Tensor, values: Tensor) -> float:
 def _fastest(device: str) -> Fastest:
     there = [name for name in EXACT if _has(name)]
     machine = f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     named = {name: _of_backend(name) if name in BACKENDS else _of_package(name) for name in there}
     kernels = {"sdpa": sdpa} | named  # PyTorch's own choice takes everything, whatever the GPU
-    return Fastest(kernels, machine, home / "causalcine" / "attention.json")
+    return Fastest(kernels, machine, measured_file("attention"))
 
 
 def _has(name: str) -> bool:
@@ -120,26 +117,6 @@ def _has(name: str) -> bool:
     if name in BACKENDS:
         return hasattr(SDPBackend, BACKENDS[name])
     return importlib.util.find_spec(PACKAGES[name]) is not None
-
-
-def _read(file: Path | None) -> dict[str, str]:
-    try:
-        choices = json.loads(file.read_text()) if file else {}
-    except (OSError, ValueError):
-        return {}
-    return choices if isinstance(choices, dict) else {}
-
-
-def _write(file: Path | None, choices: dict[str, str]) -> None:
-    """Where the file cannot be written, the next process measures again."""
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        table = json.dumps(_read(file) | choices, indent=1)
-        write_atomic(file, lambda path: path.write_text(table))
-    except OSError:
-        pass
 
 
 def _of_backend(name: str, otherwise: Sequence[SDPBackend] = ()) -> Kernel:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +19,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
+from ..threads import one_thread
 from .config import WanConfig
 from .kernels import Kernel, sdpa
+
+TextLayers = tuple[tuple[Tensor, Tensor], ...]  # keys and values `[M, T, H, D]` of every block
 
 
 class View(Protocol):
@@ -148,9 +152,10 @@ def forward(
     x = _run(net.patch_embedding, latents, latents.dtype)
     grid, dtype = x.shape[-2:], x.dtype if latents.dtype == torch.float32 else latents.dtype
     x = x.flatten(3).permute(0, 2, 3, 1).float()  # B F S dim; the residual stream stays in float32
-    embedded = _run(net.time_embedding, sinusoid(timesteps.flatten(), _freq_dim(net)), dtype, net.time_embedding[0])
-    embedded = embedded.unflatten(0, timesteps.shape)
-    modulation = _run(net.time_projection, embedded, dtype, net.time_projection[1]).float().unflatten(-1, (6, -1))
+    with one_thread(latents.device):  # so few rows give other bits with more
+        embedded = _run(net.time_embedding, sinusoid(timesteps.flatten(), _freq_dim(net)), dtype, net.time_embedding[0])
+        embedded = embedded.unflatten(0, timesteps.shape)
+        modulation = _run(net.time_projection, embedded, dtype, net.time_projection[1]).float().unflatten(-1, (6, -1))
     recomputed = compute.checkpointed and torch.is_grad_enabled()
     for layer, block in enumerate(net.blocks):
         given = (compute, layer, block, x, modulation, text, view, dtype)
@@ -290,7 +295,7 @@ def _head(head: Any, x: Tensor, embedded: Tensor, grid: Any, dtype: torch.dtype,
     return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
 
-def project_text(net: Any, text: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+def project_text(net: Any, text: Tensor) -> TextLayers:
     """Run text `[M, T, text_dim]` through the text embedding and every block's cross-attention key and value."""
     embedded = net.text_embedding(text)
     layers = []
@@ -309,6 +314,12 @@ def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
     places = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) * places / half)
     return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def shallow(net: Any) -> Any:
+    """The same module tree with its first block alone: all blocks are alike."""
+    parts = {name: getattr(net, name) for name in ("patch_embedding", "time_embedding", "time_projection", "head")}
+    return SimpleNamespace(**parts, blocks=net.blocks[:1], freq_dim=_freq_dim(net))
 
 
 def _freq_dim(net: Any) -> int:

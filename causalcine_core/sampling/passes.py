@@ -11,13 +11,12 @@ from torch import Tensor
 from ..cut import Cut
 from ..memory import FrameStore, KVMemory, ResolvedMemory, RolloutView, WritingView
 from ..model.rope import Rope
-from ..model.transformer import TextKV
+from ..model.transformer import TextKV, TextLayers
 from ..plan import PlannedChunk
 from ..runner import Runner
 from .denoise import branch_velocity
 from .recipe import Recipe
 from .schedule import add_noise, chunk_generator
-from .texts import TextLayers
 
 
 @dataclass(frozen=True)

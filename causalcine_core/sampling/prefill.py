@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..memory import FusedView, KVMemory, RolloutView, WritingView
-from ..model.transformer import View
+from ..model.transformer import TextLayers, View
 from ..plan import PlannedChunk
 from ..vae import normalize
 from .denoise import Velocity, guided_velocity
 from .passes import Passes
 from .state import State
-from .texts import TextLayers, Texts, joined
+from .texts import Texts, joined
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import InputError
-from ..model.transformer import TextKV, project_text
+from ..model.transformer import TextKV, TextLayers
 from ..plan import PlannedChunk
 from ..runner import Runner
-
-TextLayers = tuple[tuple[Tensor, Tensor], ...]  # keys and values `[M, T, H, D]` of every block
 
 
 class Texts:
@@ -55,7 +53,7 @@ class Texts:
         text = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.negative is not None:
             text = torch.cat([text, self.negative.expand_as(text)])
-        return project_text(self._runner.net, text.to(self._runner.device, self._runner.dtype))
+        return self._runner.project_text(text)
 
 
 def joined(texts: Sequence[TextLayers], frames: int) -> TextKV:

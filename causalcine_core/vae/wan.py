@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import InputError
+from ..threads import one_thread
 from .state import Tape, VAEState
 
 PIECE_PIXELS = 4 * 480 * 832  # pixels run through the network at once: bounds memory, whatever the film's length
@@ -359,7 +360,9 @@ class AttentionBlock(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         height = x.shape[-2]
-        query, key, value = rearrange(self.to_qkv(self.norm(x)), "n (three c) h w -> three n 1 (h w) c", three=3)
+        with one_thread(x.device):  # more give other bits
+            together = self.to_qkv(self.norm(x))
+        query, key, value = rearrange(together, "n (three c) h w -> three n 1 (h w) c", three=3)
         mixed = F.scaled_dot_product_attention(query, key, value)
         result: Tensor = self.proj(rearrange(mixed, "n 1 (h w) c -> n c h w", h=height))
         return result
