@@ -108,7 +108,8 @@ def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
         checks.fields(entry, "", (*known, "remote"), needed=known)
         checks.whole(entry["seed"], "seed", 0, MAX_SEED)
         for name in ("model", "remote"):
-            checks.text(entry.get(name, ""), name)
+            if len(checks.text(entry.get(name, ""), name)) > 200:
+                raise InputError(f"{name} must be a name of up to 200 characters, got {checks.show(entry[name])}")
         for name in ("chunks", "shots"):
             checks.whole(entry[name], name, 0, MAX_FRAMES)
     return entry

@@ -32,7 +32,13 @@ def read_tensors(
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in wanted}, header
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that torch lacks
+    except (
+        SafetensorError,
+        OSError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:  # a type that torch lacks, no memory
         raise InputError(f"{what} {path} cannot be read ({error})") from error
 
 

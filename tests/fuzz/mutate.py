@@ -135,7 +135,8 @@ def change_value(value: Any, rng: Random) -> Any:
             value.reverse()
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.4:
-        return rng.choice((value + 1, value - 1, -value, 2 * value, value / 2, float(value), str(value), [value]))
+        half = value / 2 if abs(value) < 1e300 else value // 2
+        return rng.choice((value + 1, value - 1, -value, 2 * value, half, half * 2, str(half), [value]))
     return rng.choice(ODD)
 
 
