@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..weights.checkpoint import assign
 
 WIDTHS = (256, 128, 64, 64)
 TinyState = tuple[Tensor, ...]  # the last frame that each block saw, [B, C, H, W]
@@ -65,16 +66,13 @@ class TinyDecoder(nn.Module):
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor], source: str) -> TinyDecoder:
-        """Weights under the public files' names; what belongs to the encoder is left out."""
-        kept = {name: t.float() for name, t in weights.items() if name.startswith("decoder.")}
-        if "decoder.1.weight" not in kept or "decoder.22.bias" not in kept:
+        """Weights under the public files' names; what belongs to the encoder is left out. source: the file, for an InputError."""
+        kept = {name: t for name, t in weights.items() if name.startswith("decoder.")}
+        first, last = kept.get("decoder.1.weight"), kept.get("decoder.22.bias")
+        if first is None or last is None or first.ndim != 4 or last.ndim != 1 or 0 in first.shape:
             raise InputError(f"{source} is no tiny decoder for Wan: it has no decoder.1 and decoder.22")
-        tiny = cls(kept["decoder.1.weight"].shape[1], round((len(kept["decoder.22.bias"]) / 3) ** 0.5))
-        try:
-            tiny.load_state_dict(kept)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise InputError(f"{source} is a tiny decoder of another architecture: {reason}") from None
+        tiny = cls(first.shape[1], max(1, round((len(last) / 3) ** 0.5)))
+        assign(tiny, kept, source)
         return tiny.eval().requires_grad_(False)
 
     @torch.no_grad()

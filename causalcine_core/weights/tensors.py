@@ -46,7 +46,7 @@ def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file. It appears under its name only when it is whole; raises OSError as `write_atomic` does."""
-    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    whole = _apart({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
     texts = dict(metadata) if metadata else None
 
     def write(partial: Path) -> None:
@@ -60,6 +60,18 @@ def write_tensors(
             raise OSError(number, os.strerror(number)) from error
 
     write_atomic(path, write)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, those copied whose memory another one holds too: the format's writer refuses tied weights."""
+    end = 0
+    for name in sorted(tensors, key=lambda name: tensors[name].data_ptr()):
+        begin = tensors[name].data_ptr()
+        if begin < end:
+            tensors[name] = tensors[name].clone()
+        else:
+            end = begin + tensors[name].nbytes
+    return tensors
 
 
 def write_torch(path: str | os.PathLike[str], data: object) -> None:

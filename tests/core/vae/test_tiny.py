@@ -35,9 +35,18 @@ def test_shapes_are_told_from_the_weights(channels, patch):
     assert video.shape == (1, 3, 5, 16 * patch, 16 * patch)
 
 
+def test_odd_tensors_are_refused(tiny):
+    """Of another rank, empty, of whole or complex numbers: by name, and not as whatever torch says."""
+    for name in ("decoder.1.weight", "decoder.8.weight", "decoder.22.bias"):
+        held = tiny.state_dict()[name]
+        for odd in (held[0], held[:0], held[None], held.int(), held.to(torch.complex64)):
+            with pytest.raises(InputError, match=r"^odd\.pth "):
+                TinyDecoder.from_weights(tiny.state_dict() | {name: odd}, "odd.pth")
+
+
 def test_other_files_are_refused(tiny):
     with pytest.raises(InputError, match=r"vae\.pth is no tiny decoder for Wan"):
         TinyDecoder.from_weights({"decoder.conv1.weight": torch.zeros(1)}, "vae.pth")
     narrow = {name: t for name, t in tiny.state_dict().items() if name != "decoder.8.weight"}
-    with pytest.raises(InputError, match=r"of another architecture: .*decoder\.8\.weight"):
+    with pytest.raises(InputError, match=r"lacks decoder\.8\.weight .*another architecture"):
         TinyDecoder.from_weights(narrow, "odd.pth")
