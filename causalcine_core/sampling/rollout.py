@@ -84,6 +84,12 @@ def memory_for(passes: Passes, state: State) -> KVMemory:
     """What a film remembers where it goes on here: of nothing yet, to be written anew, where its memory was left out, lies on other
     workers, or is of other heads. Raises InputError where it cannot be of this network and size."""
     memory = state.local_memory
+    for record in state.records:
+        if record.recalled.shape[:2] != passes.shape[:2]:
+            raise InputError(
+                f"state: its chunks recalled frames in {list(record.recalled.shape[:2])} layers and branches where "
+                f"{list(passes.shape[:2])} are needed: it is one of another network, or damaged"
+            )
     if memory is None:
         return passes.blank()
     held = (memory.store.layers, memory.store.batch, *memory.store.frame_shape)

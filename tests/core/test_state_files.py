@@ -78,6 +78,14 @@ def test_a_memory_of_fewer_layers_than_the_network_is_refused(film, tmp_path, la
         next(film[0].stream(None, state=State.load(path)))
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_frames_recalled_in_other_layers_or_branches_are_refused(film, tmp_path, axis):
+    path = tmp_path / "bad.state"
+    changed(film, path, "recalled", lambda t: t.repeat_interleave(2, axis))
+    with pytest.raises(InputError, match="state"):
+        next(film[0].stream(None, state=State.load(path)))
+
+
 NUMBERS = {
     "memory.lengths": [-1, 0, 2**40],
     "memory.hot.frames": [-1, 10**6],

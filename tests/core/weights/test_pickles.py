@@ -24,12 +24,9 @@ def test_a_dictionary_that_holds_itself_ends(tmp_path):
     assert open_source(saved(tmp_path, data), pickles=True).shapes["a.weight"] == (2,)
 
 
-@pytest.mark.parametrize(
-    "odd", [torch.eye(3).to_sparse(), torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)]
-)
-def test_tensors_that_are_not_plain_are_refused_by_name(tmp_path, odd):
-    with pytest.raises(InputError, match='holds "b.weight", which is no plain tensor'):
-        open_source(saved(tmp_path, {"a": torch.zeros(2), "b": {"weight": odd}}), pickles=True)
+def test_a_tensor_that_is_not_plain_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r'holds "b\.weight", which is no plain tensor'):
+        open_source(saved(tmp_path, {"a": torch.zeros(2), "b": {"weight": torch.eye(3).to_sparse()}}), pickles=True)
 
 
 def test_a_key_that_is_no_text_is_refused(tmp_path):
