@@ -15,7 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from causalcine_core.vae import WanVAE
-from causalcine_core.vae.wan import AttentionBlock, CausalConv3d, Conv3d, ResidualBlock, RMSNorm, patchify
+from causalcine_core.vae.layers import AttentionBlock, CausalConv3d, Conv3d, ResidualBlock, RMSNorm
+from causalcine_core.vae.wan import patchify
 
 CONSTANT = 5.0  # value of the constant channel, where the strongest others have unit deviation
 FLOOR = 0.3  # of the largest deviation: components that are weaker stay weaker, or their noise would count as much

@@ -15,7 +15,8 @@ from ..weights.checkpoint import check_weights
 from ..weights.header import Shape
 from ..weights.int8 import SCALE, expand
 from ..weights.tensors import read_tensors, write_tensors
-from .wan import VAEConfig, WanVAE
+from .config import VAEConfig
+from .wan import WanVAE
 
 Weights = dict[str, Tensor]
 

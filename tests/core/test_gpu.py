@@ -147,10 +147,12 @@ def test_a_pipeline_on_a_gpu_writes_the_same_film(checkpoint, tmp_path):
     assert largest(torch.from_numpy(there - here)) <= 1
 
 
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_real_shapes_can_be_measured(storage, decoder):
-    """The command of docs/performance.md, with few layers and a small picture."""
+@pytest.mark.parametrize(
+    ("decoder", "storage"), [(DECODERS[0], "full"), (DECODERS[0], "host_8bit"), (DECODERS[1], "host")]
+)
+def test_real_shapes_can_be_measured(decoder, storage):
+    """The command of docs/performance.md, with few layers and a small picture: every decoder, frames on the device and on the host. It
+    is a network 1,536 wide, so that a case takes half a minute."""
     with pretended_gpu():
         out = measure_shape(
             "1.3b",
