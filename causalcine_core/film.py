@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .checks import show
+from .checks import show, whole
 from .errors import InputError
 from .memory import KVMemory, MemorySettings, RemoteMemory, ResolvedMemory
 from .plan import Plan, cut_short, plan
@@ -142,26 +142,24 @@ def planned(story: Story, recipe: Recipe, temporal_stride: int, after: State | N
 
 def back_to(state: State, chunks: int) -> State:
     """The film up to the end of its first `chunks` chunks, with nothing planned after them; what it goes on to is as if it had never
-    gone further. Its memory comes along where the store keeps frames as they were; else it is written anew, a pass for each chunk.
+    gone further, but for the sampler `rolling`, whose chunks that were half made begin anew. Its memory comes along where the store
+    keeps frames as they were; else it is written anew, a pass for each chunk.
 
     Raises InputError where the film has fewer chunks.
     """
-    if not 0 <= chunks <= state.chunks:
-        raise InputError(
-            f"chunk must be a number from 0 to {state.chunks}, which the film has made, got {show(chunks)}"
-        )
+    whole(chunks, "chunk", 0, state.chunks)
     records = state.records[:chunks]
     made = records[-1].plan.frames[1] if records else 0
-    whole = chunks == state.chunks
+    all_of_it = chunks == state.chunks
     return replace(
         state,
-        memory=state.memory if whole else _memory_back(state, chunks),
+        memory=state.memory if all_of_it else _memory_back(state, chunks),
         latents=state.latents[:chunks],
         records=records,
         shots=cut_short(state.shots, made),
         planned=(),
         pending=(),
-        decoder=state.decoder if whole else None,
+        decoder=state.decoder if all_of_it else None,
     )
 
 
@@ -193,10 +191,8 @@ def _recipe_in_force(state: State, recipe: Recipe) -> Recipe:
 
 
 def _check_same(state: State, model: Model, story: Story | None, asked: Asked) -> None:
-    size = state.latents[0].shape[3:] if state.latents else None
     have: dict[str, Any] = {"fps": state.recipe.timeline.fps, "negative": state.recipe.guidance.negative}
-    if size is not None:
-        have |= {"height": size[0] * model.spatial, "width": size[1] * model.spatial}
+    have |= {"height": state.size[0] * model.spatial, "width": state.size[1] * model.spatial}
     wanted = {
         "width": first(asked.width, story.width if story else None),
         "height": first(asked.height, story.height if story else None),
@@ -204,7 +200,7 @@ def _check_same(state: State, model: Model, story: Story | None, asked: Asked) -
         "negative": story.negative if story else None,
     }
     for name, value in wanted.items():
-        if value is not None and name in have and value != have[name]:
+        if value is not None and value != have[name]:
             raise InputError(
                 f"{name} is {show(value)}, but the film to continue has {show(have[name])}: leave it out, or start anew"
             )

@@ -183,13 +183,12 @@ class Pipeline:
         Raises InputError in one sentence for what cannot be made.
         """
         asked = Asked(memory, seed, steps, guidance, width, height)
-        if state is not None and state.records:
+        if state is not None:
             begun = continued(state, self.model, story, asked)
-        elif story is None and state is None:
-            raise InputError("story is missing: without a state to continue there is nothing to make")
+        elif story is not None:
+            begun = self._begun(story, asked)
         else:
-            begun = self._begun(story or Story([Shot("film")]), asked)
-            begun = replace(begun, shots=state.shots, planned=state.planned) if state is not None else begun
+            raise InputError("story is missing: without a state to continue there is nothing to make")
         return appended(begun, story, self.model.temporal)
 
     def _begun(self, story: Story, asked: Asked) -> State:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from . import checks
 from .errors import FilmStoppedError, InputError
 from .film import appended, back_to
 from .plan import PlannedChunk, PlannedShot
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 KINDS = ("edited", "moved", "step", "chunk", "take", "cancelled", "failed", "done")
 MOST_HISTORY = 1000  # places of the head that undo remembers
+MOST_STEPS = 10**9
 
 
 class CancelledError(Exception):
@@ -88,6 +90,7 @@ class Session:
         self._at = 0
         self._lock, self._turn = threading.RLock(), threading.Lock()
         self._waiting: deque[Callable[[], None]] = deque()  # edits that a run has yet to take in
+        self._told: deque[Event] = deque()
         self._running, self._cancelled = False, False
 
     # --- what there is
@@ -111,7 +114,8 @@ class Session:
             head = self.head
             tip = self._takes[head.take].state
             here = back_to(tip, head.chunks)
-            pending = tip.pending if head.chunks == tip.chunks and head.planned == tip.planned else ()
+            same = (head.chunks, head.planned, head.shots) == (tip.chunks, tip.planned, tip.shots)
+            pending = tip.pending if same else ()
             return replace(here, shots=head.shots, planned=head.planned, pending=pending)
 
     # --- what a director does
@@ -133,10 +137,12 @@ class Session:
 
     def undo(self, steps: int = 1) -> None:
         """Put the head back by so many edits and chunks, as far as there are any. Nothing is made again."""
+        checks.whole(steps, "steps", 1, MOST_STEPS)
         self._do(lambda: self._move(-steps))
 
     def redo(self, steps: int = 1) -> None:
         """Take so many steps of `undo` back, as far as there are any."""
+        checks.whole(steps, "steps", 1, MOST_STEPS)
         self._do(lambda: self._move(steps))
 
     def back_to(self, chunks: int) -> None:
@@ -145,7 +151,7 @@ class Session:
 
     def choose(self, take: str) -> None:
         """Put the head at the end of another take."""
-        self._do(lambda: self._put(replace(self._known(take).state, planned=(), pending=()), "moved", take))
+        self._do(lambda: self._choose(take))
 
     def drop(self, take: str) -> None:
         """Forget a take that the head is not on; what only it remembered is free again."""
@@ -171,6 +177,8 @@ class Session:
         Raises InputError where another thread runs this session, and what `Pipeline.run` raises; the head is then at the last
         finished chunk. A cancelled run just ends.
         """
+        if chunks is not None:
+            checks.whole(chunks, "chunks", 0, MOST_STEPS)
         if not self._turn.acquire(blocking=False):
             raise InputError(
                 "this session is running already: cancel it, or fork it to make another take at the same time"
@@ -180,30 +188,38 @@ class Session:
                 self._running, self._cancelled = True, False
             yield from self._run(chunks, decode, options)
         finally:
-            with self._lock:
+            try:
+                with self._lock:
+                    self._take_in()
+                    self._running = False
+                self._flush()
+            finally:
                 self._running = False
-                self._take_in()
-            self._turn.release()
+                self._turn.release()
 
     # --- how
 
     def _run(self, left: int | None, decode: bool, options: dict[str, Any]) -> Iterator[Chunk]:
         while left is None or left > 0:
+            self._let_go()
             start = self.state
             if not start.planned:
                 self._tell("done")
+                self._flush()
                 return
             stream = self.pipe.run(start, on_step=self._step, decode=decode, **options)
             try:
                 for chunk in stream:
                     left = None if left is None else left - 1
-                    self._made(chunk)
+                    self._put(chunk.state, "chunk", data=chunk)
+                    self._flush()
                     yield chunk
                     if self._cancelled:
                         self._tell("cancelled")
                         return
                     if self._take_in() or left == 0:
                         break  # the rest is planned otherwise now
+                    self._flush()
             except CancelledError:
                 self._tell("cancelled")
                 return
@@ -216,11 +232,9 @@ class Session:
 
     def _step(self, info: StepInfo) -> None:
         self._tell("step", info)
+        self._flush()
         if self._cancelled:
             raise CancelledError
-
-    def _made(self, chunk: Chunk) -> None:
-        self._put(chunk.state, "chunk", data=chunk)
 
     def _edit(self, change: Callable[[State], State]) -> None:
         if not self._running:
@@ -236,6 +250,7 @@ class Session:
             self._waiting.append(action)
             if not self._running:
                 self._take_in()
+        self._flush()
 
     def _take_in(self) -> bool:
         """Do what waits; whether there was anything."""
@@ -260,7 +275,6 @@ class Session:
             tip = self._takes[take].state
             if state.chunks > head.chunks and take == head.take:
                 if tip.chunks > head.chunks:  # something else was made from here before: it stays as a take
-                    self._takes[take] = replace(self._takes[take], state=_kept(tip))
                     self._tell("take", take)
                     take = uuid.uuid4().hex
                     self._takes[take] = Take(take, state, head.take, head.chunks)
@@ -270,13 +284,27 @@ class Session:
             del self._history[:-MOST_HISTORY]
             self._at = len(self._history) - 1
             self._tell(kind, data)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Under a budget a film keeps what it remembers only where the head is; where another take, or an earlier chunk, goes on it is
+        written anew."""
+        with self._lock:
+            for take in self.takes:
+                here = take.id == self.head.take and take.state.chunks == self.head.chunks
+                if not here and take.state.settings.budget is not None and take.state.memory is not None:
+                    self._takes[take.id] = replace(take, state=replace(take.state, memory=None))
+
+    def _choose(self, take: str) -> None:
+        state = self._known(take).state
+        self._put(back_to(state, state.chunks), "moved", take)
 
     def _move(self, steps: int) -> None:
         self._at = max(0, min(len(self._history) - 1, self._at + steps))
         self._tell("moved")
 
     def _known(self, take: str) -> Take:
-        if take not in self._takes:
+        if not isinstance(take, str) or take not in self._takes:
             raise InputError(f"take is {take!r}: this session has {', '.join(self._takes)}")
         return self._takes[take]
 
@@ -284,20 +312,24 @@ class Session:
         if self._known(take).id == self.head.take:
             raise InputError(f"take {take} cannot be dropped, since the head is on it: choose another one first")
         del self._takes[take]
-        here = self.head
+        self._at -= sum(head.take == take for head in self._history[: self._at])
         self._history = [head for head in self._history if head.take != take]
-        self._at = self._history.index(here)
 
     def _tell(self, kind: str, data: Any = None) -> None:
-        if self.on_event is not None:
+        with self._lock:
             head = self.head
-            self.on_event(Event(kind, head.take, head.chunks, data))
+            self._told.append(Event(kind, head.take, head.chunks, data))
+
+    def _flush(self) -> None:
+        """Tell what is to be told, in its order, while nothing is locked: who is told may wait for another thread."""
+        while self._told:
+            try:
+                event = self._told.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            if self.on_event is not None:
+                self.on_event(event)
 
 
 def _story(story: Story | str) -> Story:
     return story if isinstance(story, Story) else Story.parse(story)
-
-
-def _kept(state: State) -> State:
-    """A take that is left: under a budget it gives up what it remembers, which is written anew where it goes on."""
-    return state if state.settings.budget is None else replace(state, memory=None)

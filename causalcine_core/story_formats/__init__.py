@@ -19,6 +19,7 @@ from .form import Form, noted, pieces
 from .json_forms import JSON_FORMS, decoded, story_from_dict, story_to_dict
 from .tagged import TAGGED_TEXT
 from .text_forms import PLAIN_TEXT, looks_like_more
+from .times import Times
 
 __all__ = [
     "JSON_FORMS",
@@ -42,8 +43,14 @@ SHOT_SYNTAX = (
 
 
 def _read_one(text: str) -> Story:
+    """A single shot; what stands at its head in brackets, and is a time, is its length, as in every form of plain text: unless more
+    such times follow, so that several shots may have been meant."""
+    times, (whole,) = Times(), pieces([text])
+    shot = times.shot(whole.prompt, 0)
+    if shot.seconds is not None and not re.search(r"[\[(]\s?\d", shot.prompt):
+        return noted(Story([shot]), "one paragraph", *times.notes())
     hint = f"if more were meant, separate shots by a blank line; all forms: {SHOT_SYNTAX}"
-    return noted(Story(pieces([text])), "one paragraph", *([hint] if looks_like_more(text) else []))
+    return noted(Story([whole]), "one paragraph", *([hint] if looks_like_more(text) else []))
 
 
 _ONE: Form[str] = Form("one paragraph", "", lambda text: True, _read_one)

@@ -93,6 +93,8 @@ def _read_raw(path: Path) -> tuple[bytes, int]:
             if problem:
                 raise InputError(problem)
             (length,) = struct.unpack("<Q", start[:8])
+            if length > _LARGEST_HEADER and start[8:9] != b"{":
+                raise InputError("is no safetensors file")
             if length > min(size - 8, _LARGEST_HEADER):
                 raise InputError(
                     f"looks like an incomplete download or no safetensors file: its header needs {length} bytes, the "

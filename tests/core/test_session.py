@@ -195,5 +195,116 @@ def test_a_film_goes_on_from_any_chunk(pipe, memory):
         if memory.storage == "full":
             assert torch.equal(one.state.film(), other.state.film())
         torch.testing.assert_close(one.state.film(), other.state.film(), atol=1e-3, rtol=1e-3)
-    with pytest.raises(InputError, match="chunk must be a number from 0 to 6"):
+    with pytest.raises(InputError, match="chunk must be a whole number from 0 to 6"):
         back_to(last.state, 7)
+
+
+def test_a_session_that_is_told_nonsense_while_it_runs_is_not_locked(pipe):
+    told = []
+    session = pipe.session(story("a fox", chunks=3), seed=1, on_event=told.append)
+    running = session.run(decode=False)
+    next(running)
+    session.back_to(99)
+    running.close()
+    assert [event.data for event in told if event.kind == "failed"] == [
+        "chunk must be a whole number from 0 to 1, got 99"
+    ]
+    assert made(session) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.undo(1.5),
+        lambda s: s.undo(-3),
+        lambda s: s.redo("a"),
+        lambda s: s.back_to(1.0),
+        lambda s: s.back_to(True),
+        lambda s: s.choose([]),
+        lambda s: list(s.run("2")),
+        lambda s: list(s.run(-1)),
+    ],
+)
+def test_what_is_no_number_of_steps_chunks_or_take_is_refused_and_nothing_is_lost(pipe, call):
+    session = pipe.session(story("a fox"), seed=1)
+    made(session, 1)
+    with pytest.raises(InputError):
+        call(session)
+    assert session.state.chunks == 1
+    assert made(session) == [1]
+
+
+def test_who_is_told_may_wait_for_another_thread(pipe):
+    """Nothing is locked while an event is told."""
+
+    def tell(event):
+        if event.kind == "chunk" and event.chunks == 1:
+            other = threading.Thread(target=session.append, args=(story("the snow"),))
+            other.start()
+            other.join(10)
+            assert not other.is_alive()
+
+    session = pipe.session(story("a fox"), seed=1, on_event=tell)
+    assert made(session) == [0, 1, 2, 3]
+
+
+def test_a_take_that_is_chosen_goes_on_from_what_was_made_of_it(pipe):
+    """What was planned after it is gone, its shots too: the film is that of one cut back there."""
+    films = []
+    for back in (lambda s: s.choose(s.takes[0].id), lambda s: s.back_to(1)):
+        session = pipe.session(Story([*story("a fox").shots, *story("runs").shots]), seed=1)
+        made(session, 1)
+        back(session)
+        session.append(story("the snow"))
+        made(session)
+        assert [shot.index for shot in session.state.shots] == [0, 1]
+        films.append(session.state.film())
+    assert torch.equal(*films)
+
+
+def test_a_take_that_is_dropped_leaves_the_head_where_it_is(pipe):
+    session = pipe.session(seed=1)
+    for prompt in ("a fox", "runs"):
+        session.append(story(prompt))
+        made(session, 1)
+        session.back_to(0)
+    session.append(story("the snow"))
+    session.back_to(0)
+    session.drop(next(take.id for take in session.takes if take.id != session.head.take))
+    session.undo()
+    assert session.state.shots[-1].caption == "the snow"
+
+
+def test_takes_under_a_budget_take_no_more_than_one_film(pipe):
+    """However many there are and whichever goes on: only where the head is something is remembered."""
+    budget, sizes = 200 * 2**-20, []
+    session = pipe.session(story("a fox", chunks=8), seed=1, memory=MemorySettings(budget=budget))
+    made(session)
+    for _ in range(3):
+        session.back_to(4)
+        session.cut_now("the snow", 4 * CHUNK)
+        made(session)
+    for take in session.takes:
+        session.choose(take.id)
+        session.append(story("runs"))
+        made(session)
+        kept = {id(t.state.memory.store): t.state.memory.store.nbytes for t in session.takes if t.state.memory}
+        sizes.append(sum(kept.values()))
+    assert max(sizes) <= budget * 2**30
+
+
+def test_a_film_of_which_nothing_was_made_keeps_what_was_asked_of_it(pipe):
+    state = pipe.session(story("a fox"), seed=5, memory=MemorySettings(window=2)).state
+    begun = pipe.start(None, state=state)
+    assert (begun.seed, begun.settings.window) == (5, 2)
+    *_, last = pipe.run(begun, decode=False)
+    assert torch.equal(last.state.film(), film(pipe, story("a fox"), seed=5, memory=MemorySettings(window=2)))
+
+
+def test_new_words_begin_rolling_chunks_anew(pipe):
+    rolling = Pipeline(pipe.network, pipe.text, pipe.vae, pipe.recipe.changed(sampler="rolling", steps=3), "rolling")
+    session = rolling.session(Story([Shot("a", seconds=CHUNK), Shot("a fox", seconds=4 * CHUNK)]), seed=1)
+    made(session, 1)
+    assert session.state.pending
+    session.cut_now("runs", 4 * CHUNK)
+    assert session.state.pending == ()

@@ -404,3 +404,10 @@ def test_any_mixture_of_what_means_something_is_read_or_refused():
 def test_a_file_without_end_is_not_read_without_end():
     with pytest.raises(InputError, match="at most 33,554,432 bytes"):
         load_story(Path("/dev/zero"))
+
+
+def test_a_single_paragraph_has_its_length_at_its_head_too():
+    for text in ("(5s) a cat walks", "[5s] a cat walks", "[5 s] a cat walks"):
+        story = Story.parse(text)
+        assert [(shot.prompt, shot.seconds) for shot in story.shots] == [("a cat walks", 5.0)]
+    assert Story.parse("[35mm film] a cat").shots[0].prompt == "[35mm film] a cat"
