@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DELETE_ON_ERROR:
-.PHONY: install demo test bench lint types clean
+.PHONY: install demo test bench fuzz lint types clean
 
 install: .venv/installed
 
@@ -26,6 +26,10 @@ test: install
 
 bench: install
 	$(BIN)/python -m benchmarks.run
+
+# broken and hostile files of every kind, 10,000 each: hours
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
 
 lint: install
 	$(BIN)/ruff check .
