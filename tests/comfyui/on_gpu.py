@@ -50,6 +50,7 @@ with pretended.pretended_gpu(free=int(free) * 2**20):
     for pack in Path(custom_nodes).iterdir():
         assert asyncio.run(nodes.load_custom_node(str(pack))), pack
     user = mock.MagicMock(client_id="x", sockets_metadata={}, send_sync=say)
+    user.prompt_queue.get_current_queue_volatile.return_value = ([], [])
     server.PromptServer.instance = user
     told = inspect.signature(execution.PromptExecutor).parameters
     cache = {"cache_args": {"ram": 0, "lru": 0, "ram_inactive": 0}} if "cache_args" in told else {}

@@ -88,7 +88,6 @@ class TestChoice(io.ComfyNode):
         return io.NodeOutput(value)
 
 
-@PromptServer.instance.routes.post("/test_environment")
 async def test_environment(request):
     """Sets variables of the server's environment; an empty one is taken away."""
     for name, value in (await request.json()).items():
@@ -96,6 +95,10 @@ async def test_environment(request):
         if value:
             os.environ[name] = value
     return web.json_response({})
+
+
+if hasattr(PromptServer, "instance"):  # there is none where nodes are loaded without a server
+    PromptServer.instance.routes.post("/test_environment")(test_environment)
 
 
 class TestWan22VAE(io.ComfyNode):
