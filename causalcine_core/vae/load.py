@@ -47,7 +47,8 @@ DIFFUSERS_RESIDUAL_NAMES = (
 def load_vae(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> WanVAE:
     """A VAE from a safetensors file in Wan's, ComfyUI's or diffusers' layout, in eval mode.
 
-    Its shape is read off the weights. dtype: by default as in the file. Raises InputError when the file holds no Wan VAE.
+    Its shape is read off the weights. dtype: by default as in the file, float32 where that has several. Raises
+    InputError when the file holds no Wan VAE.
     """
     weights, _ = read_tensors(path, "VAE file")
     return vae_from_weights(weights, f"VAE file {path}").to(device=device, dtype=dtype)
@@ -64,6 +65,9 @@ def vae_from_weights(weights: Weights, source: str = "VAE") -> WanVAE:
         vae = WanVAE(config)
     own = {name: weights[name] for name in vae.state_dict() if name in weights}
     check_weights(vae, own, source)
+    kinds = {tensor.dtype for tensor in own.values()}
+    if len(kinds) > 1 or min(kind.itemsize for kind in kinds) == 1:  # no layer computes in two types, or in eight bits
+        own = {name: tensor.float() for name, tensor in own.items()}
     vae.load_state_dict(own, assign=True)
     return vae.eval()
 
@@ -148,10 +152,9 @@ def infer_config(weights: Weights) -> VAEConfig:
         patch_size=max(1, math.isqrt(image_channels // 3)),
         flat=spans.count(1),
         shuffle=any(
-            name.startswith("decoder.upsamples.")
-            and name.endswith("resample.1.weight")
-            and len(weight) > weight.shape[1]
-            for name, weight in weights.items()
+            _shape(weights, name, 4)[0] > weights[name].shape[1]
+            for name in weights
+            if name.startswith("decoder.upsamples.") and name.endswith("resample.1.weight")
         ),
     )
 

@@ -237,6 +237,25 @@ def test_save_and_load_keep_the_weights(vae, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), loaded.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("other", [torch.float16, torch.float8_e4m3fn])
+def test_a_file_of_several_types_is_computed_in_one(vae, tmp_path, other):
+    weights = {n: t.to(other) if t.ndim > 4 else t for n, t in vae.state_dict().items()}
+    save_file(weights, tmp_path / "vae.safetensors")
+    loaded = load_vae(tmp_path / "vae.safetensors")
+    assert {t.dtype for t in loaded.state_dict().values()} == {torch.float32}
+    assert loaded.double().decode(latents(1))[0].isfinite().all()
+
+
+def test_tensors_of_another_rank_are_no_vae(vae, tmp_path):
+    weights = dict(vae.state_dict())
+    told = [name for name in weights if name.startswith("decoder.upsamples.") and name.endswith("resample.1.weight")]
+    for name in ("encoder.conv1.weight", "conv2.weight", "decoder.head.0.gamma", *told):
+        for odd in (weights[name].flatten(), weights[name][None], weights[name][:0], weights[name].int()):
+            save_file(weights | {name: odd.contiguous()}, tmp_path / "vae.safetensors")
+            with pytest.raises(InputError, match=r"^VAE file"):
+                load_vae(tmp_path / "vae.safetensors")
+
+
 def test_names_and_shapes_are_those_of_the_published_file():
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in WanVAE(VAEConfig.preset("wan2.1")).state_dict().items()}
