@@ -46,7 +46,9 @@ class CausalCineMemory(Form):
                     options=list(ROUTINGS),
                     default="every_step",
                     optional=True,
-                    tooltip="Choose what is recalled in every denoising pass, or in a chunk's first pass and keep it (faster).",
+                    tooltip="every_step, first_step: each layer chooses what it recalls by content, in every denoising pass or in a "
+                    "chunk's first (faster). rag: one choice for all layers. To compare with: sink, the first frames; fifo, the last "
+                    "before the window; even, some at even distances.",
                 ),
                 io.Float.Input(
                     "budget",

@@ -10,6 +10,7 @@ import torch
 
 from causalcine_core.cut import Cut
 from causalcine_core.memory import (
+    ROUTINGS,
     FrameStore,
     KVMemory,
     MemorySettings,
@@ -99,6 +100,17 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink, an
     for packed, cached, _ in made:
         torch.testing.assert_close(packed, cached, atol=1e-4, rtol=0)
     assert any((recalled >= 0).any() for _, _, recalled in made) == (top_k > 0)
+
+
+@pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
+@pytest.mark.parametrize("cut", ["native", "flush+pinned"])
+@pytest.mark.parametrize("routing", ROUTINGS)
+@torch.no_grad()
+def test_promise_1_train_equals_infer_however_it_is_chosen_what_is_recalled(routing, cut, chunk, first):
+    made = train_and_infer(chunk, first, ResolvedMemory(1, 2, routing), cut)
+    for packed, cached, _ in made:
+        torch.testing.assert_close(packed, cached, atol=1e-4, rtol=0)
+    assert (made[-1][2] >= 0).all()
 
 
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)
@@ -220,6 +232,31 @@ def test_promise_4_bounded(chunk, first):
             pass
     assert max(spans) == 2 + 1 * chunk + chunk  # k + W * c + c
     assert max(spans[: len(spans) // 2]) == max(spans[len(spans) // 2 :])
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_promise_4_every_way_to_recall_sees_as_many_frames(routing):
+    """So that they can be compared: what is recalled differs, not how much."""
+    recipe, chunks = tiny_recipe(), planned(6)
+    state = begin(network(tiny_net()), recipe, MemorySettings(routing=routing), size=SIZE, seed=7)
+    made = run(state, chunks, [text(0)])
+    for i, done in enumerate(made):
+        before = max(0, 3 * (i - recipe.visibility.window))
+        for row in done.routing.tolist():
+            chosen = [frame for frame in row if frame >= 0]
+            assert chosen == sorted(set(chosen)) and set(chosen) <= set(range(before))
+            assert len(chosen) == min(recipe.visibility.top_k, before)
+
+
+def test_frames_right_before_the_window_are_a_longer_window():
+    """Recalling three frames by place or one more chunk of window: the same film to rounding, at the same places."""
+    chunks, net = planned(6), network(tiny_net())
+    asked = MemorySettings(window=1, top_k=3, routing="fifo"), MemorySettings(window=2, top_k=0)
+    films = []
+    for settings in asked:
+        state = begin(net, tiny_recipe(), settings, size=SIZE, seed=7)
+        films.append(run(state, chunks, [text(0)])[-1].state.film())
+    torch.testing.assert_close(*films, atol=1e-5, rtol=0)
 
 
 def test_promise_4_the_store_holds_what_states_hold():

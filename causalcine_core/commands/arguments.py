@@ -150,7 +150,12 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
         "--seed", type=_value, metavar="N", help="0 to 2^64 - 1; default: the story's, else 0 (in continue: the film's)"
     )
     _add_memory(parser)
-    add("--routing", metavar="WHEN", help="every_step: each pass chooses what it recalls; first_step: keep its choice")
+    add(
+        "--routing",
+        metavar="HOW",
+        help="what is recalled. By content: every_step (each pass chooses), first_step (keeps its choice), rag (one choice for all "
+        "layers). By place: sink (the first frames), fifo (the last before the window), even (at even distances)",
+    )
     add(
         "--cut",
         metavar="MODE",

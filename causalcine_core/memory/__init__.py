@@ -4,8 +4,8 @@ from .cache import KVMemory
 from .packed_view import PackedView
 from .remote import RemoteMemory
 from .rollout_view import FusedView, RolloutView, WritingView
-from .routing import describe, describe_query, route
-from .settings import ROUTINGS, STORAGES, MemorySettings, ResolvedMemory
+from .routing import ROUTINGS, describe, describe_query, route
+from .settings import STORAGES, MemorySettings, ResolvedMemory
 from .store import FrameStore
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The packed pass of teacher forcing: clean chunks, then noisy ones, each seeing what a rollout's chunk would see (paper, Sec. 3.2).
 
-It asks the functions that the rollout asks, `visibility` for what is near and `route` for what is recalled, and has no rule of
+It asks the functions that the rollout asks, `visibility` for what is near and `routing` for what is recalled, and has no rule of
 its own.
 """
 
@@ -16,17 +16,19 @@ from ..cut import Cut
 from ..model.attention import chunk_attention
 from ..model.kernels import Kernel
 from ..model.rope import Rope, rotate
-from .routing import describe, describe_query, route
+from .routing import ROUTINGS, Routing, choose, describe, describe_query, likeness, route
 from .settings import ResolvedMemory
 from .visibility import Visibility, visibility
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of frames of the packed sequence that attends as one chunk, and what it sees of the clean frames before it."""
+    """A run of frames of the packed sequence that attends as one chunk, how many clean frames come before it, and what it sees of
+    them."""
 
     first: int
     frames: int
+    history: int
     seen: Visibility
 
 
@@ -66,12 +68,20 @@ class PackedView:
         ]
         starts = [sum(chunks[:i]) for i in range(len(chunks))]
         segments = [
-            Segment(offset + starts[i], chunks[i], seen[i])
+            Segment(offset + starts[i], chunks[i], starts[i], seen[i])
             for offset, copied in ((0, range(len(chunks) - 1)), (self.clean - self.history, range(first, len(chunks))))
             for i in copied
         ]
+        self._routing = ROUTINGS[settings.routing]
+        self._by_content = self._routing.place is None
         self._groups = [
-            _Group([s for s in segments if s.frames == size], self.clean, settings.top_k, torch.device(device))
+            _Group(
+                [s for s in segments if s.frames == size],
+                self.clean,
+                settings.top_k,
+                self._routing,
+                torch.device(device),
+            )
             for size in sorted({s.frames for s in segments})
         ]
 
@@ -87,7 +97,8 @@ class PackedView:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
         batch, frames = q.shape[:2]
         offset = torch.arange(batch, device=q.device)[:, None, None] * frames
-        descriptors = describe(k[:, : self.clean]) if any(group.k for group in self._groups) else k.new_empty(0)
+        asked = self._by_content and any(group.k for group in self._groups) and not (layer and self._routing.shared)
+        descriptors = describe(k[:, : self.clean]) if asked else k.new_empty(0)
         turned_q, turned_k = (q, k) if self._turn is None else (rotate(q, self._turn), rotate(k, self._turn))
         pool_k, pool_v = turned_k.flatten(0, 1), v.flatten(0, 1)
         out = torch.empty_like(q)
@@ -95,7 +106,7 @@ class PackedView:
             own = group.own  # R c
             index = group.near.expand(batch, -1, -1)
             if group.k:
-                chosen = route(describe_query(q[:, own]), descriptors, group.k, group.eligible, self._total)
+                chosen = self._recalled(layer, group, q[:, own], descriptors)
                 index = torch.cat([chosen, index], -1)
             valid = (index >= 0).flatten(0, 1)
             rows = (index.clamp(min=0) + offset).flatten(0, 1)
@@ -112,11 +123,29 @@ class PackedView:
             out = out.index_copy(1, own.flatten(), y.unflatten(0, (batch, -1)).flatten(1, 2))
         return out
 
+    def _recalled(self, layer: int, group: _Group, q: Tensor, descriptors: Tensor) -> Tensor:
+        """Frames that the segments of a group recall, `[B, R, k]`, -1 for none. q: their queries `[B, R, c, S, H, D]`."""
+        if group.placed is not None:
+            return group.placed.expand(len(q), -1, -1)
+        if not self._routing.shared:
+            return route(describe_query(q), descriptors, group.k, group.eligible, self._total)
+        mode = (
+            torch.is_grad_enabled()
+        )  # a teacher's pass comes between a pass and its way back, where layers are computed again
+        if layer == 0:
+            scores = likeness(descriptors[:, group.newest], descriptors, self._total)
+            group.shared[mode] = choose(scores, group.k, group.eligible)
+        return group.shared[mode]
+
 
 class _Group:
-    """Segments of one length, as index tensors: who they are, what is near them, what may be recalled."""
+    """Segments of one length, as index tensors: who they are, what is near them, what may be recalled, the newest frame before each.
 
-    def __init__(self, segments: list[Segment], clean: int, top_k: int, device: torch.device):
+    placed: what they recall `[R, k]`, where that is settled by place. shared: what the first layer chose for all, in the newest pass
+    with gradients and without.
+    """
+
+    def __init__(self, segments: list[Segment], clean: int, top_k: int, routing: Routing, device: torch.device):
         frames = segments[0].frames
         longest = max(len(s.seen.near) for s in segments)
         own = [list(range(s.first, s.first + frames)) for s in segments]
@@ -129,3 +158,10 @@ class _Group:
         for row, s in zip(self.eligible, segments, strict=True):
             row[list(s.seen.far)] = True
         self.k = min(top_k, max(len(s.seen.far) for s in segments))
+        self.newest = torch.tensor([max(0, s.history - 1) for s in segments], device=device)
+        self.shared: dict[bool, Tensor] = {}
+        self.placed: Tensor | None = None
+        if routing.place is not None:
+            rows = [[s.seen.far[i] for i in routing.place(len(s.seen.far), self.k)] for s in segments]
+            placed = [row + [-1] * (self.k - len(row)) for row in rows]
+            self.placed = torch.tensor(placed, dtype=torch.int64, device=device).view(len(segments), self.k)

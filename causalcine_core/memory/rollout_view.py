@@ -1,6 +1,6 @@
 """What one chunk of a rollout sees: a reader of a memory, and the passes that write a chunk into one.
 
-Both ask `visibility` what is near and `choose` what is recalled; neither has a rule of its own.
+Both ask `visibility` what is near and `routing` what is recalled; neither has a rule of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..model.transformer import View
 from .attention_buffer import AttentionBuffer, Extent
 from .cache import KVMemory
 from .prefetch import Prefetch
-from .routing import choose, describe_query
+from .routing import ROUTINGS, choose, describe_query, likeness
 from .settings import ResolvedMemory
 from .slab import numbers
 from .visibility import visibility
@@ -42,7 +42,7 @@ class RolloutView:
         """
         Args:
             memory: what was written before this chunk.
-            settings: window (chunks), top_k (frames), and when to choose what is recalled.
+            settings: window (chunks), top_k (frames), and how it is chosen what is recalled.
             rope: rotations of this patch grid.
             frames: latent frames of the chunk.
             shot_start: chunks of `memory` that lie before this chunk's shot; None: its shot is all there is.
@@ -54,14 +54,20 @@ class RolloutView:
         store = memory.store
         seen = visibility(memory.lengths, shot_start or 0, window=settings.window, sink=sink, cut=cut)
         self.memory, self.frames, self._total = memory, frames, total
-        self._keeps_choice = settings.routing == "first_step"
+        self._routing = ROUTINGS[settings.routing]
         self._asked_k = settings.top_k
         self._far, near = memory.kept(seen.far), memory.kept(seen.near)
         self._far_rows, self._near_rows = memory.rows(self._far), memory.rows(near)
         self._k = min(self._asked_k, len(self._far))
         self._turns = None if angles is None else (rope.turn(angles[near]), rope.turn(angles[self._far]))
         self._prefetch = Prefetch(store, self._far_rows) if self._k and store.cold.host else None
+        self._newest = (
+            memory.rows(torch.cat([self._far, near]).max()[None]) if self._k and self._routing.shared else None
+        )
         self._chosen: list[Tensor | None] = [None] * store.layers
+        if self._k and self._routing.place is not None:
+            placed = torch.tensor(self._routing.place(len(self._far), self._k), device=store.device)
+            self._chosen = [placed.expand(store.batch, -1)] * store.layers
         self._buffer = AttentionBuffer(rope, store.layers, Extent(self._k, len(near), frames, seen.gap))
 
     @property
@@ -74,15 +80,23 @@ class RolloutView:
     ) -> Tensor:
         """Self-attention of the chunk's unrotated `q, k, v [B, c, S, H, D]`. choose_anew: what is recalled is this pass's choice, even
         where passes keep the first one's."""
-        kept = self._keeps_choice and not choose_anew and self._chosen[layer] is not None
-        fresh = self._k > 0 and not kept and self._choose(layer, q)
+        kept = self._routing.keeps and not choose_anew and self._chosen[layer] is not None
+        fresh = self._k > 0 and not kept and self._routing.place is None and self._choose(layer, q)
         return self._buffer.attend(layer, q, k, v, self, kernel, fresh=fresh)
 
     def _choose(self, layer: int, q: Tensor) -> bool:
         """Settle what this layer recalls; whether that may be other frames than in the last pass (a GPU is not waited for)."""
-        before = self._chosen[layer]
-        scores = self.memory.store.match(layer, describe_query(q)[:, None].detach(), self._far_rows)
-        chosen = self._chosen[layer] = choose(self._total(scores) if self._total else scores, self._k)[:, 0]
+        before, store = self._chosen[layer], self.memory.store
+        if self._newest is None:
+            scores = store.match(layer, describe_query(q)[:, None].detach(), self._far_rows)
+            chosen = choose(self._total(scores) if self._total else scores, self._k)[:, 0]
+        elif layer == 0:
+            newest, far = (store.descriptors(0, rows) for rows in (self._newest, self._far_rows))
+            chosen = choose(likeness(newest, far, self._total), self._k)[:, 0]
+        else:
+            assert self._chosen[0] is not None
+            chosen = self._chosen[0]
+        self._chosen[layer] = chosen
         return before is None or chosen.device.type != "cpu" or not torch.equal(before, chosen)
 
     def read_near(self, layer: int) -> tuple[Tensor, Tensor]:

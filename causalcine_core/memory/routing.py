@@ -1,14 +1,55 @@
-"""Content-Aware Memory Routing: which frames of the past a chunk recalls (paper, Sec. 3.3).
+"""Which frames of the past a chunk recalls: Content-Aware Memory Routing (paper, Sec. 3.3), and what it is compared with.
 
-Parameter-free, and the same function in training and in inference.
+Parameter-free, and the same functions in training and in inference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def first(frames: int, k: int) -> Sequence[int]:
+    """The first `k` of so many frames."""
+    return range(min(k, frames))
+
+
+def last(frames: int, k: int) -> Sequence[int]:
+    """The last `k` of so many frames."""
+    return range(max(0, frames - k), frames)
+
+
+def evenly(frames: int, k: int) -> Sequence[int]:
+    """The middle ones of `k` equal parts of so many frames; all of them where there are fewer."""
+    k = min(k, frames)
+    return [(2 * i + 1) * frames // (2 * k) for i in range(k)]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a chunk settles what it recalls.
+
+    place: of so many frames that may be recalled, the `k` that are, whatever they show; None: chosen by content. keeps: a choice by
+    content is kept over the passes of a chunk. shared: all layers recall what the first one chooses, the frames that are most like
+    the newest one (LongLive-RAG); otherwise each layer chooses by its own queries.
+    """
+
+    place: Callable[[int, int], Sequence[int]] | None = None
+    keeps: bool = False
+    shared: bool = False
+
+
+ROUTINGS = {
+    "every_step": Routing(),
+    "first_step": Routing(keeps=True),
+    "rag": Routing(shared=True),
+    "sink": Routing(place=first),
+    "fifo": Routing(place=last),
+    "even": Routing(place=evenly),
+}
 
 
 def describe(keys: Tensor) -> Tensor:
@@ -40,6 +81,18 @@ def match(query: Tensor, descriptors: Tensor) -> Tensor:
         else:
             scores = query @ descriptors.mT
         return scores
+
+
+def likeness(newest: Tensor, descriptors: Tensor, total: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """How much frames are like the newest ones: cosines of their descriptors, up to a factor that all frames share.
+
+    newest: `[B, R, H, D]` of R frames. descriptors: `[B, T, H, D]`. total: as in `route`. Returns: float32 `[B, R, T]`.
+    """
+    newest, descriptors = newest.detach(), descriptors.detach()
+    dots, squares = match(newest, descriptors), descriptors.float().square().sum((2, 3))[:, None]
+    if total:
+        dots, squares = total(dots), total(squares)
+    return dots * squares.clamp(min=1e-12).rsqrt()
 
 
 def choose(scores: Tensor, k: int, eligible: Tensor | None = None) -> Tensor:

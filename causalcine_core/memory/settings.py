@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .. import checks
+from .routing import ROUTINGS
 
 STORAGES = ("full", "8bit", "host", "host_8bit")
-ROUTINGS = ("every_step", "first_step")
 MOST = 1024  # chunks of a window, frames that are recalled
 
 
@@ -16,7 +16,9 @@ MOST = 1024  # chunks of a window, frames that are recalled
 class MemorySettings:
     """What is asked. window: chunks before the current one. top_k: frames recalled from before the window. None = as trained.
 
-    routing: choose in every denoising pass, or in the first pass of a chunk and keep the choice. budget: GiB that keys and
+    routing: choose by content in each layer, in every denoising pass (every_step) or in the first pass of a chunk (first_step), or one
+    choice for all layers (rag); or by place, whatever the frames show: the first ones (sink), the last before the window (fifo),
+    some at even distances (even). budget: GiB that keys and
     values may take, None = no limit; at the budget what routing used least is forgotten. storage: how frames beyond the
     window are kept: on the device in full precision or in 8 bits, or either way in the host's memory, from where a chunk
     fetches those that it recalls. Raises InputError for anything else.

@@ -167,6 +167,10 @@ class Slab:
         lying = self._tensors["descriptors"][layer][: end * self.batch]
         return match(query, lying.unflatten(0, (-1, self.batch)).transpose(0, 1))
 
+    def descriptors(self, layer: int, rows: Tensor) -> Tensor:
+        """Of the frames in rows `[B, n]`, `[B, n, H, D]`."""
+        return self._take("descriptors", layer, rows)
+
     def tensors(self, rows: Tensor) -> dict[str, Tensor]:
         """Everything in these rows, `name.layer` to `[B, n, ...]`, as it is kept: for a file."""
         self._settle()

@@ -232,6 +232,14 @@ class FrameStore:
         hot = self.hot.match(layer, query, hot_end).index_select(-1, rows.at.masked_fill(rows.in_cold, 0))
         return torch.where(rows.in_cold, cold, hot)
 
+    def descriptors(self, layer: int, rows: Rows) -> Tensor:
+        """Of frames, `[B, n, H, D]`."""
+        index, cold = rows.index, rows.in_cold
+        if cold is None:
+            return self.hot.descriptors(layer, index)
+        cool, warm = self.cold.descriptors(layer, index * cold), self.hot.descriptors(layer, index * ~cold)
+        return torch.where(cold[:, None, None], cool, warm)
+
     def cool(self, place: Tensor) -> tuple[Slot, ...]:
         """Copies in the cold tier of the hot slots `[n]`."""
         moved = self.cold.allocate(len(place))

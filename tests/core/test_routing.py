@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from causalcine_core.memory import describe, describe_query, route
-from causalcine_core.memory.routing import choose, match
+from causalcine_core.memory.routing import ROUTINGS, choose, likeness, match
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -59,3 +59,43 @@ def test_of_equal_frames_any_is_taken_and_none_twice():
     descriptors[0, 4] = 2
     chosen = route(query, descriptors, 3)[0, 0].tolist()
     assert 4 in chosen and chosen == sorted(set(chosen)) and len(chosen) == 3
+
+
+@pytest.mark.parametrize(
+    ("routing", "expected"),
+    [
+        ("sink", [[], [0], [0, 1, 2], [0, 1, 2], [0, 1, 2]]),
+        ("fifo", [[], [0], [0, 1, 2], [1, 2, 3], [7, 8, 9]]),
+        ("even", [[], [0], [0, 1, 2], [0, 2, 3], [1, 5, 8]]),
+    ],
+)
+def test_a_choice_by_place_is_of_the_first_the_last_or_some_at_even_distances(routing, expected):
+    place = ROUTINGS[routing].place
+    assert place is not None
+    assert [list(place(frames, 3)) for frames in (0, 1, 3, 4, 10)] == expected
+
+
+@pytest.mark.parametrize("frames", range(1, 30))
+def test_frames_at_even_distances_are_as_many_as_asked_and_reach_over_all_of_the_past(frames):
+    place = ROUTINGS["even"].place
+    assert place is not None
+    for k in range(1, 12):
+        chosen = list(place(frames, k))
+        assert len(set(chosen)) == min(k, frames)
+        steps = [b - a for a, b in itertools.pairwise([-1, *chosen, frames])]
+        assert max(steps) <= frames / min(k, frames) + 1  # nowhere a hole
+
+
+def test_likeness_is_a_cosine_up_to_a_factor_of_the_query_whoever_has_the_heads():
+    """Long descriptors do not win for their length; two ranks that have half of the heads each find the same."""
+    newest, descriptors = drawn(2, 3, 4, 8), drawn(2, 7, 4, 8, seed=1) * torch.arange(1, 8)[:, None, None]
+    scores = likeness(newest, descriptors)
+    cosine = torch.nn.functional.cosine_similarity(
+        newest.flatten(2)[:, :, None], descriptors.flatten(2)[:, None], dim=-1
+    )
+    torch.testing.assert_close(scores / newest.flatten(2).norm(dim=-1)[..., None], cosine)
+
+    asked = []  # what a rank gives to be summed; the other one answers with its own
+    likeness(newest[:, :, 2:], descriptors[:, :, 2:], lambda own: asked.append(own) or own)
+    shared = likeness(newest[:, :, :2], descriptors[:, :, :2], lambda own: own + asked.pop(0))
+    torch.testing.assert_close(shared, scores)

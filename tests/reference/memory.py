@@ -55,6 +55,26 @@ def choose(descriptors: dict[int, Tensor], query: Tensor, top_k: int) -> tuple[l
     return sorted(best[:top_k]), margin
 
 
+def recall(
+    routing: str, descriptors: dict[int, Tensor], query: Tensor, newest: Tensor | None, top_k: int
+) -> tuple[list[int], float]:
+    """What a layer recalls of the frames with these descriptors, in temporal order; and by how much the choice was made.
+
+    newest: descriptor of the newest frame of all, where there is one.
+    """
+    frames, count = sorted(descriptors), min(top_k, len(descriptors))
+    if routing == "sink":
+        return frames[:count], math.inf
+    if routing == "fifo":
+        return frames[len(frames) - count :], math.inf
+    if routing == "even":  # the middles of as many equal parts
+        return [frames[math.floor((i + 0.5) * len(frames) / count)] for i in range(count)], math.inf
+    if routing == "rag" and newest is not None:
+        flat = {frame: one.flatten() / one.norm() for frame, one in descriptors.items()}
+        return choose(flat, newest.flatten() / newest.norm(), top_k)
+    return choose(descriptors, query, top_k)
+
+
 class Past:
     """What one branch of one film remembers, by number of the frame. margin: the least by which a choice was made."""
 
@@ -70,8 +90,12 @@ class Past:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if not (keeps and layer in recalled):
-                descriptors = {frame: self.frames[frame].descriptors[layer] for frame in far}
-                recalled[layer], margin = choose(descriptors, q.mean((0, 1)), settings.top_k)
+                asked = 0 if settings.routing == "rag" else layer
+                descriptors = {frame: self.frames[frame].descriptors[asked] for frame in far}
+                newest = max((*near, *far), default=None)
+                newest = None if newest is None else self.frames[newest].descriptors[asked]
+                query = q.mean((0, 1))
+                recalled[layer], margin = recall(settings.routing, descriptors, query, newest, settings.top_k)
                 self.margin = min(self.margin, margin)
             for i, frame in enumerate(own):
                 frame.keys[layer], frame.values[layer], frame.descriptors[layer] = k[i], v[i], k[i].mean(0)

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from .memory import attention_of_chunk, choose
+from .memory import attention_of_chunk, recall
 from .network import Network
 from .story import Settings, Shot, plan, seen
 
@@ -21,6 +21,7 @@ def teacher_forcing(
     Either copy of a chunk sees itself, and what the chunk would see in a rollout of the clean frames before it. shots: with texts
     `[1, T, text_dim]`.
     """
+    chosen: dict[tuple[int, int], list[int]] = {}  # by the first layer, of each chunk of each copy
     chunks, frames, columns = plan(shots, settings), clean.shape[1], clean.shape[3] // 2
     starts = [0, *accumulate(chunk.length for chunk in chunks)]
 
@@ -30,7 +31,11 @@ def teacher_forcing(
             for n, chunk in enumerate(chunks):
                 near, far, gap = seen(chunks, n, settings)
                 own = list(range(copy + starts[n], copy + starts[n + 1]))
-                recalled, _ = choose({frame: k[frame].mean(0) for frame in far}, q[own].mean((0, 1)), settings.top_k)
+                keys, query = {frame: k[frame].mean(0) for frame in far}, q[own].mean((0, 1))
+                newest = k[starts[n] - 1].mean(0) if n else None
+                recalled, _ = recall(settings.routing, keys, query, newest, settings.top_k)
+                if settings.routing == "rag":
+                    recalled = chosen.setdefault((copy, n), recalled)
                 visible = [*recalled, *near, *own]
                 of_shot = [next(i for i, end in enumerate(starts[1:]) if frame % frames < end) for frame in visible]
                 turns = [settings.shot_angle * (chunks[i].shot - chunk.shot) for i in of_shot]

@@ -78,6 +78,18 @@ def test_what_lies_before_the_window_is_read_only_through_routing(stage, top_k, 
     assert (before != after) == (top_k > 0)
 
 
+@pytest.mark.parametrize(("routing", "reaches"), [("sink", True), ("fifo", False)])
+def test_a_model_is_trained_under_the_routing_of_its_recipe(stage, routing, reaches):
+    """Three frames are recalled of six: by place the first ones, which are chunk 0, or those of chunk 1. One layer, so that nothing
+    comes by another way."""
+    made, first = stage(routing=routing, top_k=3, clip_window=1, model={"num_layers": 1}), sample(4)
+    latents = first.latents.clone()
+    latents[:, :3] = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        before, after = (chunk_error(made, one, 3) for one in (first, replace(first, latents=latents)))
+    assert (before != after) == reaches
+
+
 def test_the_loss_is_the_flow_matching_error_of_the_noisy_half(stage):
     """A network whose head gives zero predicts velocity 0: the loss is the mean square of noise - clean, chunk by chunk."""
     made = stage()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from causalcine_core import checks
-from causalcine_core.memory import ResolvedMemory
+from causalcine_core.memory import ROUTINGS, ResolvedMemory
 from causalcine_core.model import WanConfig
 from causalcine_core.sampling import add_noise
 
@@ -41,8 +41,8 @@ class TeacherForcingRecipe:
     """A run.
 
     model: a preset or the fields of a config. shift: of the noise levels that are drawn. text_dropout: share of samples whose
-    text is withheld, for guidance. window, top_k: what a chunk of a film sees, as in inference; clip_window: of a clip or
-    reunion. teacher_every: updates after which the averaged weights become the teacher (see `targets`): one that followed at
+    text is withheld, for guidance. window, top_k, routing: what a chunk of a film sees, as in inference; clip_window: of a clip
+    or reunion. teacher_every: updates after which the averaged weights become the teacher (see `targets`): one that followed at
     once would follow into every disturbance too; 0: there is none. auxiliary: weights of the losses of `Pointing`.
     """
 
@@ -56,6 +56,7 @@ class TeacherForcingRecipe:
     text_dropout: float = 0.1
     window: int = 3
     top_k: int = 5
+    routing: str = "every_step"
     clip_window: int = 1
     teacher_every: int = 0
     auxiliary: dict[str, float] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class TeacherForcingRecipe:
         checks.number(self.text_dropout, "text_dropout", 0, 1)
         for name in ("window", "top_k", "clip_window"):
             checks.whole(getattr(self, name), name, 0, 1024)
+        checks.choice(self.routing, "routing", ROUTINGS)
         checks.whole(self.teacher_every, "teacher_every", 0, 10**9)
         for name, weight in self.auxiliary.items():
             checks.choice(name, "auxiliary", LOSSES)
@@ -135,7 +137,8 @@ class TeacherForcing(Stage[Batch]):
         window = {"still": 0, "take": recipe.window, "film": recipe.window}.get(kind, recipe.clip_window)
         first = int(weights.any(0).nonzero()[0])
         height, width = noise.shape[-2:]
-        layout = PackedPass(self.model, chunks, (height, width), ResolvedMemory(window, recipe.top_k), first=first)
+        memory = ResolvedMemory(window, recipe.top_k, recipe.routing)
+        layout = PackedPass(self.model, chunks, (height, width), memory, first=first)
         withheld = ("",) * len(chunks)
         prompts = [withheld if drop else s.prompts for s, drop in zip(samples, dropped, strict=True)]
         described = [withheld if drop else s.described for s, drop in zip(samples, dropped, strict=True)]
@@ -214,6 +217,7 @@ class TeacherForcing(Stage[Batch]):
                 shift=self.recipe.shift,
                 window=self.recipe.window,
                 top_k=self.recipe.top_k,
+                routing=self.recipe.routing,
             )
 
     def start_from(self, path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from causalcine_core import Pipeline, Story
+from causalcine_core.memory import MemorySettings
 from causalcine_core.runner import describe_network
 from causalcine_core.sampling import Recipe
 from causalcine_core.vae import load_vae
@@ -33,8 +34,10 @@ class Preview:
 
 
 @torch.no_grad()
-def films(model: Model, preview: Preview, *, shift: float, window: int, top_k: int) -> list[NDArray[np.uint8]]:
-    """Frames `[F, H, W, 3]` of each film, by a model as its weights are now. shift, window, top_k: of its training."""
+def films(
+    model: Model, preview: Preview, *, shift: float, window: int, top_k: int, routing: str = "every_step"
+) -> list[NDArray[np.uint8]]:
+    """Frames `[F, H, W, 3]` of each film, by a model as its weights are now. shift, window, top_k, routing: of its training."""
     if not preview.vae:
         return []
     width, height = preview.size
@@ -51,9 +54,9 @@ def films(model: Model, preview: Preview, *, shift: float, window: int, top_k: i
     runner = replace(describe_network(model.net, "in training"), dtype=model.dtype, compute=model.compute)
     text: Any = model.text  # whatever encodes
     pipe = Pipeline(runner, text, load_vae(preview.vae).to(runner.device), recipe)
-    out = []
+    out, memory = [], MemorySettings(routing=routing)
     with model.computing():
         for seed in preview.seeds:
             story = Story.from_dict(make_film(seed, preview.seconds, size=preview.size).story())
-            out.append(np.concatenate([chunk.frames for chunk in pipe.stream(story, seed=seed)]))
+            out.append(np.concatenate([chunk.frames for chunk in pipe.stream(story, seed=seed, memory=memory)]))
     return out
