@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +30,9 @@ CURE = "pip install imageio-ffmpeg brings one that works, and IMAGEIO_FFMPEG_EXE
 
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"  # of the scaler: no rounding downwards
 _BT709 = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+
+_started: weakref.WeakSet[Encoder] = weakref.WeakSet()  # those of this process
+_starting = threading.Lock()  # held while one is started; whoever forks this process waits for it
 
 
 class EncoderError(OSError):
@@ -113,14 +117,16 @@ class Encoder:
         ]
         # fmt: on
         try:
-            self._process = subprocess.Popen(
-                command,
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not ffmpeg's
-            )
+            with _starting:
+                self._process = subprocess.Popen(
+                    command,
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._log,
+                    start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not ffmpeg's
+                )
+                _started.add(self)
         except OSError as error:
             self._discard()
             raise EncoderError(
@@ -139,6 +145,8 @@ class Encoder:
 
     def write(self, data: memoryview) -> None:
         """Hand over frames, bytes of rgb24; comes back when ffmpeg has taken them all."""
+        if not data.nbytes:
+            return
         self._taken.clear()
         self._given.put(data)
         self._wait(lambda: self._taken.wait(POLL), "took no more frames")
@@ -207,6 +215,21 @@ class Encoder:
     def _discard(self) -> None:
         self._log.close()
         self._metadata.unlink(missing_ok=True)
+
+
+def _let_go() -> None:
+    """In a process that was forked from this one: close what it holds of our pipes. Else ffmpeg would see the end of its frames only
+    when that process ends too, and we would wait for it."""
+    for encoder in list(_started):
+        if encoder._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                encoder._process.stdin.close()
+    _started.clear()
+    _starting.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_let_go)
 
 
 def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import subprocess
+import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -15,7 +19,7 @@ import pytest
 
 from causalcine_core import encoder
 from causalcine_core.encoder import EncoderError, check_encoder
-from causalcine_core.video import VideoWriter
+from causalcine_core.video import VideoWriter, read_video
 
 FILM = np.zeros((60, 96, 96, 3), np.uint8)  # more than a pipe holds
 REAL = imageio_ffmpeg.get_ffmpeg_exe()
@@ -160,6 +164,60 @@ def test_one_that_is_slow_is_waited_for(tmp_path, ffmpeg):
         video.write(FILM)
     assert time.monotonic() - began > 1.5
     assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_frames_of_nothing_are_none(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 16, (96, 96)) as video:
+        video.write(FILM[:0])
+        video.write(FILM)
+        video.write(FILM[:0])
+    assert sum(1 for _ in read_video(tmp_path / "a.mp4")) == len(FILM)
+
+
+def forked(seconds: float) -> Callable[[], None]:
+    """A process forked from this one, as it is, for so many seconds; ended by what comes back."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of the threads here, the child has none
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(seconds,))
+        process.start()
+    return process.kill
+
+
+def spawned(seconds: float) -> Callable[[], None]:
+    """A program that is given everything it may inherit."""
+    return subprocess.Popen(["sleep", str(seconds)], close_fds=False).kill
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.parametrize("other", [forked, spawned])
+@pytest.mark.parametrize("when", ["while it is open", "while it starts"])
+def test_a_process_that_begins_beside_it_does_not_keep_it_waiting(tmp_path, monkeypatch, other, when):
+    """ffmpeg ends when all who hold the other end of its pipe have closed it: only we do."""
+    check_encoder()
+    ends: list[Callable[[], None]] = []
+    start = subprocess.Popen._execute_child
+    if when == "while it starts":
+        # in another thread, at the moment when the pipe is made and ffmpeg is not there yet
+        beside = threading.Thread(target=lambda: ends.append(other(60)))
+
+        def execute(process, args, *given):
+            if args[0] == REAL and not ends and not beside.ident:
+                beside.start()
+                beside.join(0.5)
+            return start(process, args, *given)
+
+        monkeypatch.setattr(subprocess.Popen, "_execute_child", execute)
+    try:
+        with VideoWriter(tmp_path / "a.mp4", 16, (96, 96), patience=5) as video:
+            if when == "while it is open":
+                ends.append(other(60))
+            else:
+                beside.join()
+            video.write(FILM)
+        assert sum(1 for _ in read_video(tmp_path / "a.mp4")) == len(FILM)
+    finally:
+        for end in ends:
+            end()
 
 
 def test_a_film_that_is_replaced_keeps_its_mode(tmp_path):
