@@ -30,8 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         args, rest = build_parser().parse_known_args(argv)
-        if rest and not args.passes_on:
-            raise InputError(f"unknown argument {rest[0]}; see causalcine {args.command} --help")
         args.rest = rest
         with _terminable():
             importlib.import_module(f".commands.{args.module}", __package__).run(args)

@@ -27,7 +27,7 @@ from .runner import Runner, describe_network, fingerprint, pick_compute, pick_de
 from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .session import Event, Session
 from .story import Shot, Story, pace_notes
-from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot, prompt_notes
+from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot
 from .threads import one_thread
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
 from .weights.built_in import model_path
@@ -397,7 +397,7 @@ class Pipeline:
             return []
         recipe = state.recipe if state else self.recipe
         shots = planned(story, recipe, self.model.temporal, replace(state, planned=()) if state else None).shots
-        return [*pace_notes(story.fps, self.recipe.timeline.fps), *prompt_notes(self.text.config, shots)]
+        return [*pace_notes(story.fps, self.recipe.timeline.fps), *self.text.notes(shots)]
 
     def describe(self) -> dict[str, Any]:
         """What the report says of the model."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +19,11 @@ from ..causalcine_core.memory.store import GIB
 from ..causalcine_core.model import WanConfig
 from ..causalcine_core.needs import working_bytes
 from ..causalcine_core.pipeline import Pipeline
+from ..causalcine_core.plan import PlannedShot
 from ..causalcine_core.sampling import Recipe, State
 from ..causalcine_core.sampling.passes import most_held
 from ..causalcine_core.sampling.rollout import memory_for, passes_of
-from ..causalcine_core.text import Reading, fit_shot
+from ..causalcine_core.text import Reading, fit_notes, fit_shot
 from ..causalcine_core.vae import published_vae
 from .adapt import clip as clips
 from .adapt import model as models
@@ -42,27 +43,33 @@ class ShotTexts:
     config: WanConfig
     _known: dict[str, Tensor] = field(default_factory=dict)
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """`[M, text_len, text_dim]`. Raises InputError where the CLIP is of another kind than the model."""
+    def encode(self, prompts: Sequence[str], name: str = "a prompt") -> Tensor:
+        """`[M, text_len, text_dim]`. name: of a prompt, in errors. Raises InputError where the CLIP is of another kind than the model,
+        or gives more than the model reads."""
         for prompt in prompts:
             if prompt not in self._known:
-                self._known[prompt] = self._fitted(self.shots.encode(prompt))
+                self._known[prompt] = self._fitted(self.shots.encode(prompt), name)
         return torch.cat([self._known[prompt] for prompt in prompts])
 
     @property
     def reading(self) -> Reading:
         """How much of a prompt the CLIP, and the model behind it, read."""
-        return clips.reading(self.shots.clip)
+        one = clips.reading(self.shots.clip)
+        return replace(one, limit=min(one.limit, self.config.text_len))
+
+    def notes(self, shots: Sequence[PlannedShot]) -> list[str]:
+        """What of these shots of a film will not be read as written. Raises InputError where one does not fit at all."""
+        return [*clips.vocabulary(self.shots.clip, shots), *fit_notes(shots, self.reading)]
 
     def encode_all(self, state: State, executor: Executor) -> None:
         """Everything that the film will read, now: an encoder that runs later could push the model off its device."""
         shots = {shot.index: shot for shot in state.shots}
         for shot in state.read_next(state.planned, elsewhere=lies_with(executor, state)):
-            self.encode([fit_shot(shots[shot], self.reading).text])
+            self.encode([fit_shot(shots[shot], self.reading).text], f"shot {shot + 1}")
         if state.recipe.guidance.on:
-            self.encode([state.recipe.guidance.negative])
+            self.encode([state.recipe.guidance.negative], "negative")
 
-    def _fitted(self, context: Tensor) -> Tensor:
+    def _fitted(self, context: Tensor, name: str) -> Tensor:
         if context.ndim != 3 or len(context) != 1:
             raise InputError(
                 f"clip gives text of shape {list(context.shape)} for one prompt: [1, tokens, channels] is needed"
@@ -72,9 +79,13 @@ class ShotTexts:
                 f"clip gives text of {context.shape[-1]} channels, the model reads {self.config.text_dim}: use the CLIP of the "
                 "same checkpoint, or umt5 (Load CLIP, type wan) for a Wan model"
             )
-        if context.shape[1] > self.config.text_len:
-            warn([f"a prompt is {context.shape[1]} tokens long: the model reads the first {self.config.text_len}"])
-        return pad(context, (0, 0, 0, self.config.text_len - context.shape[1]))
+        given, most = int(context.any(-1).nonzero()[-1, 1]) + 1 if context.any() else 0, self.config.text_len
+        if given > most:  # though its words fit: what it puts before them pushes the last ones out
+            raise InputError(
+                f"{name}: clip gives {given:,} tokens for its text and the model reads {most:,}: the last {given - most:,}, where its "
+                "own words stand, would be lost; shorten it, or use the CLIP that the model was trained with"
+            )
+        return pad(context, (0, 0, 0, most - context.shape[1]))  # beyond what is given there is padding
 
 
 def pipeline_of(model: Any, shots: Shots) -> Pipeline:

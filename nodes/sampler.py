@@ -15,7 +15,7 @@ from .adapt import model as models
 from .adapt import vae as vaes
 from .adapt import workers
 from .adapt.form import Form
-from .adapt.progress import Progress
+from .adapt.progress import Progress, say, warn
 from .film import latent_of, on_device, pipeline_of
 from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
@@ -108,6 +108,8 @@ class CausalCineSampler(Form):
         )
         crew = workers.crew_of(model)
         start = crew.kept(asked) if crew else asked
+        sentences = pipe.check(shots.story, state)
+        warn(sentences)
         pipe.text.encode_all(start, pipe.executor)
         preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
         progress = Progress.of(pipe.network, preview, model.model.latent_format)
@@ -121,4 +123,6 @@ class CausalCineSampler(Form):
                         made = chunk.state
         except WorkerLostError as lost:
             raise (crew.keep(asked, lost) if crew else lost) from lost
-        return io.NodeOutput(latent_of(made), made)
+        if sentences:
+            say("\n".join(sentences))  # once more: meanwhile its place showed how far the film was
+        return io.NodeOutput(latent_of(made), made, ui={"text": sentences} if sentences else None)

@@ -46,9 +46,10 @@ class Shots:
 
     @classmethod
     def of(cls, story: Story, clip: Any, known: Mapping[str, Tensor] | None = None) -> Shots:
-        """Encodes the prompts of a story, but for those that are `known`. Raises InputError where a shot has too many words."""
+        """Encodes the prompts of a story, but for those that are `known`. Raises InputError where a shot has too many words; which
+        number it has in the film is known only to the sampler."""
         reading = clips.reading(clip)
-        prompts = dict.fromkeys(fit_shot(shot, reading).text for shot in plan(story).shots)
+        prompts = dict.fromkeys(fit_shot(shot, reading, " of this list").text for shot in plan(story).shots)
         known = dict(known or {})
         contexts = {prompt: known[prompt] if prompt in known else clips.encode(clip, prompt) for prompt in prompts}
         return cls(story, clip, contexts)
@@ -56,10 +57,6 @@ class Shots:
     def encode(self, prompt: str) -> Tensor:
         context = self.contexts.get(prompt)
         return clips.encode(self.clip, prompt) if context is None else context
-
-    def warnings(self) -> list[str]:
-        """About prompts the encoder does not fully understand, each sentence with its shots."""
-        return clips.warnings(self.clip, plan(self.story).shots)
 
 
 class CausalCineShotList(Form):
@@ -120,7 +117,8 @@ class CausalCineShotList(Form):
             "cut": read.cut or _cut(cut),
         }
         shots = Shots.of(replace(read, **told), clip)
-        return _given(shots, read.notes[1:])
+        warn(read.notes[1:])
+        return io.NodeOutput(shots, ui={"text": read.notes[1:]} if read.notes[1:] else None)
 
 
 class CausalCineShot(Form):
@@ -185,14 +183,8 @@ class CausalCineShot(Form):
     ) -> io.NodeOutput:
         shot = Shot(prompt, seconds=seconds, cut=_cut(cut), blend=blend or None)
         story = replace(shots.story, shots=[*shots.story.shots, shot]) if shots else Story([shot])
-        return _given(Shots.of(story, clip, shots.contexts if shots else None), ())
+        return io.NodeOutput(Shots.of(story, clip, shots.contexts if shots else None))
 
 
 def _cut(choice: str) -> str | None:
     return None if choice == AS_MODEL else choice
-
-
-def _given(shots: Shots, notes: tuple[str, ...]) -> io.NodeOutput:
-    sentences = [*notes, *shots.warnings()]
-    warn(sentences)
-    return io.NodeOutput(shots, ui={"text": sentences} if sentences else None)

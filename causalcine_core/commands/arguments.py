@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,10 +19,20 @@ COMPUTED = (*STORED, "float8_e4m3fn")
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises InputError where argparse would print its usage and exit."""
+    """Raises InputError where argparse would print its usage and exit, and for arguments that it does not know, unless the command
+    passes them on. No option may be abbreviated: one that is, or is misspelled, is asked back."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        found, rest = super().parse_known_args(args, namespace)
+        if rest and not getattr(found, "passes_on", False):
+            name = rest[0].partition("=")[0]
+            near = difflib.get_close_matches(name, self._option_string_actions, 1) if name.startswith("--") else []
+            meant = f": did you mean {near[0]}?" if near else f"; see {self.prog} --help"
+            raise InputError(f"unknown argument {name}{meant}")
+        return found, rest
 
 
 def build_parser() -> Parser:

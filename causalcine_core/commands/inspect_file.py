@@ -21,6 +21,8 @@ FILM = (
     "dtype",
 )  # arguments that ask for needs
 
+MOST_WORDS = 8  # of a list that is printed whole
+
 
 def run(args: argparse.Namespace) -> None:
     path = model_path(args.file)
@@ -35,7 +37,15 @@ def run(args: argparse.Namespace) -> None:
         if isinstance(value, dict):
             print(f"{name}:")
             for key, item in value.items():
-                text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
-                print(f"  {key:<18} {cut_off(text, 160)}")
+                print(f"  {key:<18} {cut_off(_said(item), 160)}")
         else:
             print(f"{name:<20} {value:,}" if isinstance(value, int) else f"{name:<20} {value}")
+
+
+def _said(item: object) -> str:
+    """A value on one line; of a long list of words, such as a vocabulary, how many there are and a few of them."""
+    if isinstance(item, list | tuple) and len(item) > MOST_WORDS and all(isinstance(word, str) for word in item):
+        words = [word for word in item if word.isalpha()] or item
+        few = ", ".join(words[:: max(1, len(words) // 5)][:5])
+        return f"{len(item):,} words, such as {few}; all of them with --json"
+    return item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)

@@ -48,9 +48,9 @@ def _read_one(text: str) -> Story:
     times, (whole,) = Times(), pieces([text])
     shot = times.shot(whole.prompt, 0)
     if shot.seconds is not None and not re.search(r"[\[(]\s?\d", shot.prompt):
-        return noted(Story([shot]), "one paragraph", *times.notes())
-    hint = f"if more were meant, separate shots by a blank line; all forms: {SHOT_SYNTAX}"
-    return noted(Story([whole]), "one paragraph", *([hint] if looks_like_more(text) else []))
+        return noted(Story([shot]), "one paragraph" + times.how, *times.notes())
+    hint = ["if several shots were meant, put a blank line between them"] if looks_like_more(text) else []
+    return noted(Story([whole]), "one paragraph", *hint)
 
 
 _ONE: Form[str] = Form("one paragraph", "", lambda text: True, _read_one)

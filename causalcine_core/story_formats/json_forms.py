@@ -128,8 +128,8 @@ def _read_frame_keys(data: dict[str, Any]) -> Story:
 def _long(lengths: Sequence[int | None], ends: Sequence[str], fps: float) -> list[str]:
     """Notes on shots that are longer than a shot usually is, because of the frame that ends them."""
     return [
-        f"shot {i + 1} is {length:,} frames long, {length / fps:,.0f} s at {fps:g} fps, as {end} says"
-        for i, (length, end) in enumerate(zip(lengths, ends, strict=False))
+        f"{end} ends a shot of {length:,} frames, {length / fps:,.0f} s at {fps:g} fps"
+        for length, end in zip(lengths, ends, strict=False)
         if length is not None and length > LONG * fps
     ][:3]
 

@@ -50,7 +50,7 @@ def _read(text: str) -> Story:
     shared, texts, notes = split_tagged(text)
     times = Times()
     shots = [times.shot(text, i) for i, text in enumerate(texts)]
-    return noted(Story(shots, shared), "split at [shot cut] tags", *times.notes(), *notes)
+    return noted(Story(shots, shared), "split at [shot cut] tags" + times.how, *times.notes(), *notes)
 
 
 TAGGED_TEXT: Form[str] = Form(

@@ -21,7 +21,7 @@ def _timed(texts: list[str], how: str) -> Story:
     """A shot of each text that is not blank; what stands at its head in brackets, and is a time, is its length."""
     times = Times()
     shots = [times.shot(shot.prompt, i) for i, shot in enumerate(pieces(texts))]
-    return noted(Story(shots), how, *times.notes())
+    return noted(Story(shots), how + times.how, *times.notes())
 
 
 # --- numbers
@@ -76,7 +76,7 @@ def _read_numbers(text: str) -> Story:
         for i, (mark, text) in enumerate(zip(marks, texts, strict=True))
     ]
     how = f"numbered like {looks}" + ("; the text before it is global" if before else "")
-    return noted(Story(shots, before), how, *times.notes())
+    return noted(Story(shots, before), how + times.how, *times.notes())
 
 
 # --- paragraphs, bars, one paragraph
@@ -87,6 +87,9 @@ _ODD = re.compile(
     r"|^[ \t]*[\[(]?\d{1,9}(?:\.\d{1,9})?(?:[ \t]?s|:\d\d)[^\w]|[\[(]\d{1,9}[ \t]?-[ \t]?\d{1,9}[ \t]?\w{0,6}[\])]",
     re.IGNORECASE | re.MULTILINE,
 )
+
+_SENTENCE_END = re.compile(r"[.!?:;\u3002\uff01\uff1f][\s\"')\]*\u201d\u300d]*$")
+_WRAPPED = 40  # characters: a line so long that ends inside a sentence goes on in the next
 
 
 def _read_bars(text: str) -> Story:
@@ -119,8 +122,11 @@ def _at_bars(text: str) -> list[str]:
 
 
 def looks_like_more(text: str) -> bool:
-    """Whether somebody may have meant several shots by what is one paragraph: it has lines, numbers or times."""
-    return "\n" in text or _ODD.search(text) is not None
+    """Whether somebody may have meant several shots by what is one paragraph: it has lines that are no wrapped prose, numbers or
+    times."""
+    lines = text.split("\n")
+    wrapped = any(len(line) >= _WRAPPED and not _SENTENCE_END.search(line) for line in lines[:-1])
+    return (len(lines) > 1 and not wrapped) or _ODD.search(text) is not None
 
 
 PLAIN_TEXT: tuple[Form[str], ...] = (

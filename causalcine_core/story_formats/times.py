@@ -48,7 +48,7 @@ class Times:
 
     def __init__(self) -> None:
         self._end: Decimal | None = Decimal(0)  # of the shot before; None: it has no range
-        self._heads = 0
+        self.how = ""  # what a sentence on how a text was read ends in, where times stood at the head of shots
         self._odd: list[str] = []
 
     def shot(self, text: str, index: int, time: str | None = None) -> Shot:
@@ -57,7 +57,7 @@ class Times:
         head = None if time is not None else _RANGES.match(text) or _LENGTH.match(text)
         if head is not None:
             time, text = _said(head), text[head.end() :]
-            self._heads += 1
+            self.how = "; a time in brackets at the head of a shot is its length"
         prompt = one_line(text, name)
         if time is None:
             self._end = None
@@ -65,10 +65,8 @@ class Times:
         return Shot(prompt, seconds=self._length(time, name))
 
     def notes(self) -> list[str]:
-        """What is to be said of the times that were read."""
-        heads = ["a time in brackets at the head of a shot is read as its length"] if self._heads else []
-        odd = [f"each shot is as long as its own times say: {listed(self._odd, 5)}"] if self._odd else []
-        return heads + odd
+        """Warnings about the times that were read. They name the times themselves, since a film may have other shots before these."""
+        return [f"each shot is as long as its own times say: {listed(self._odd, 5)}"] if self._odd else []
 
     def _length(self, time: str, name: str) -> float:
         """Seconds of `5s` or of `0:05 - 0:10`."""
@@ -81,7 +79,7 @@ class Times:
             raise InputError(f"the times of {name}, {time}, must end after they begin")
         if self._end is not None and begin != self._end:
             what = "leave a gap of" if begin > self._end else "overlap by"
-            self._odd.append(f"before {name} the times {what} {abs(begin - self._end).normalize():f} s")
+            self._odd.append(f"before {time} the times {what} {abs(begin - self._end).normalize():f} s")
         self._end = end
         return float(end - begin)
 
@@ -118,7 +116,7 @@ def _read_ranges(text: str) -> Story:
     times = Times()
     shots = [times.shot(_own(text, i), i, _said(mark)) for i, (mark, text) in enumerate(zip(marks, texts, strict=True))]
     how = "split at times such as " + _said(marks[0]) + ("; the text before them is global" if before else "")
-    return noted(Story(shots, before), how, *times.notes())
+    return noted(Story(shots, before), how + times.how, *times.notes())
 
 
 def _beginnings(text: str) -> list[Decimal]:

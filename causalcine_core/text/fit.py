@@ -91,9 +91,10 @@ def _most(count: int, start: int, fits: Callable[[int], bool]) -> int:
     return low
 
 
-def fit_shot(shot: PlannedShot, reading: Reading) -> Fitted:
-    """The prompt of a planned shot as its encoder reads it whole. Raises InputError, which names the shot, where it cannot."""
-    return fit_prompt(shot.shared, shot.caption, reading, phrase=shot.phrase, name=f"shot {shot.index + 1}")
+def fit_shot(shot: PlannedShot, reading: Reading, of: str = "") -> Fitted:
+    """The prompt of a planned shot as its encoder reads it whole. Raises InputError, which names the shot, where it cannot. of: what
+    its number counts in, behind it, where that is not the whole film."""
+    return fit_prompt(shot.shared, shot.caption, reading, phrase=shot.phrase, name=f"shot {shot.index + 1}{of}")
 
 
 def fit_notes(shots: Sequence[PlannedShot], reading: Reading) -> list[str]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..plan import PlannedShot
 from .fit import Reading
-from .words import TextConfig, reading, tokenize
+from .words import TextConfig, prompt_notes, reading, tokenize
 
 PAD, UNKNOWN = 0, 1  # ids; the first word of the vocabulary is 2
 
@@ -29,6 +30,10 @@ class NanoTextEncoder(nn.Module):
     def reading(self) -> Reading:
         """How much of a prompt is read."""
         return reading(self.config)
+
+    def notes(self, shots: Sequence[PlannedShot]) -> list[str]:
+        """What of these shots will not be read as written, as `prompt_notes` says it."""
+        return prompt_notes(self.config, shots)
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
         """Token ids `[M, length]`. What of a prompt lies beyond `length` is not read: `fit_shot` first makes it fit."""

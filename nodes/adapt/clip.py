@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...causalcine_core.model import WanConfig
 from ...causalcine_core.plan import PlannedShot
-from ...causalcine_core.text import NanoTextEncoder, Reading, fit_notes, prompt_notes
+from ...causalcine_core.text import NanoTextEncoder, Reading, vocabulary_notes
 
 KEY = "nano"
 LENGTH = WanConfig.text_len  # tokens that a Wan model reads of any encoder's text
@@ -71,7 +71,7 @@ def encode(clip: Any, text: str) -> Tensor:
 
 
 def reading(clip: Any) -> Reading:
-    """How much of a prompt a CLIP and the model behind it read."""
+    """How much of a prompt a CLIP reads, and any Wan model of it."""
     tokenizer = getattr(clip, "tokenizer", None)
     return tokenizer.encoder.reading if isinstance(tokenizer, Tokenizer) else Reading(partial(_count, clip), LENGTH)
 
@@ -88,9 +88,7 @@ def _count(clip: Any, text: str) -> int:
     return longest
 
 
-def warnings(clip: Any, shots: Sequence[PlannedShot]) -> list[str]:
-    """Sentences about the prompts of a story, where the encoder has something to say. Raises InputError where one has no room."""
+def vocabulary(clip: Any, shots: Sequence[PlannedShot]) -> list[str]:
+    """Sentences about words that a CLIP does not know, where it can tell."""
     tokenizer = getattr(clip, "tokenizer", None)
-    if isinstance(tokenizer, Tokenizer):
-        return prompt_notes(tokenizer.encoder.config, shots)
-    return fit_notes(shots, reading(clip))
+    return vocabulary_notes(tokenizer.encoder.config, shots) if isinstance(tokenizer, Tokenizer) else []

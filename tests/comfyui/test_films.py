@@ -200,12 +200,28 @@ def test_words_that_have_no_room_are_taken_from_the_global_text_and_said(server:
     graph["2"]["inputs"]["global_text"] = " ".join(["snow"] * 64)
     assert any("shots 1 and 2: the global text was cut after 'snow' (" in text for text in server.run(graph).texts)
     graph["2"]["inputs"]["story"] = "a red cat " * 30
-    assert "shot 1: its own text has 90 words" in server.run(graph).error
+    assert "shot 1 of this list: its own text has 90 words" in server.run(graph).error
 
 
-def test_unknown_words_are_named(server: Server) -> None:
+def test_unknown_words_are_named_and_stay_on_the_sampler(server: Server) -> None:
     run = server.run(film(story="a red zebra walks", seed=3))
-    assert any("zebra" in text and "red" not in text.split(":")[-1] for text in run.texts)
+    said = "shot 1: the model does not know 'zebra' and draws from the words it knows"
+    assert run.texts[-1] == said and run.history["outputs"]["3"]["text"] == [said]
+
+
+def test_warnings_in_a_chain_count_the_films_shots(server: Server) -> None:
+    """Whichever list they came in: of the second sampler, shots 3 and 4."""
+    graph = film(story="a red cat walks\n\na red cat sleeps", seed=3)
+    graph["6"] = node("CausalCineShotList", **graph["2"]["inputs"] | {"story": "a red cat walks\n\na red zebra sleeps"})
+    graph["6"]["inputs"]["global_text"] = " ".join(["snow"] * 64)
+    graph["7"] = node("CausalCineSampler", **graph["3"]["inputs"] | {"shots": ["6", 0], "state": ["3", 1]})
+    graph["4"]["inputs"]["samples"] = ["7", 0]
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    unknown, cut = run.history["outputs"]["7"]["text"]
+    assert unknown.startswith("shot 4: the model does not know 'zebra'")
+    assert cut.startswith("shots 3 and 4: the global text was cut after 'snow' (")
+    assert "3" not in run.history["outputs"]
 
 
 def test_a_state_of_another_size_or_model_is_refused_by_name(server: Server) -> None:

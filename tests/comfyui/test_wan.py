@@ -255,6 +255,21 @@ def test_text_of_another_model_is_named(server: Server, graph: dict[str, Any]) -
     assert "4096" in server.run(graph).error
 
 
+def test_text_that_a_clip_makes_longer_than_the_model_reads_is_refused_by_shot(
+    server: Server, graph: dict[str, Any]
+) -> None:
+    """What the encoder puts before the words would push the last ones out; padding behind them is nothing."""
+    encoder, shots = find(graph, "TestTextEncoder"), find(graph, "CausalCineShotList")
+    graph[shots]["inputs"]["story"] = "one\n\n" + "two " * 500
+    graph[encoder]["inputs"] = {"before": 40}
+    error = server.run(graph).error
+    assert "shot 2: clip gives 540 tokens for its text and the model reads 512: the last 28" in error
+    graph[encoder]["inputs"] = {"padding": 28}
+    graph[find(graph, "CausalCineSampler")]["inputs"]["steps"] = 1
+    run = server.run(graph)
+    assert run.status == "success", run.error
+
+
 @pytest.mark.parametrize("kernel", ["flash", "efficient", "cudnn", "math"])
 def test_every_attention_kernel_gives_the_film(server: Server, graph: dict[str, Any], kernel: str) -> None:
     graph[find(graph, "CausalCineModelLoader")]["inputs"]["attention"] = kernel

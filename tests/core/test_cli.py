@@ -155,6 +155,19 @@ def test_inspect_tells_kinds_apart(folder, run, checkpoint):
     assert facts["network"] == {"dim": 8, "latent channels": 16, "patch": [1, 2, 2], "blocks": 3}
 
 
+def test_inspect_says_how_many_words_a_model_knows_and_all_of_them_in_json(run):
+    _, out, _ = run("inspect", "nano")
+    words = json.loads(run("inspect", "nano", "--json")[1][-1])["text"]["vocabulary"]
+    assert len(words) > 100
+    (line,) = [line for line in out if "vocabulary" in line]
+    said, few, more = line.split(maxsplit=1)[1].partition(" words, such as ")
+    assert said == f"{len(words)}" and few
+    shown, _, more = more.partition(";")
+    assert set(shown.split(", ")) < set(words) and len(shown.split(", ")) == 5
+    assert more == " all of them with --json"
+    assert max(map(len, out)) <= 200
+
+
 ODD = "a fox \U0001f3ac \u573a\u666f runs in the " + "snow" * 20
 
 
@@ -272,7 +285,13 @@ OPTIONS = {
     "guidance": (["story.json", "-o", "out.mp4", "--guidance", "nan"], "guidance"),
     "device": (["story.json", "-o", "out.mp4", "--device", "gpu9"], "device"),
     "dtype": (["story.json", "-o", "out.mp4", "--dtype", "int3"], "--dtype"),
-    "option": (["story.json", "-o", "out.mp4", "--sed", "1"], "--sed"),
+    "misspelled": (["story.json", "-o", "out.mp4", "--sed", "1"], "unknown argument --sed: did you mean --seed?"),
+    "abbreviated": (["story.json", "-o", "out.mp4", "--step=4"], "unknown argument --step: did you mean --steps?"),
+    "other option": (
+        ["story.json", "-o", "out.mp4", "--zzz"],
+        "unknown argument --zzz; see causalcine generate --help",
+    ),
+    "one too many": (["story.json", "more.json", "-o", "out.mp4"], "unknown argument more.json; see"),
     "no output": (["story.json"], "--output"),
 }
 

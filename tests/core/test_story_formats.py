@@ -12,8 +12,8 @@ from causalcine_core.plan import plan
 from causalcine_core.story import MAX_SHOTS, Story
 from causalcine_core.story_formats import JSON_FORMS, SHOT_SYNTAX, TEXT_FORMS, load_story
 
-HINT = "if more were meant"
-HEAD = "a time in brackets at the head of a shot is read as its length"
+HINT = "if several shots were meant, put a blank line between them"
+HEAD = "; a time in brackets at the head of a shot is its length"
 
 
 def read(text: str) -> list[str | tuple[str, float]]:
@@ -145,15 +145,16 @@ def test_headers_of_times_are_read_as_shots_of_those_lengths(text, shots):
 )
 def test_times_inside_other_forms_are_read_and_said(text, shots):
     assert read(text) == shots
-    assert Story.parse(text).notes[1:] == (HEAD,)
+    (how,) = Story.parse(text).notes  # what follows would be warnings
+    assert how.endswith(HEAD)
 
 
 def test_ranges_that_leave_gaps_or_overlap_follow_one_another_and_it_is_said():
     story = Story.parse("[2-5s] a\n[7-10s] b\n[9-12.25s] c\n[12.25-13s] d")
     assert [shot.seconds for shot in story.shots] == [3, 3, 3.25, 0.75]
     assert story.notes[1:] == (
-        "each shot is as long as its own times say: before shot 1 the times leave a gap of 2 s, before shot 2 the times leave a gap "
-        "of 2 s and before shot 3 the times overlap by 1 s",
+        "each shot is as long as its own times say: before 2-5s the times leave a gap of 2 s, before 7-10s the times leave a gap "
+        "of 2 s and before 9-12.25s the times overlap by 1 s",
     )
 
 
@@ -187,7 +188,7 @@ def test_times_that_cannot_be_are_refused_by_name(text, says):
 def test_times_and_lists_of_no_form_are_one_shot_with_a_hint(text):
     story = Story.parse(text)
     assert len(story.shots) == 1
-    assert HINT in story.notes[1] and SHOT_SYNTAX in story.notes[1]
+    assert story.notes[1:] == (HINT,)
 
 
 # --- numbers
@@ -284,13 +285,13 @@ def test_tags_that_make_no_story_are_refused_by_name(text, says):
     [
         (
             '{"prompt": "[per shot caption] a [shot cut] b [shot cut] c", "shot_cut_frames": [45, 99999]}',
-            "shot 2 is 99,954 frames long, 6,247 s at 16 fps, as shot_cut_frames[1] = 99999 says",
+            "shot_cut_frames[1] = 99999 ends a shot of 99,954 frames, 6,247 s at 16 fps",
         ),
         (
             '{"prompt": "a [shot cut] b", "shot_cut_frames": [45], "num_frames": 10000, "fps": 24}',
-            "shot 2 is 9,955 frames long, 415 s at 24 fps, as num_frames = 10000 says",
+            "num_frames = 10000 ends a shot of 9,955 frames, 415 s at 24 fps",
         ),
-        ('{"0": "a", "99999": "b"}', 'shot 1 is 99,999 frames long, 6,250 s at 16 fps, as the frame "99999" says'),
+        ('{"0": "a", "99999": "b"}', 'the frame "99999" ends a shot of 99,999 frames, 6,250 s at 16 fps'),
     ],
 )
 def test_a_length_that_nobody_wrote_down_is_said_where_it_is_long(text, note):
@@ -410,4 +411,19 @@ def test_a_single_paragraph_has_its_length_at_its_head_too():
     for text in ("(5s) a cat walks", "[5s] a cat walks", "[5 s] a cat walks"):
         story = Story.parse(text)
         assert [(shot.prompt, shot.seconds) for shot in story.shots] == [("a cat walks", 5.0)]
+        assert story.notes == (f"read 1 shot: one paragraph{HEAD}",)
     assert Story.parse("[35mm film] a cat").shots[0].prompt == "[35mm film] a cat"
+
+
+WRAPPED = "A red fox runs through the deep snow of a\nforest in the north. It stops, looks back, and is\ngone."
+
+
+def test_a_paragraph_that_is_wrapped_is_prose_without_a_hint():
+    for text in (WRAPPED, WRAPPED.replace("\n", " "), WRAPPED.replace("\n", "\r\n")):
+        assert Story.parse(text).notes == ("read 1 shot: one paragraph",)
+    for text in (
+        WRAPPED + " Shot 2: a cat",
+        "a fox runs\na cat sleeps",
+        "The red fox runs through deep snow.\nThe cat sleeps.",
+    ):
+        assert Story.parse(text).notes == ("read 1 shot: one paragraph", HINT)

@@ -29,8 +29,8 @@ class FakeTextEncoder:
 
     tokenizer = None
 
-    def __init__(self, batch, seconds):
-        self.batch, self.seconds = batch, seconds
+    def __init__(self, batch, seconds, before, padding):
+        self.batch, self.seconds, self.before, self.padding = batch, seconds, before, padding
 
     def tokenize(self, text):
         return {"words": [[(word, 1.0) for word in text.split()]]}
@@ -43,6 +43,8 @@ class FakeTextEncoder:
         text = torch.zeros(self.batch, 512, 4096)
         if rows:
             text[:, : len(rows)] = torch.stack(rows)[:512]
+        before, after = torch.ones(self.batch, self.before, 4096), torch.zeros(self.batch, self.padding, 4096)
+        text = torch.cat([before, text, after], 1)
         return [[text, {"pooled_output": None}]]
 
 
@@ -55,13 +57,15 @@ class TestTextEncoder(io.ComfyNode):
             inputs=[
                 io.Int.Input("batch", default=1, min=1, optional=True),
                 io.Float.Input("seconds", default=0.0, min=0.0, optional=True),
+                io.Int.Input("before", default=0, min=0, optional=True, tooltip="Tokens of its own before each text."),
+                io.Int.Input("padding", default=0, min=0, optional=True, tooltip="More of it than 512 tokens need."),
             ],
             outputs=[io.Clip.Output()],
         )
 
     @classmethod
-    def execute(cls, batch=1, seconds=0.0):
-        return io.NodeOutput(FakeTextEncoder(batch, seconds))
+    def execute(cls, batch=1, seconds=0.0, before=0, padding=0):
+        return io.NodeOutput(FakeTextEncoder(batch, seconds, before, padding))
 
 
 class Anything(str):
