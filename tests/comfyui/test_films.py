@@ -211,16 +211,16 @@ def test_unknown_words_are_named_and_stay_on_the_sampler(server: Server) -> None
 
 def test_warnings_in_a_chain_count_the_films_shots(server: Server) -> None:
     """Whichever list they came in: of the second sampler, shots 3 and 4."""
-    graph = film(story="a red cat walks\n\na red cat sleeps", seed=3)
-    graph["6"] = node("CausalCineShotList", **graph["2"]["inputs"] | {"story": "a red cat walks\n\na red zebra sleeps"})
-    graph["6"]["inputs"]["global_text"] = " ".join(["snow"] * 64)
+    graph = film(story="a red cat walks\n\na red cat waves", seed=3)
+    graph["6"] = node("CausalCineShotList", **graph["2"]["inputs"] | {"story": "a red cat walks\n\na red zebra jumps"})
+    graph["6"]["inputs"]["global_text"] = " ".join(["yellow"] * 64)
     graph["7"] = node("CausalCineSampler", **graph["3"]["inputs"] | {"shots": ["6", 0], "state": ["3", 1]})
     graph["4"]["inputs"]["samples"] = ["7", 0]
     run = server.run(graph)
     assert run.status == "success", run.error
     unknown, cut = run.history["outputs"]["7"]["text"]
     assert unknown.startswith("shot 4: the model does not know 'zebra'")
-    assert cut.startswith("shots 3 and 4: the global text was cut after 'snow' (")
+    assert cut.startswith("shots 3 and 4: the global text was cut after 'yellow' (")
     assert "3" not in run.history["outputs"]
 
 
