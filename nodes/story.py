@@ -117,8 +117,9 @@ class CausalCineShotList(Form):
             "cut": read.cut or _cut(cut),
         }
         shots = Shots.of(replace(read, **told), clip)
-        warn(read.notes[1:])
-        return io.NodeOutput(shots, ui={"text": read.notes[1:]} if read.notes[1:] else None)
+        notes = list(read.notes[1:])
+        warn(notes)
+        return io.NodeOutput(shots, ui={"text": notes} if notes else None)
 
 
 class CausalCineShot(Form):
