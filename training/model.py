@@ -75,9 +75,11 @@ class Model(nn.Module):
         """Keys and values of M prompts. rows: which of them each frame reads, `[B, F]`, in runs of `run` frames of one prompt."""
         return TextKV(project_text(self.net, self.text.encode(prompts).to(self.dtype)), rows, run)
 
-    def velocity(self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View) -> Tensor:
-        """Float32 `[B, C, F, h, w]` of latents of that shape at timesteps `[B, F]` in 0..1000."""
-        return forward(self.net, latents.to(self.dtype), timesteps, text, view, self.compute)
+    def velocity(
+        self, latents: Tensor, timesteps: Tensor, text: TextKV, view: View, compute: Compute | None = None
+    ) -> Tensor:
+        """Float32 `[B, C, F, h, w]` of latents of that shape at timesteps `[B, F]` in 0..1000. compute: how; by default as ever."""
+        return forward(self.net, latents.to(self.dtype), timesteps, text, view, compute or self.compute)
 
     def start_from(self, path: Path) -> None:
         """The weights of a checkpoint in any known layout, or of a run's state, averaged where it has averages.

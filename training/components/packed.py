@@ -16,6 +16,7 @@ from causalcine_core.model.rope import Rope
 from causalcine_core.model.transformer import View
 
 from ..model import Model
+from .heads import Tap
 
 
 class PackedPass:
@@ -47,11 +48,12 @@ class PackedPass:
         levels: Tensor,
         prompts: Sequence[Sequence[str]],
         view: View | None = None,
+        tap: Tap | None = None,
     ) -> Tensor:
         """A model's answer for the chunks that are denoised, `[B, C, F, h, w]`.
 
         clean, noisy: all frames, each `[B, C, all, h, w]`. levels: `[B]` in 0..1. prompts: of each sample, the text of each
-        chunk. view: what self-attention sees, by default the packed view itself.
+        chunk. view: what self-attention sees, by default the packed view itself. tap: looks on at some of the model's blocks.
         """
         latents = self.view.pack(clean, noisy)
         timesteps = torch.zeros(len(latents), self.view.frames, device=latents.device)
@@ -61,4 +63,5 @@ class PackedPass:
         rows = torch.tensor([unique.index(text) for text in said], device=latents.device).view(len(prompts), -1)
         before = rows[:, :-1].repeat_interleave(self._lengths[:-1], 1)
         text = model.read(unique, torch.cat([before, self.each(rows[:, self.first :])], 1), self._run)
-        return model.velocity(latents, timesteps, text, view or self.view)[:, :, self.view.clean :]
+        compute = tap.into(model.compute) if tap is not None else None
+        return model.velocity(latents, timesteps, text, view or self.view, compute)[:, :, self.view.clean :]
