@@ -28,6 +28,8 @@ from causalcine_core.weights.header import read_header
 from causalcine_core.weights.int8 import compact
 
 from .components.checkpoint import read_state
+from .components.student import Student
+from .recipe import read
 
 
 def averaged(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
@@ -59,13 +61,29 @@ def card(state: Mapping[str, Any], vae: Mapping[str, str], quality: Mapping[str,
     }
 
 
+MANY_STEPS = {"steps": 10, "sampler": "unipc", "guidance": 3.0}
+
+
+def rollout(trained: Mapping[str, Any], **sampling: Any) -> Recipe:
+    """How the model of a run's recipe is rolled out: a student as it was trained, one of many steps by `MANY_STEPS`. sampling: other
+    fields. Raises InputError for a student's steps, sampler or guidance."""
+    if "student" not in trained:
+        fields = {name: trained[name] for name in ("shift", "window", "top_k")}
+        return Recipe.of(**fields, **(MANY_STEPS | sampling))
+    student = read(Student, trained["student"], "student")
+    for name in MANY_STEPS:
+        if name in sampling:
+            raise InputError(f"--{name} is for models of many steps: a student is rolled out as it was trained")
+    return student.recipe(**sampling)
+
+
 def export(state: Mapping[str, Any], vae: Path, out: Path, quality: Mapping[str, Any], **sampling: Any) -> None:
-    """Write the checkpoint of a state. sampling: fields of its recipe beside those that it was trained with."""
+    """Write the checkpoint of a state. sampling: as in `rollout`."""
     trained = state["recipe"]
     config, text = WanConfig.from_dict(trained["model"]), state["own"].get("text")
-    rollout = Recipe.of(shift=trained["shift"], window=trained["window"], top_k=trained["top_k"], **sampling)
+    recipe = rollout(trained, **sampling)
     told = card(state, read_header(vae, "VAE").metadata, quality)
-    header = {"model": config.to_dict(), "recipe": rollout.to_dict(), "card": told}
+    header = {"model": config.to_dict(), "recipe": recipe.to_dict(), "card": told}
     out.parent.mkdir(parents=True, exist_ok=True)
     net = averaged(state, "net.")
     if text is None:
@@ -82,14 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quality", type=Path, help="report of training.evaluation, JSON")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--sampler", choices=SAMPLERS, default="unipc")
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, help="of a model of many steps; 10")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="of a model of many steps; unipc")
+    parser.add_argument("--guidance", type=float, help="of a model of many steps; 3")
     parser.add_argument("--size", default="96x96", help="WIDTHxHEIGHT in pixels")
     args = parser.parse_args(argv)
     state = read_state(args.work / "state.pt")
     width, height = (int(n) for n in args.size.split("x"))
-    sampling = {"steps": args.steps, "sampler": args.sampler, "guidance": args.guidance}
+    sampling = {name: getattr(args, name) for name in MANY_STEPS if getattr(args, name) is not None}
     quality = json.loads(args.quality.read_text()) if args.quality else {}
     export(state, args.vae, args.out, quality, width=width, height=height, **sampling)
     size = args.out.stat().st_size / 2**20

@@ -81,30 +81,30 @@ class Model(nn.Module):
         """Float32 `[B, C, F, h, w]` of latents of that shape at timesteps `[B, F]` in 0..1000. compute: how; by default as ever."""
         return forward(self.net, latents.to(self.dtype), timesteps, text, view, compute or self.compute)
 
-    def start_from(self, path: Path) -> None:
-        """The weights of a checkpoint in any known layout, or of a run's state, averaged where it has averages.
+    def start_from(self, path: Path, option: str = "--start-from") -> None:
+        """The weights of a checkpoint in any known layout, or of a run's state, averaged where it has averages. option: what gave
+        the path.
 
         Raises InputError where they do not fit.
         """
+        given = f"{option} {path}"
         if path.suffix == ".pt":
             parts = read_state(path)["parts"]
             if "model" not in parts:
-                raise InputError(f"--start-from {path} is the state of a run that trains no transformer")
+                raise InputError(f"{given} is the state of a run that trains no transformer")
             weights = {**parts["model"]["weights"], **(parts["model"]["average"] or {})}
-            _load(self, weights, path)
+            _load(self, weights, given)
             return
         file = read_network(path)
         if file.config != self.config:
-            raise InputError(f"--start-from {path} holds a network of another shape than the recipe's model")
-        _load(self.net, file.weights, path)
+            raise InputError(f"{given} holds a network of another shape than the recipe's model")
+        _load(self.net, file.weights, given)
         if isinstance(self.text, nn.Module):
-            _load(self.text, load_checkpoint(path).text, path)
+            _load(self.text, load_checkpoint(path).text, given)
 
 
-def _load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+def _load(module: nn.Module, weights: dict[str, Tensor], given: str) -> None:
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(
-            f"--start-from {path} does not fit the recipe's model ({str(error).splitlines()[-1].strip()})"
-        ) from None
+        raise InputError(f"{given} does not fit the recipe's model ({str(error).splitlines()[-1].strip()})") from None

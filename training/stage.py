@@ -61,7 +61,8 @@ class Stage(ABC, Generic[Batch]):
     """What one update does, what it trains and averages, and how what it made is looked at.
 
     name: as in `causalcine train NAME`. recipe_type: a dataclass with a field `run: Run`. fixed: fields of the recipe that a
-    run which is resumed cannot change, since its state would not fit.
+    run which is resumed cannot change, since its state would not fit. needs_start: whether a run can begin only with the
+    weights of a file.
 
     The constructor takes the recipe, the device and the folder of what is trained on, sets the random seed of whatever it
     draws, and sets `parts`. It raises InputError for a recipe or data that cannot be trained on.
@@ -70,6 +71,7 @@ class Stage(ABC, Generic[Batch]):
     name: ClassVar[str]
     recipe_type: ClassVar[type]
     fixed: ClassVar[tuple[str, ...]] = ("model",)
+    needs_start: ClassVar[bool] = False
 
     run: Run
     parts: dict[str, Part]

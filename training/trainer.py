@@ -211,6 +211,8 @@ def run_stage(stage: type[Stage[Any]], argv: Sequence[str] | None = None) -> Non
     held = StateFile(work / "state.pt").exists()
     if held and not args.resume:
         raise InputError(f"{work} holds the state of a run: --resume goes on with it, another --work begins a new one")
+    if stage.needs_start and not held and args.start_from is None:
+        raise InputError(f"{stage.name} begins with a model that was trained before: give its file by --start-from")
     trainer = Trainer(stage(recipe, device, args.data), recipe, work, device)
     if held:
         trainer.resume()

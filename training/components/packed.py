@@ -1,7 +1,7 @@
 """The packed pass of teacher forcing, from samples to velocities (CausalCine, arXiv, May 2026, Sec. 3.2).
 
-One pass over clean chunks at timestep 0, then noisy chunks that share their sample's noise level. The frames that a chunk
-sees, and what it recalls, come from the same code as in a rollout (`causalcine_core.memory.PackedView`).
+One pass over clean chunks at timestep 0, then noisy chunks at one noise level of their sample, or each at its own. The frames
+that a chunk sees, and what it recalls, come from the same code as in a rollout (`causalcine_core.memory.PackedView`).
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ class PackedPass:
     ) -> Tensor:
         """A model's answer for the chunks that are denoised, `[B, C, F, h, w]`.
 
-        clean, noisy: all frames, each `[B, C, all, h, w]`. levels: `[B]` in 0..1. prompts: of each sample, the text of each
-        chunk. view: what self-attention sees, by default the packed view itself. tap: looks on at some of the model's blocks.
+        clean, noisy: all frames, each `[B, C, all, h, w]`. levels: in 0..1, of each sample `[B]` or of each of its denoised chunks
+        `[B, N - first]`. prompts: of each sample, the text of each chunk. view: what self-attention sees, by default the
+        packed view itself. tap: looks on at some of the model's blocks.
         """
         latents = self.view.pack(clean, noisy)
         timesteps = torch.zeros(len(latents), self.view.frames, device=latents.device)
-        timesteps[:, self.view.clean :] = 1000 * levels[:, None]
+        timesteps[:, self.view.clean :] = 1000 * (self.each(levels) if levels.ndim == 2 else levels[:, None])
         said = [text for of in prompts for text in of]
         unique = list(dict.fromkeys(said))
         rows = torch.tensor([unique.index(text) for text in said], device=latents.device).view(len(prompts), -1)
@@ -65,3 +66,22 @@ class PackedPass:
         text = model.read(unique, torch.cat([before, self.each(rows[:, self.first :])], 1), self._run)
         compute = tap.into(model.compute) if tap is not None else None
         return model.velocity(latents, timesteps, text, view or self.view, compute)[:, :, self.view.clean :]
+
+    def guided(
+        self,
+        model: Model,
+        clean: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        prompts: Sequence[Sequence[str]],
+        scale: float,
+        negative: str = "",
+    ) -> Tensor:
+        """The same, guided: unguided + scale * (guided - unguided). The unguided branch reads `negative` everywhere, history as well,
+        as in a rollout; at scale 1 there is none."""
+        if scale == 1:
+            return self.velocity(model, clean, noisy, levels, prompts)
+        both = [*prompts, *([negative] * len(of) for of in prompts)]
+        clean, noisy, levels = (torch.cat([t, t]) for t in (clean, noisy, levels))
+        guided, unguided = self.velocity(model, clean, noisy, levels, both).chunk(2)
+        return unguided + scale * (guided - unguided)

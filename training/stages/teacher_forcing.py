@@ -33,7 +33,7 @@ from ..recipe import EMA, Optimizer, Run
 from ..stage import Part, Rows, Stage, Update
 from ..trainer import run_stage
 from ..world import CAPTION_VOCABULARY
-from ..world.preview import Preview, films
+from ..world.preview import ManySteps, films
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TeacherForcingRecipe:
     clip_window: int = 1
     teacher_every: int = 0
     auxiliary: dict[str, float] = field(default_factory=dict)
-    preview: Preview = field(default_factory=Preview)
+    preview: ManySteps = field(default_factory=ManySteps)
 
     def __post_init__(self) -> None:
         checks.number(self.shift, "shift", 0.01, 100)
@@ -210,15 +210,10 @@ class TeacherForcing(Stage[Batch]):
         self.source.refresh()
 
     def preview(self) -> Rows:
+        recipe = self.recipe
+        how = recipe.preview.recipe(shift=recipe.shift, window=recipe.window, top_k=recipe.top_k)
         with self.average.applied():
-            return films(
-                self.model,
-                self.recipe.preview,
-                shift=self.recipe.shift,
-                window=self.recipe.window,
-                top_k=self.recipe.top_k,
-                routing=self.recipe.routing,
-            )
+            return films(self.model, recipe.preview, how, recipe.routing)
 
     def start_from(self, path: Path) -> None:
         self.model.start_from(path)

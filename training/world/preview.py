@@ -22,35 +22,35 @@ from . import make_film
 @dataclass(frozen=True)
 class Preview:
     """What is looked at. vae: file of the decoder; none: nothing is shown. seeds: of the films, whose stories are made. seconds,
-    size: of each; width and height in pixels. steps, guidance, sampler: that they are made with."""
+    size: of each; width and height in pixels."""
 
     vae: str = ""
     seeds: tuple[int, ...] = (50_000_000, 50_000_001)
     seconds: float = 15.0
     size: tuple[int, int] = (96, 96)
+
+
+@dataclass(frozen=True)
+class ManySteps(Preview):
+    """The same by a model of many steps. steps, guidance, sampler: that films are made with."""
+
     steps: int = 10
     guidance: float = 3.0
     sampler: Literal["unipc", "euler", "renoise"] = "unipc"
 
+    def recipe(self, *, shift: float, window: int, top_k: int) -> Recipe:
+        """How they are made. shift, window, top_k: of the model's training."""
+        how = {"steps": self.steps, "guidance": self.guidance, "sampler": self.sampler}
+        return Recipe.of(shift=shift, window=window, top_k=top_k, **how)
+
 
 @torch.no_grad()
-def films(
-    model: Model, preview: Preview, *, shift: float, window: int, top_k: int, routing: str = "every_step"
-) -> list[NDArray[np.uint8]]:
-    """Frames `[F, H, W, 3]` of each film, by a model as its weights are now. shift, window, top_k, routing: of its training."""
+def films(model: Model, preview: Preview, recipe: Recipe, routing: str = "every_step") -> list[NDArray[np.uint8]]:
+    """Frames `[F, H, W, 3]` of each film, by a model as its weights are now, made as a recipe says. routing: of its training."""
     if not preview.vae:
         return []
     width, height = preview.size
-    recipe = Recipe.of(
-        steps=preview.steps,
-        sampler=preview.sampler,
-        shift=shift,
-        guidance=preview.guidance,
-        window=window,
-        top_k=top_k,
-        width=width,
-        height=height,
-    )
+    recipe = recipe.changed(width=width, height=height)
     runner = replace(describe_network(model.net, "in training"), dtype=model.dtype, compute=model.compute)
     text: Any = model.text  # whatever encodes
     pipe = Pipeline(runner, text, load_vae(preview.vae).to(runner.device), recipe)
