@@ -42,20 +42,22 @@ def fresh(seed=7, **changes):
     return begin(network(tiny_net()), recipe, MemorySettings(), size=SIZE, seed=seed)
 
 
-def train_and_infer(chunk, first, settings, cut="native", sink=0, angle=0.0):
+def train_and_infer(chunk, first, settings, cut="native", sink=0, angle=0.0, references=0):
     """Of every noisy chunk: what the packed pass gives, what the cached rollout gives on the same clean history, and what that
     recalled."""
     cut = Cut.parse(cut)
-    net, count = tiny_net(), 6
-    lengths = [first] + [chunk] * (count - 1)
+    net = tiny_net()
+    lengths = [1] * references + [first] + [chunk] * 5
     frames = sum(lengths)
     generator = torch.Generator().manual_seed(1)
     clean, noisy = (torch.randn(2, 16, frames, *SIZE, generator=generator) for _ in range(2))
-    prompts, shot_of = torch.cat([text(i) for i in range(3)]), [0, 0, 1, 1, 2, 2]
+    shot_of = [*range(3, 3 + references), 0, 0, 1, 1, 2, 2]
+    prompts = torch.cat([text(i) for i in range(3 + references)])
     rope = Rope(TINY.head_dim, (2, 2), "cpu")
     layers = project_text(net, prompts)
 
-    view = PackedView(lengths, settings, rope, shots=shot_of, cut=cut, sink=sink, shot_angle=angle)
+    kept = {"cut": cut, "sink": sink, "references": references}
+    view = PackedView(lengths, settings, rope, shots=shot_of, shot_angle=angle, **kept)
     of_frame = [shot_of[i] for i, n in enumerate(lengths) for _ in range(n)]
     rows = torch.tensor(of_frame[: view.clean] + of_frame).expand(2, -1)
     timesteps = torch.zeros(2, view.frames)
@@ -68,7 +70,7 @@ def train_and_infer(chunk, first, settings, cut="native", sink=0, angle=0.0):
         part = slice(start, start + length)
         angles = angle * (torch.tensor(of_frame[:start]) - shot_of[i]) if angle else None
         take = shot_of.index(shot_of[i])
-        cached = RolloutView(memory, settings, rope, length, shot_start=take, cut=cut, sink=sink, angles=angles)
+        cached = RolloutView(memory, settings, rope, length, shot_start=take, angles=angles, **kept)
         text_kv = TextKV(layers, torch.full((2, length), shot_of[i]), length)
         one = net(noisy[:, :, part], torch.full((2, length), 700.0), text_kv, cached)
         out.append((packed[:, :, part], one, cached.recalled()))
@@ -100,6 +102,21 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink, an
     for packed, cached, _ in made:
         torch.testing.assert_close(packed, cached, atol=1e-4, rtol=0)
     assert any((recalled >= 0).any() for _, _, recalled in made) == (top_k > 0)
+
+
+@pytest.mark.parametrize(
+    ("window", "top_k", "cut", "sink"), [(1, 3, "native", 0), (2, 2, "flush+rope_jump+pinned", 2)]
+)
+@torch.no_grad()
+def test_promise_1_train_equals_infer_with_references(window, top_k, cut, sink):
+    """Pictures from outside the film stand before it in both."""
+    made = train_and_infer(3, 3, ResolvedMemory(window, top_k), cut, sink, references=3)
+    for packed, cached, _ in made:
+        torch.testing.assert_close(packed, cached, atol=1e-4, rtol=0)
+    assert all((recalled < 0).all() for _, _, recalled in made[:3])  # a reference sees itself alone
+    first, last = made[3][2], made[-1][2]
+    assert ((first >= 0) & (first < 3)).sum() == first.numel() - max(0, top_k - 3) * len(first) * 2
+    assert ((last >= 0) & (last < 3)).any()  # at any distance
 
 
 @pytest.mark.parametrize(("chunk", "first"), LAYOUTS)

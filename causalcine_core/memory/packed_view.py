@@ -50,11 +50,12 @@ class PackedView:
         shots: Sequence[int] | None = None,
         cut: Cut | None = None,
         sink: int = 0,
+        references: int = 0,
         shot_angle: float = 0.0,
         total: Callable[[Tensor], Tensor] | None = None,
     ):
         """first: the first chunk that is denoised. shots: the shot of each chunk, needed where `cut` is not native or shots are
-        turned. cut, sink: as in `sight`. shot_angle: radians in time by which each shot is turned against the one before.
+        turned. cut, sink, references: as in `visibility`. shot_angle: radians in time by which each shot is turned against the one before.
         total: sums scores over those who have the other heads; None: all heads are here."""
         self.chunks, self.rope, self._total = list(chunks), rope, total
         self.clean, self.history = sum(chunks[:-1]), sum(chunks[:first])
@@ -63,7 +64,14 @@ class PackedView:
         packed = torch.tensor(of_frame[: self.clean] + of_frame[self.history :])
         self._turn = rope.turn(shot_angle * packed) if shot_angle else None
         seen = [
-            visibility(chunks[:i], shots.index(shots[i]), window=settings.window, sink=sink, cut=cut)
+            visibility(
+                chunks[:i],
+                shots.index(shots[i]),
+                window=settings.window,
+                sink=sink,
+                cut=cut,
+                references=references,
+            )
             for i in range(len(chunks))
         ]
         starts = [sum(chunks[:i]) for i in range(len(chunks))]

@@ -36,6 +36,7 @@ class RolloutView:
         shot_start: int | None = None,
         cut: Cut | None = None,
         sink: int = 0,
+        references: int = 0,
         angles: Tensor | None = None,
         total: Callable[[Tensor], Tensor] | None = None,
     ):
@@ -48,15 +49,19 @@ class RolloutView:
             shot_start: chunks of `memory` that lie before this chunk's shot; None: its shot is all there is.
             cut: how its shot was begun; None: natively.
             sink: first latent frames of the film that are always seen.
+            references: chunks at the head of `memory`, this one among them, that are pictures from outside the film.
             angles: radians `[frames of the memory]` by which each is turned in time against the chunk, on top of its place.
             total: sums scores over those who have the other heads; None: all heads are here.
         """
         store = memory.store
-        seen = visibility(memory.lengths, shot_start or 0, window=settings.window, sink=sink, cut=cut)
+        seen = visibility(
+            memory.lengths, shot_start or 0, window=settings.window, sink=sink, cut=cut, references=references
+        )
         self.memory, self.frames, self._total = memory, frames, total
         self._routing = ROUTINGS[settings.routing]
         self._asked_k = settings.top_k
         self._far, near = memory.kept(seen.far), memory.kept(seen.near)
+        self._references = sum(memory.lengths[:references])
         self._far_rows, self._near_rows = memory.rows(self._far), memory.rows(near)
         self._k = min(self._asked_k, len(self._far))
         self._turns = None if angles is None else (rope.turn(angles[near]), rope.turn(angles[self._far]))
@@ -74,6 +79,11 @@ class RolloutView:
     def far(self) -> Tensor:
         """Frames that may be recalled, int64 `[n]` on the CPU."""
         return self._far
+
+    @property
+    def aging(self) -> Tensor:
+        """Those of `far` that a budget may evict: of the film, never a reference."""
+        return self._far[self._far >= self._references]
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, *, choose_anew: bool = False
@@ -137,7 +147,7 @@ class WritingView:
         store = view.memory.store
         slots = store.hot.allocate(view.frames)
         self.view = view
-        self.after: KVMemory = view.memory.append(slots, far=view.far, recalled=recalled)
+        self.after: KVMemory = view.memory.append(slots, far=view.aging, recalled=recalled)
         self._places = store.hot.places(numbers(slots))
 
     @property

@@ -7,8 +7,10 @@ import torch
 
 from causalcine_core.cut import Cut
 from causalcine_core.errors import InputError
-from causalcine_core.memory import MemorySettings
+from causalcine_core.memory import FrameStore, KVMemory, MemorySettings, ResolvedMemory, RolloutView, WritingView
 from causalcine_core.memory.visibility import visibility
+from causalcine_core.model.kernels import sdpa
+from causalcine_core.model.rope import Rope
 from causalcine_core.plan import plan
 from causalcine_core.sampling import State, begin, rollout
 from causalcine_core.story import Shot, Story
@@ -58,6 +60,36 @@ def test_pinned_and_sink_stay_in_view_and_are_not_recalled():
     assert seen.near == (0, 6, 7, 8, 15, 16, 17)
     assert set(seen.far) == set(range(15)) - {0, 6, 7, 8}
     assert visibility([3, 3], 1, window=1, cut=Cut(pinned=True)).near == (3, 4, 5)  # in the window already: not twice
+
+
+def test_references_are_outside_the_window_for_ever_and_before_the_film():
+    """Two pictures, then chunks of three: a film sees what it would see without them, and may recall them besides."""
+
+    def behind(seen, added):
+        assert set(added.far) == {0, 1} | {frame + 2 for frame in seen.far}
+        assert (added.near, added.gap) == (tuple(frame + 2 for frame in seen.near), seen.gap)
+
+    for chunks in range(6):
+        for shot in range(chunks + 1):
+            for cut in ("native", "flush", "pinned", "flush+rope_jump+pinned"):
+                how = {"window": 2, "sink": 1, "cut": Cut.parse(cut)}
+                film = [3] * chunks
+                behind(visibility(film, shot, **how), visibility([1, 1, *film], shot + 2, references=2, **how))
+    for before in ([], [1]):  # a reference sees itself alone
+        seen = visibility(before, 0, window=2, sink=1, references=2)
+        assert (seen.near, list(seen.far)) == ((), [])
+
+
+def test_a_budget_never_evicts_a_reference():
+    store = FrameStore(1, 1, (4, 2, 4), torch.float32, torch.device("cpu"))
+    memory, rope = KVMemory(store, limit=2), Rope(4, (2, 2), "cpu")
+    for length in (1, 1, 1, 1, 1, 1, 1, 1):
+        view = RolloutView(memory, ResolvedMemory(1, 1), rope, length, references=2)
+        writing = WritingView(view)
+        q = torch.randn(1, length, 4, 2, 4)
+        writing.attend(0, q, q, q, sdpa)
+        memory = writing.after
+    assert (memory.place[:2] >= 0).all() and memory.evicted > 0
 
 
 @pytest.mark.parametrize("cut", ["fade", "flush+", "native+flush", "soft+flush", "rewrite", "flush+flush", "", 3, None])
