@@ -263,3 +263,34 @@ def test_levels_lean_towards_noise_and_cover_the_range():
     assert 0 < levels.min() < 0.1
     assert levels.max() <= 1
     assert levels.median() > 0.6
+
+
+def test_pictures_of_a_cast_are_recalled_and_neither_learned_nor_in_the_window(stage):
+    """Two pictures, then three chunks of a film: the last chunk's loss moves with a picture when it is routed, without routing it
+    does not, at any window; the pictures' own noise and words are in no loss."""
+    one = sample(3)
+    pictures = torch.randn(16, 2, 4, 4, generator=torch.Generator().manual_seed(5))
+
+    def with_pictures(shown):
+        return replace(
+            one,
+            latents=torch.cat([shown, one.latents], 1),
+            chunks=(1, 1, 3, 3, 3),
+            prompts=("a", "red", *one.prompts),
+            described=("a", "red", *one.described),
+            weights=(0.0, 0.0, *one.weights),
+            cast=({},) * 11,
+            references=2,
+        )
+
+    def flow(made, shown, seed=1):
+        drawn = torch.randn(1, 16, 11, 4, 4, generator=torch.Generator().manual_seed(1))
+        drawn[:, :, :2] = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+        (batch,) = made.batches("cast", [with_pictures(shown)], drawn, LEVEL, [False])
+        return made.losses(batch)["flow"].detach()
+
+    for top_k in (0, 3):
+        made = stage(clip_window=5, top_k=top_k, auxiliary={}, teacher_every=0)
+        before = flow(made, pictures)
+        assert (flow(made, pictures + 1) == before) == (top_k == 0)
+        assert flow(made, pictures, seed=2) == before

@@ -23,16 +23,23 @@ class PackedPass:
     """The layout of samples of one shape: which frames are packed, at which places, under which texts."""
 
     def __init__(
-        self, model: Model, chunks: Sequence[int], size: tuple[int, int], memory: ResolvedMemory, *, first: int = 0
+        self,
+        model: Model,
+        chunks: Sequence[int],
+        size: tuple[int, int],
+        memory: ResolvedMemory,
+        *,
+        first: int = 0,
+        references: int = 0,
     ):
         """chunks: latent frames of each chunk. size: rows and columns of a latent frame. first: the first chunk that is
-        denoised; those before it are history only."""
+        denoised; those before it are history only. references: how many of these are pictures from outside the film."""
         device = model.net.get_parameter("patch_embedding.weight").device
         _, high, wide = model.config.patch_size
         self.grid = (size[0] // high, size[1] // wide)
         self.chunks, self.first, self.device = tuple(chunks), first, device
         rope = Rope(model.config.head_dim, self.grid, device, model.config.rope_theta)
-        self.view = PackedView(list(chunks), memory, rope, device, first=first)
+        self.view = PackedView(list(chunks), memory, rope, device, first=first, references=references)
         self._lengths = torch.tensor(self.chunks, device=device)
         self._run = self.chunks[0] if len(set(self.chunks)) == 1 else 1  # frames of one prompt in a row, everywhere
 

@@ -10,10 +10,18 @@ from causalcine_core import checks
 from causalcine_core.errors import InputError
 
 from . import samples
+from .cast import cast
 from .samples import Reunions, Sample
 from .shards import Shards
 
-KINDS = {"still": ("stills",), "reunion": ("stills",), "clip": ("films",), "take": ("films",), "film": ("films",)}
+KINDS = {
+    "still": ("stills",),
+    "reunion": ("stills",),
+    "clip": ("films",),
+    "take": ("films",),
+    "cast": ("stills", "films"),
+    "film": ("films",),
+}
 
 
 @dataclass(frozen=True)
@@ -37,15 +45,19 @@ class Mixture:
     """What updates are made of.
 
     batch: samples of an update by kind, of reunions those of 4 frames. micro_batch: of these, how many are computed at a time;
-    by default all. clip_length: chunks of a clip or take. reunion_lengths: frames of a reunion, drawn for each update.
+    by default all. clip_length: chunks of a clip, a take or the film of a cast. reunion_lengths: frames of a reunion, drawn for each
+    update. references: pictures of a cast, likewise.
     name_only_weight: in the loss, of a chunk that calls somebody by name only.
     """
 
     curriculum: tuple[Phase, ...]
-    batch: dict[str, int] = field(default_factory=lambda: {"still": 48, "reunion": 16, "clip": 6, "take": 6, "film": 1})
+    batch: dict[str, int] = field(
+        default_factory=lambda: {"still": 48, "reunion": 16, "clip": 6, "take": 6, "cast": 6, "film": 1}
+    )
     micro_batch: dict[str, int] = field(default_factory=dict)
     clip_length: int = 4
     reunion_lengths: tuple[int, ...] = (2, 2, 3, 4)
+    references: tuple[int, ...] = (2, 3)
     name_only_weight: float = 2.0
 
     def __post_init__(self) -> None:
@@ -53,14 +65,16 @@ class Mixture:
             for kind, count in getattr(self, name).items():
                 checks.choice(kind, name, KINDS)
                 checks.whole(count, f"{name}.{kind}", 1, 10**6)
-        if not self.curriculum or not self.reunion_lengths:
-            raise InputError("curriculum and reunion_lengths must not be empty")
+        if not self.curriculum or not self.reunion_lengths or not self.references:
+            raise InputError("curriculum, reunion_lengths and references must not be empty")
         for kind in self.kinds:
             if kind not in self.batch:
                 raise InputError(f"batch.{kind} is missing: the curriculum mixes it in")
         checks.whole(self.clip_length, "clip_length", 1, 1024)
         for length in self.reunion_lengths:
             checks.whole(length, "reunion_lengths", 2, 1024)
+        for count in self.references:
+            checks.whole(count, "references", 1, 1024)
         checks.number(self.name_only_weight, "name_only_weight", 0, 1e6)
 
     @property
@@ -108,6 +122,10 @@ class Source:
             return [samples.clip(films, rng, recipe.clip_length, recipe.name_only_weight) for _ in range(count)]
         if kind == "take":
             return [samples.take(films, rng, recipe.clip_length) for _ in range(count)]
+        if kind == "cast":
+            references = rng.choice(recipe.references)
+            drawn = (recipe.clip_length, references, recipe.name_only_weight)
+            return [cast(films, self._reunions, rng, *drawn) for _ in range(count)]
         return [samples.film(films, rng, recipe.name_only_weight) for _ in range(count)]
 
     def refresh(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 from causalcine_core.vae import normalize
 
 from ..world import FRAMINGS
-from ..world.grammar import NAMES, mentions, with_looks
+from ..world.grammar import NAMES, Mention, mentions, with_looks
 from .shards import Box, Shards
+
+Looks = tuple[str, str, str]  # colour, kind and mark
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Sample:
 
     latents: model space `[C, F, h, w]`. chunks: latent frames of each. prompts: text of each chunk. described: the
     same, with the looks of everybody whom a prompt calls by name only. weights: of each chunk in the loss; those before
-    the first weight above 0 are history only. cast: of each frame, who is where: boxes by name.
+    the first weight above 0 are history only. cast: of each frame, who is where: boxes by name. references: how many of the first
+    chunks are pictures from outside the film.
     """
 
     latents: Tensor
@@ -31,6 +34,7 @@ class Sample:
     described: tuple[str, ...]
     weights: tuple[float, ...]
     cast: tuple[Mapping[str, Box], ...]
+    references: int = 0
 
 
 def still(shards: Shards, rng: random.Random) -> Sample:
@@ -64,7 +68,7 @@ def clip(shards: Shards, rng: random.Random, length: int, name_only_weight: floa
             chosen.add(rng.randrange(*sources[-1]["chunks"]))
     earlier = [n for n in range(start) if n not in chosen]
     chosen |= set(rng.sample(earlier, min(len(earlier), length - len(chosen))))
-    return _gather(shards, i, sorted(chosen), name_only_weight)
+    return gather(shards, i, sorted(chosen), name_only_weight)
 
 
 class Reunions:
@@ -107,7 +111,7 @@ class Reunions:
             if len({m.looks for m in mentions(self._prompt(stranger))} - set(called)) <= len(NAMES) - len(called):
                 before.append(stranger)
         rng.shuffle(before)
-        renamed = [self._renamed(i, called, rng) for i in (*before, target)]
+        renamed = [self.renamed(i, called, rng) for i in (*before, target)]
         *history, described = (prompt for prompt, _ in renamed)
         last = described
         for mention in mentions(described):
@@ -124,9 +128,23 @@ class Reunions:
     def _prompt(self, i: int) -> str:
         return str(self.stills.records[i]["shots"][0]["prompt"])
 
-    def _renamed(
-        self, i: int, called: dict[tuple[str, str, str], str], rng: random.Random
-    ) -> tuple[str, dict[str, Box]]:
+    def alone(self, looks: Looks) -> Sequence[int]:
+        """The stills that show somebody of these looks and nobody else."""
+        return self._alike.get((looks, None), ())
+
+    def stranger(self, name: str, known: Collection[Looks], rng: random.Random) -> Mention | None:
+        """Somebody who is alone in a still, under this name, and looks like none of those who are known; None: none is found."""
+        for i in rng.choices(self._alone, k=20):
+            (found,) = mentions(self._prompt(i))
+            if found.looks not in known:
+                return Mention(name, found.looks, found.text)
+        return None
+
+    def latents(self, i: int) -> Tensor:
+        """Model space `[C, 1, h, w]` of a still."""
+        return _normal(self.stills.latents[i])
+
+    def renamed(self, i: int, called: dict[Looks, str], rng: random.Random) -> tuple[str, dict[str, Box]]:
         """A caption and its cast with the names that belong to these looks; everybody else takes one of the names that
         are left."""
         prompt = self._prompt(i)
@@ -150,17 +168,18 @@ def take(shards: Shards, rng: random.Random, length: int) -> Sample:
         starts = [start for first, end in shots for start in range(first, end - length + 1)]
         if starts:
             start = rng.choice(starts)
-            return _gather(shards, i, range(start, start + length), 1.0)
+            return gather(shards, i, range(start, start + length), 1.0)
     raise ValueError(f"no film has a shot of {length} chunks that describes everybody")
 
 
 def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:
     """A whole film."""
     i = rng.randrange(len(shards))
-    return _gather(shards, i, range(shards.records[i]["shots"][-1]["chunks"][1]), name_only_weight)
+    return gather(shards, i, range(shards.records[i]["shots"][-1]["chunks"][1]), name_only_weight)
 
 
-def _gather(shards: Shards, i: int, chosen: Sequence[int], name_only_weight: float) -> Sample:
+def gather(shards: Shards, i: int, chosen: Sequence[int], name_only_weight: float) -> Sample:
+    """These chunks of film `i`."""
     shots, chunk = shards.records[i]["shots"], shards.records[i]["chunk"]
     of = [next(s for s in shots if s["chunks"][0] <= n < s["chunks"][1]) for n in chosen]
     texts = {m.name: m.text for s in reversed(shots) for m in mentions(s["prompt"])}

@@ -138,7 +138,8 @@ class TeacherForcing(Stage[Batch]):
         first = int(weights.any(0).nonzero()[0])
         height, width = noise.shape[-2:]
         memory = ResolvedMemory(window, recipe.top_k, recipe.routing)
-        layout = PackedPass(self.model, chunks, (height, width), memory, first=first)
+        references = samples[0].references
+        layout = PackedPass(self.model, chunks, (height, width), memory, first=first, references=references)
         withheld = ("",) * len(chunks)
         prompts = [withheld if drop else s.prompts for s, drop in zip(samples, dropped, strict=True)]
         described = [withheld if drop else s.described for s, drop in zip(samples, dropped, strict=True)]

@@ -6,7 +6,10 @@ import random
 
 import pytest
 
+from causalcine_core.errors import InputError
 from causalcine_core.vae import normalize
+from training.data.cast import cast
+from training.data.mixture import Mixture, Phase, Source
 from training.data.samples import Reunions, clip, film, still, take
 from training.data.shards import Shards
 from training.world.grammar import mentions
@@ -66,6 +69,68 @@ def test_a_reunion_calls_by_name_whom_an_earlier_frame_described(shards):
         for prompt in before:
             assert len({m.name for m in mentions(prompt)}) == len(mentions(prompt))
             assert all(m.looks == described[m.name] for m in mentions(prompt) if m.name in described)
+
+
+def test_a_cast_shows_in_pictures_whom_its_film_calls_by_name(shards):
+    """Frames of the pictures lead back to the stills that they are, and these look as the film has it; nobody who has a picture
+    is described in the film, in no chunk."""
+    stills, films = Shards(shards, "stills"), Shards(shards, "films")
+    reunions = Reunions(stills)
+    striped(films)
+    values = [float(latent.flatten()[0]) for latent in map(_first_of, range(len(CAPTIONS)), [stills] * len(CAPTIONS))]
+    captions, strangers = set(), 0
+    for i in range(60):
+        references = 1 + i % 3
+        made = cast(films, reunions, random.Random(i), 3, references, 4.0)
+        assert (made.references, made.chunks) == (references, (1,) * references + (3,) * 3)
+        assert made.latents.shape == (16, references + 9, 4, 4) and len(made.cast) == references + 9
+        assert made.weights[:references] == (0.0,) * references
+        for n in range(references):
+            truth = values.index(float(made.latents[0, n, 0, 0]))
+            (shown,) = mentions(CAPTIONS[truth])  # alone
+            (described,) = mentions(made.described[n])
+            assert described.looks == shown.looks and list(made.cast[n]) == [described.name]
+            assert described.name in made.prompts[n]
+            if described.name == "[character1]":  # of the film
+                assert shown.looks == ("red", "cat", "stripes")
+            else:
+                assert shown.looks != ("red", "cat", "stripes")
+                strangers += 1
+            text = made.prompts[n]
+            captions.add("name" if text == described.name else "all" if mentions(text) else "no looks")
+        for n in range(references, references + 3):
+            assert not mentions(made.prompts[n])
+            if "[character1]" in made.prompts[n]:
+                assert [m.looks for m in mentions(made.described[n])] == [("red", "cat", "stripes")]
+                assert made.weights[n] == 4.0
+            else:
+                assert (made.described[n], made.weights[n]) == (made.prompts[n], 1.0)
+        assert any("[character1]" in prompt for prompt in made.prompts[references:])
+    assert captions == {"all", "no looks", "name"} and strangers > 10
+
+
+def test_a_mixture_draws_casts_of_one_shape_an_update(shards):
+    source = Source(shards, Mixture((Phase(1.0, {"cast": 1.0}),), {"cast": 3}, references=(1, 2)))
+    striped(source.shards["films"])
+    shapes = set()
+    for i in range(8):
+        kind, made = source.draw(0.5, random.Random(i))
+        assert kind == "cast" and len(made) == 3 and len({sample.chunks for sample in made}) == 1
+        shapes.add(made[0].chunks)
+    assert shapes == {(1, 3, 3, 3, 3), (1, 1, 3, 3, 3, 3)}
+
+
+def test_a_cast_that_no_still_shows_is_told(shards):
+    with pytest.raises(InputError, match="no still shows anybody of the films alone"):
+        cast(Shards(shards, "films"), Reunions(Shards(shards, "stills")), random.Random(0), 3, 1, 1.0)
+
+
+def striped(films):
+    """Their character looks as two of the stills do that show somebody alone."""
+    for shot in films.records[0]["shots"]:
+        shot["prompt"] = shot["prompt"].replace("a red cat,", "a red cat with stripes,")
+    for record in films.records:
+        record["shots"] = films.records[0]["shots"]
 
 
 def _first_of(i, shards):
