@@ -104,9 +104,7 @@ def test_promise_1_train_equals_infer(chunk, first, window, top_k, cut, sink, an
     assert any((recalled >= 0).any() for _, _, recalled in made) == (top_k > 0)
 
 
-@pytest.mark.parametrize(
-    ("window", "top_k", "cut", "sink"), [(1, 3, "native", 0), (2, 2, "flush+rope_jump+pinned", 2)]
-)
+@pytest.mark.parametrize(("window", "top_k", "cut", "sink"), [(1, 3, "native", 0), (2, 2, "flush+rope_jump+pinned", 2)])
 @torch.no_grad()
 def test_promise_1_train_equals_infer_with_references(window, top_k, cut, sink):
     """Pictures from outside the film stand before it in both."""

@@ -55,8 +55,8 @@ class PackedView:
         total: Callable[[Tensor], Tensor] | None = None,
     ):
         """first: the first chunk that is denoised. shots: the shot of each chunk, needed where `cut` is not native or shots are
-        turned. cut, sink, references: as in `visibility`. shot_angle: radians in time by which each shot is turned against the one before.
-        total: sums scores over those who have the other heads; None: all heads are here."""
+        turned. cut, sink, references: as in `visibility`. shot_angle: radians in time by which each shot is turned against the one
+        before. total: sums scores over those who have the other heads; None: all heads are here."""
         self.chunks, self.rope, self._total = list(chunks), rope, total
         self.clean, self.history = sum(chunks[:-1]), sum(chunks[:first])
         shots = list(shots) if shots is not None else [0] * len(chunks)

@@ -139,6 +139,7 @@ class Source:
         return {kind: shards.state() for kind, shards in self.shards.items()}
 
     def load_state_dict(self, state: dict[str, list[str]]) -> None:
-        for kind, shards in self.shards.items():
-            shards.restore(state[kind])
+        """Exactly the shards of a former state; of kinds that it does not name, those that lie there now."""
+        for kind, names in state.items():
+            self.shards[kind].restore(names)
         self._reunions = Reunions(self.shards["stills"])

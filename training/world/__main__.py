@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from causalcine_core.runner import pick_device
 from causalcine_core.vae import load_vae
 
 from . import make_film, make_still, random_story
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     shards.add_argument("--count", type=int, required=True)
     shards.add_argument("--first-seed", type=int, default=0)
     shards.add_argument("--per-shard", type=int, default=0)
+    shards.add_argument("--workers", type=int, default=0, help="processes that draw beside the one that encodes")
+    shards.add_argument("--seconds", type=float, default=0, help="to end after; 0: when all are made")
+    shards.add_argument("--device", help="that encodes; by default CUDA where there is one")
     for command in commands.choices.values():
         command.add_argument("--size", default="96x96", help="WIDTHxHEIGHT in pixels")
     args = parser.parse_args(argv)
@@ -71,14 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(random_story(args.seed, size=(width, height)), indent=2))
     elif args.what == "shards":
         torch.set_num_threads(1)  # many of these run side by side
+        device = pick_device(args.device)
         make_shards(
             args.kind,
-            load_vae(args.vae),
+            load_vae(args.vae, device),
             args.out,
             count=args.count,
             first_seed=args.first_seed,
             per_shard=args.per_shard,
             size=(width, height),
+            workers=args.workers,
+            seconds=args.seconds,
+            device=device,
         )
     else:
         draw = preview if args.what == "preview" else stills

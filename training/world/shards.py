@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from causalcine_core.story import Story
-
+from ..data.footage import to_video
 from ..data.shards import save_shard
-from . import Film, make_film, plan_still
+from .rendering import Rendered, render
 
 _PIECE = 48  # pixel frames encoded at once
+_AHEAD = 3  # films for each worker that are drawn before they are asked for
 
 
 class VideoVAE(Protocol):
@@ -26,52 +33,18 @@ class VideoVAE(Protocol):
         and the state to go on with."""
 
 
-def encode_film(vae: VideoVAE, film: Film) -> Tensor:
-    """A film's latents `[C, F, h, w]`, encoded in pieces."""
-    end = film.shots[-1].end
-    state, out = None, []
-    first = 0
-    while first < end:
-        last = min(first + (_PIECE + 1 if first == 0 else _PIECE), end)
-        pixels = torch.from_numpy(np.ascontiguousarray(film.render(first, last)))
-        video = pixels.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        latent, state = vae.encode(video, state)
-        out.append(latent[0])
-        first = last
-    return torch.cat(out, 1)
-
-
-def film_record(film: Film) -> dict[str, Any]:
-    """What training needs to know of a film or still: latent frames of a chunk; of each shot its prompt, its chunks, who is
-    named and whether by name only; of each latent frame, who is in which box."""
-    prompts = Story.from_dict(film.story())
-    shots = []
-    for i, shot in enumerate(film.shots):
-        shots.append(
-            {
-                "prompt": prompts.prompt(i),
-                "chunks": [(at + 3) // (4 * film.chunk) for at in (shot.first, shot.end)],
-                "names": [character.name for character in shot.characters],
-                "name_only": bool(shot.name_only),
-            }
-        )
-    return {
-        "chunk": film.chunk,
-        "shots": shots,
-        "cast": [_boxes(film, frame) for frame in range((film.frames + 3) // 4)],
-    }
-
-
-def _boxes(film: Film, latent_frame: int) -> dict[str, list[float]]:
-    """Who is where in the middle of the pixel frames that a latent frame stands for."""
-    frame = max(4 * latent_frame - 1, 0)
-    width, height = film.size
-    names = [character.name for character in film.shot_at(frame).characters]
-    scaled = [np.divide(box, (width, height, width, height)).round(3).tolist() for box in film.boxes(frame)]
-    return dict(zip(names, scaled, strict=True))
-
-
 @torch.no_grad()
+def encode_films(vae: VideoVAE, films: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """Latents `[B, C, f, h, w]`, on the CPU, of films `[B, F, H, W, 3]`, encoded in pieces on a device."""
+    state, out, first = None, [], 0
+    while first < films.shape[1]:
+        last = min(first + (_PIECE + 1 if first == 0 else _PIECE), films.shape[1])
+        latent, state = vae.encode(to_video(torch.from_numpy(films[:, first:last]).to(device)), state)
+        out.append(latent.float().cpu())
+        first = last
+    return torch.cat(out, 2)
+
+
 def make_shards(
     kind: str,
     vae: VideoVAE,
@@ -81,35 +54,59 @@ def make_shards(
     first_seed: int = 0,
     per_shard: int = 0,
     size: tuple[int, int] = (96, 96),
+    workers: int = 0,
+    seconds: float = 0,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Render and encode films or stills; shards that exist are kept.
 
     kind: "films" or "stills". count: how many, of seeds from `first_seed` on. per_shard: 0: 20 films or 1000 stills. size: width
-    and height in pixels.
+    and height in pixels. workers: processes that draw while this one encodes; 0: it does both. seconds: after which no shard is
+    begun and an unfinished one is left; 0: no limit. device: that the VAE lies on.
     """
+    began = time.monotonic()
     per_shard = per_shard or (1000 if kind == "stills" else 20)
+    together = 1 if torch.device(device).type == "cpu" and kind == "films" else 32  # that are encoded at once
     out.mkdir(parents=True, exist_ok=True)
-    for start in range(first_seed, first_seed + count, per_shard):
-        path = out / f"{kind}-{start:08d}.safetensors"
-        if path.exists():
-            continue
-        began = time.monotonic()
-        latents: list[Tensor] = []
-        records: list[dict[str, Any]] = []
-        seeds = range(start, min(start + per_shard, first_seed + count))
-        if kind == "stills":
-            pictures = []
-            for seed in seeds:
-                planned = plan_still(seed, size)
-                pictures.append(torch.from_numpy(planned.render()[0]))
-                records.append(film_record(planned))
-            for part in torch.stack(pictures).split(32):
-                latent, _ = vae.encode(part.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1)
-                latents.extend(latent)
-        else:
-            for seed in seeds:
-                film = make_film(seed, size=size)
-                latents.append(encode_film(vae, film))
-                records.append(film_record(film))
-        save_shard(path, latents, records)
-        print(f"{path.name}: {len(records)} in {time.monotonic() - began:.1f} s", flush=True)
+    wanted = [
+        range(start, min(start + per_shard, first_seed + count))
+        for start in range(first_seed, first_seed + count, per_shard)
+        if not (out / f"{kind}-{start:08d}.safetensors").exists()
+    ]
+    with _drawn(kind, list(itertools.chain(*wanted)), size, workers) as films:
+        for seeds in wanted:
+            shard_began = time.monotonic()
+            latents: list[Tensor] = []
+            records: list[dict[str, Any]] = []
+            while len(records) < len(seeds):
+                some = list(itertools.islice(films, min(together, len(seeds) - len(records))))
+                latents.extend(encode_films(vae, np.stack([frames for frames, _ in some]), device))
+                records.extend(record for _, record in some)
+                if seconds and time.monotonic() - began > seconds:
+                    return
+            name = f"{kind}-{seeds.start:08d}.safetensors"
+            save_shard(out / name, latents, records)
+            print(f"{name}: {len(records)} in {time.monotonic() - shard_began:.1f} s", flush=True)
+
+
+@contextmanager
+def _drawn(kind: str, seeds: Sequence[int], size: tuple[int, int], workers: int) -> Iterator[Iterator[Rendered]]:
+    """Films in the order of their seeds, drawn by so many other processes a few ahead of whoever takes them."""
+    if not workers:
+        yield (render(kind, seed, size) for seed in seeds)
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+
+    def in_order() -> Iterator[Rendered]:
+        ahead: deque[Future[Rendered]] = deque()
+        for seed in seeds:
+            ahead.append(pool.submit(render, kind, seed, size))
+            if len(ahead) > _AHEAD * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    try:
+        yield in_order()
+    finally:
+        pool.shutdown(cancel_futures=True)

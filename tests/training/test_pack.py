@@ -1,0 +1,99 @@
+"""A run goes on from pieces: they hold what was there, to their rounding, and a broken set of them is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from causalcine_core.errors import InputError
+from training import pack
+from training.components.checkpoint import read_state
+from training.data.shards import Shards, save_shard
+from training.stages.teacher_forcing import main
+
+
+@pytest.fixture
+def work(recipe_file, shards, tmp_path):
+    """The folder of a run of four updates of eight, and the options that it goes on with."""
+    options = [str(recipe_file()), "--data", str(shards), "--threads", "1"]
+    main([*options, "--work", str(tmp_path / "run"), "--set", "run.steps=4"])
+    return tmp_path / "run", options
+
+
+@pytest.mark.parametrize("keep", [(), ("weights",), ("weights", "moments")])
+def test_a_state_comes_back(work, tmp_path, monkeypatch, keep):
+    monkeypatch.setattr(pack, "PIECE", 50_000)
+    state = read_state(work[0] / "state.pt")
+    paths = pack.save(state, tmp_path / "pieces", keep)
+    assert len(paths) > 4 and sorted(paths) == sorted((tmp_path / "pieces").iterdir())
+    assert max(path.stat().st_size for path in paths) <= 50_000
+    back = pack.load(tmp_path / "pieces")
+    for name in ("stage", "recipe", "step", "seconds", "samples", "hardware", "skipped"):
+        assert back[name] == state[name]
+    was, now = state["parts"]["model"], back["parts"]["model"]
+    assert now["weights"].keys() == was["weights"].keys() and now["average"].keys() == was["average"].keys()
+    for name, weight in now["average"].items():
+        large = weight.numel() > pack.SMALL
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, was["average"][name].bfloat16().float() if large else was["average"][name])
+    for name, weight in now["weights"].items():
+        wanted = was["weights" if "weights" in keep else "average"][name]
+        torch.testing.assert_close(weight, wanted, atol=0, rtol=2**-8)
+    for one, other in zip(now["optimizers"], was["optimizers"], strict=True):
+        assert one["param_groups"] == other["param_groups"]
+        assert one["state"].keys() == (other["state"].keys() if "moments" in keep else set())
+        for number, moments in one["state"].items():
+            for name, moment in moments.items():
+                torch.testing.assert_close(moment, other["state"][number][name], atol=0, rtol=2**-8)
+    assert back["own"] == {"data": {}, "teacher": None, "text": state["own"]["text"]}
+
+
+def test_a_run_goes_on_from_pieces_with_other_data(work, shards, tmp_path, capsys):
+    pack.main(["save", str(work[0] / "state.pt"), str(tmp_path / "pieces")])
+    new = tmp_path / "new" / "state.pt"
+    pack.main(["restore", str(tmp_path / "pieces"), str(new)])
+    with pytest.raises(InputError, match="exists already"):
+        pack.main(["restore", str(tmp_path / "pieces"), str(new)])
+    for kind in ("films", "stills"):  # rendered on that machine
+        held = Shards(shards, kind)
+        save_shard(shards / f"{kind}-7.safetensors", held.latents, held.records)
+        (shards / f"{kind}-0.safetensors").unlink()
+    main([*work[1], "--work", str(new.parent), "--resume"])
+    assert "goes on at step 4" in capsys.readouterr().out
+    state = read_state(new)
+    assert state["step"] == 8
+    assert state["own"]["data"] == {"stills": ["stills-7.safetensors"], "films": ["films-7.safetensors"]}
+
+
+def test_pieces_that_are_not_whole_are_refused(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "PIECE", 50_000)
+    folder = tmp_path / "pieces"
+    with pytest.raises(InputError, match=r"holds no pieces of a state: it has no state\.json"):
+        pack.load(folder)
+    count = len(pack.save(read_state(work[0] / "state.pt"), folder)) - 1
+    piece = folder / "state-02.part"
+    data = piece.read_bytes()
+    piece.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"state-02\.part is not what was written: it is damaged, or of another state"):
+        pack.load(folder)
+    piece.unlink()
+    with pytest.raises(InputError, match=rf"state-02\.part is missing: piece 2 of {count} of the state"):
+        pack.load(folder)
+    (folder / pack.INDEX).write_text(json.dumps({"pieces": 3}))
+    with pytest.raises(InputError, match="is no index of a state's pieces"):
+        pack.load(folder)
+
+
+def test_frozen_weights_are_carried_as_they_are():
+    """What has no average is kept itself, whatever is left out."""
+    part = {
+        "weights": {"a": torch.ones(2), "frozen": torch.zeros(2)},
+        "average": {"a": torch.ones(2) * 2},
+        "optimizers": [],
+    }
+    state = {"parts": {"x": part, "y": {**part, "average": None}}, "own": {}}
+    parts = pack.unpacked(pack.packed(state))["parts"]
+    assert {name: float(t[0]) for name, t in parts["x"]["weights"].items()} == {"a": 2.0, "frozen": 0.0}
+    assert {name: float(t[0]) for name, t in parts["y"]["weights"].items()} == {"a": 1.0, "frozen": 0.0}
