@@ -63,7 +63,8 @@ def fitted(of_kinds: dict[str, tuple[Tensor, Tensor]], shift: float, tell: Calla
             f"{kind} latent frames, R^2 on a quarter left out: old from new {explained(new, old, known):.3f}, new from old "
             f"{explained(old, new, known):.3f}"
         )
-    return fit_change(*(torch.cat(side) for side in zip(*of_kinds.values(), strict=True)), shift)
+    old, new = (torch.cat(side) for side in zip(*of_kinds.values(), strict=True))
+    return fit_change(old, new, shift)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -115,7 +115,7 @@ def refit(weights: Mapping[str, Tensor], change: Change) -> dict[str, Tensor]:
 
 def patches(latents: Tensor, size: tuple[int, int]) -> Tensor:
     """Latents `[C, F, h, w]` as the patches that a network reads, `[F * rows * columns, C * size]`."""
-    folded = latents.unflatten(3, (-1, size[1])).unflatten(2, (-1, size[0]))  # C F rows p columns q
+    folded: Tensor = latents.unflatten(3, (-1, size[1])).unflatten(2, (-1, size[0]))  # C F rows p columns q
     return folded.permute(1, 2, 4, 0, 3, 5).flatten(0, 2).flatten(1)
 
 
