@@ -110,9 +110,15 @@ def build_parser() -> Parser:
     convert.add_argument("--dtype", choices=STORED, help="default: as in the file")
 
     bench = command("bench", "bench", "Measure the engine (needs a source checkout).", add_help=False)
+    evaluate = command(
+        "evaluate",
+        "evaluate",
+        "Measure a model on the story benchmark (needs a source checkout).",
+        add_help=False,
+    )
     train = command("train", "train", "Run a training stage (needs a source checkout).", add_help=False)
     train.add_argument("stage", metavar="STAGE", nargs="?", help="such as vae or teacher_forcing")
-    for passing in (bench, train):
+    for passing in (bench, evaluate, train):
         passing.set_defaults(passes_on=True)
     return parser
 

@@ -352,7 +352,7 @@ def test_commands_need_a_name_and_training_a_stage(run):
 
 def test_without_a_source_checkout_training_says_so(run, monkeypatch, tmp_path):
     monkeypatch.setattr(checkout, "SOURCE", tmp_path)
-    for args in (("train", "vae", "recipe.yaml"), ("bench",)):
+    for args in (("train", "vae", "recipe.yaml"), ("bench",), ("evaluate", "nano")):
         code, _, err = run(*args)
         assert (code, len(err)) == (2, 1)
         assert "source checkout" in err[0]

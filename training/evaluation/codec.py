@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,29 +25,20 @@ from PIL import Image
 from causalcine_core.vae import WanVAE, frames_to_uint8, load_vae, uint8_to_frames
 from training.world import Film, make_film
 
-from .luma import flicker, luma_steps, phase_means
+from .luma import border_step, flicker, gradients, luma_steps, phase_means
 
 FILM_SEED = 910_000_000  # films from here on are never trained on
 BORDERS = (4, 8, 16)  # pixels
 LATENT = 4  # pixel frames of a latent frame
-_REC709 = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 Frames = NDArray[np.uint8]
 
 
-def gradients(frames: Frames) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean absolute luma step to the next row `[H - 1]` and column `[W - 1]`, in levels of 255, of uint8 `[F H W 3]`."""
-    luma = frames.astype(np.float32) @ _REC709
-    rows = np.abs(np.diff(luma, axis=1)).mean((0, 2), dtype=np.float64)
-    return rows, np.abs(np.diff(luma, axis=2)).mean((0, 1), dtype=np.float64)
-
-
-def border_step(steps: Sequence[NDArray[np.float64]], size: int) -> float:
-    """The mean of the steps over borders of squares of `size` pixels, over the mean of all other steps."""
-    at = [(np.arange(len(line)) + 1) % size == 0 for line in steps]
-    border = np.concatenate([line[mask] for line, mask in zip(steps, at, strict=True)])
-    elsewhere = np.concatenate([line[~mask] for line, mask in zip(steps, at, strict=True)])
-    return float(border.mean() / elsewhere.mean())
+def psnr(made: Frames, true: Frames) -> float:
+    """Peak signal to noise ratio of pictures of 255 levels, in dB, by the mean square error of all of them; infinite where they are
+    equal."""
+    error = float(np.square((made.astype(np.float32) - true).astype(np.float64)).mean())
+    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 @torch.no_grad()
@@ -66,12 +58,11 @@ def measure(vae: WanVAE, films: Iterable[tuple[Frames, Sequence[int]]]) -> dict[
 
     Ratios of gradients and steps are of sums over all films; PSNR and the luma steps are means over films.
     """
-    psnr, blink, four, seconds, count = [], [], [], 0.0, 0
+    quality, blink, four, seconds, count = [], [], [], 0.0, 0
     sums: dict[str, list[Any]] = {"true": [], "made": []}
     for true, cuts in films:
         made, took = round_trip(vae, true)
-        error = (made.astype(np.float32) - true).astype(np.float64)
-        psnr.append(10 * np.log10(255**2 / np.square(error).mean()))
+        quality.append(psnr(made, true))
         for name, frames in (("true", true), ("made", made)):
             sums[name].append(gradients(frames))
         blink.append([flicker(frames, cuts).chunk for frames in (made, true)])
@@ -80,7 +71,7 @@ def measure(vae: WanVAE, films: Iterable[tuple[Frames, Sequence[int]]]) -> dict[
         seconds, count = seconds + took, count + len(true)
     rows = {name: [np.mean(lines, 0) for lines in zip(*values, strict=True)] for name, values in sums.items()}
     made, true = (np.concatenate(rows[name]).mean() for name in ("made", "true"))
-    report = {"psnr": np.mean(psnr), "psnr_worst": np.min(psnr), "gradient": made / true}
+    report = {"psnr": np.mean(quality), "psnr_worst": np.min(quality), "gradient": made / true}
     for size in BORDERS:
         report[f"border_{size}"] = border_step(rows["made"], size) / border_step(rows["true"], size)
     report |= {"luma_step_chunk": np.mean(blink, 0)[0], "luma_step_chunk_worst": np.max(blink, 0)[0]}

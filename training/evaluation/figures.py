@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
+
+import numpy as np
 
 from .cuts import cut_scores
 from .intervals import Estimate, difference, mean, proportion
@@ -19,6 +22,7 @@ def figures(results: Sequence[Result]) -> dict[str, Estimate]:
     for name in PLACE:
         out[name] = proportion([[shot[name] for shot in film] for film in shots])
     out |= look_figures(shots)
+    out["consistency"] = consistency(shots)
     recalled = look_hits(shots, lambda one: one["recalled"])
     out |= {f"by_name_{name}": proportion(hits) for name, hits in recalled.items()}
     compared = [r for r in results if "shots_without_memory" in r]
@@ -55,6 +59,41 @@ def look_hits(shots: Sequence[list[Result]], wanted: Callable[[Result], bool]) -
     """For every look the hits of each film's `wanted` characters."""
     casts = [[one for shot in film for one in shot["cast"] if wanted(one)] for film in shots]
     return {name: [[one[name] for one in cast] for cast in casts] for name in LOOKS}
+
+
+def consistency(shots: Sequence[list[Result]]) -> Estimate:
+    """How alike a character is read in different shots of a film, whatever was asked: the mean over pairs of shots of the cosine of
+    the probe's odds of kind, colour and mark; a mean over films of that. 1: surely the same, 0: surely another."""
+    of_films = []
+    for film in shots:
+        seen: dict[str, list[list[float]]] = {}
+        for one in (one for shot in film for one in shot["cast"] if "odds" in one):
+            seen.setdefault(one["name"], []).append(one["odds"])
+        pairs = [pair for odds in seen.values() for pair in combinations(np.array(odds), 2)]
+        if pairs:
+            of_films.append(float(np.mean([a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in pairs])))
+    return mean(of_films)
+
+
+def drift_of_readings(results: Sequence[Result]) -> dict[str, Estimate]:
+    """How much the share of what is read as asked moves from the first quarter of a film to its last, as a mean of the films'
+    differences; 0: nothing."""
+    out = {}
+    for name in ("setting", "kind", "colour"):
+        moved = []
+        for result in results:
+            first, last = (_share(quarter(result, i), name) for i in (0, 3))
+            if first is not None and last is not None:
+                moved.append(last - first)
+        out[name] = mean(moved)
+    return out
+
+
+def _share(result: Result, name: str) -> float | None:
+    """Of the shots of a film or quarter, or of their characters; None without any."""
+    shots = result["shots"]
+    hits = [shot[name] for shot in shots] if name in PLACE else [one[name] for shot in shots for one in shot["cast"]]
+    return sum(hits) / len(hits) if hits else None
 
 
 def quarter(result: Result, index: int) -> Result:

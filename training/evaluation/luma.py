@@ -1,4 +1,5 @@
-"""Flicker in step with chunks or with the memory window, read off the luma of a film (Reward-Forcing#10, Wan2.1#369)."""
+"""What is read off the luma of a film: how it steps from pixel to pixel and from frame to frame, over borders, and flicker in
+step with chunks or with the memory window (Reward-Forcing#10, Wan2.1#369)."""
 
 from __future__ import annotations
 
@@ -25,15 +26,36 @@ class Flicker:
         return max(self.chunk, self.window) > PEAK
 
 
+def luma(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Brightness `[..., H, W]` in levels of 255, of uint8 `[..., H, W, 3]` (Rec. 709)."""
+    out: NDArray[np.float32] = frames.astype(np.float32) @ _REC709
+    return out
+
+
+def gradients(frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean absolute luma step to the next row `[H - 1]` and column `[W - 1]`, in levels of 255, of uint8 `[F H W 3]`."""
+    light = luma(frames)
+    rows = np.abs(np.diff(light, axis=1)).mean((0, 2), dtype=np.float64)
+    return rows, np.abs(np.diff(light, axis=2)).mean((0, 1), dtype=np.float64)
+
+
+def border_step(steps: Sequence[NDArray[np.float64]], size: int) -> float:
+    """The mean of the steps over borders of squares of `size` pixels, over the mean of all other steps; 1 where nothing steps."""
+    at = [(np.arange(len(line)) + 1) % size == 0 for line in steps]
+    border = np.concatenate([line[mask] for line, mask in zip(steps, at, strict=True)])
+    elsewhere = np.concatenate([line[~mask] for line, mask in zip(steps, at, strict=True)])
+    return float(border.mean() / elsewhere.mean()) if elsewhere.any() else 1.0
+
+
 def luma_steps(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mean absolute change of luma from the frame before, in levels of 255: `[F]` for uint8 `[F, H, W, 3]`; the first is NaN."""
     steps = np.full(len(frames), np.nan, np.float32)
     last = None
     for i, frame in enumerate(frames):
-        luma = frame.astype(np.float32) @ _REC709
+        light = luma(frame)
         if last is not None:
-            steps[i] = np.abs(luma - last).mean()
-        last = luma
+            steps[i] = np.abs(light - last).mean()
+        last = light
     return steps
 
 

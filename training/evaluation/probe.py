@@ -7,7 +7,8 @@ Its accuracy on ground truth is the ceiling of every figure that it reads off a 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,22 @@ PLACE, LOOKS = ("setting", "time"), ("kind", "colour", "mark")
 ALONE, LEFT, RIGHT = 0, 1, 2  # regions: the only character of a picture, or one of two
 SIZE = 96  # edge of the picture that the probe reads
 VOTES = 16  # frames of a shot that vote, at most
+WIDTH = 96  # channels of a picture's features; pooled by mean and by maximum
+FEATURES = 2 * WIDTH
+SAMPLES = 4  # frames of a shot whose features stand for it
 
 Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a character was read as."""
+    """What a character was read as. odds: how likely each kind, each colour and each mark is, one after the other, as a mean over
+    the frames that vote."""
 
     kind: str
     colour: str
     mark: str
+    odds: tuple[float, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,12 @@ class Probe(nn.Module):
             _layer(24, 40, 2),
             _layer(40, 48),
             _layer(48, 80, 2),
-            _layer(80, 96),
-            _layer(96, 96),
-            _layer(96, 96),
+            _layer(80, WIDTH),
+            _layer(WIDTH, WIDTH),
+            _layer(WIDTH, WIDTH),
         )
-        self.place = nn.ModuleDict({name: nn.Linear(2 * 96, len(LABELS[name])) for name in PLACE})
-        self.look = nn.ModuleDict({name: nn.Linear(2 * 96 + 3, len(LABELS[name])) for name in LOOKS})
+        self.place = nn.ModuleDict({name: nn.Linear(FEATURES, len(LABELS[name])) for name in PLACE})
+        self.look = nn.ModuleDict({name: nn.Linear(FEATURES + 3, len(LABELS[name])) for name in LOOKS})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         features = self.trunk(pictures)  # N C 12 12
@@ -85,6 +91,10 @@ class Probe(nn.Module):
         which = torch.eye(3, device=pictures.device).expand(len(pictures), 3, 3)
         parts = torch.cat([torch.stack(regions, 1), which], 2)
         return out | {name: head(parts) for name, head in self.look.items()}
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """What the heads read of whole pictures `[N, 3, 96, 96]`: `[N, 192]`."""
+        return _pool(self.trunk(pictures))
 
 
 def _layer(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Sequential:
@@ -134,19 +144,37 @@ def read_shot(probe: Probe, frames: Frames, characters: int) -> Reading:
         raise ValueError(f"a shot holds one or two characters, got {characters}")
     if not len(frames):
         raise ValueError("a shot needs a frame")
-    voters = np.unique(np.linspace(0, len(frames) - 1, min(VOTES, len(frames))).round().astype(int))
-    pictures = uint8_to_frames(torch.from_numpy(np.ascontiguousarray(frames[voters])))[0].transpose(0, 1)
-    if pictures.shape[2:] != (SIZE, SIZE):
-        pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
-    votes = {name: F.log_softmax(logits, -1).sum(0) for name, logits in probe(pictures).items()}
-    regions = (ALONE,) if characters == 1 else (LEFT, RIGHT)
-    looks = [Look(*(LABELS[name][int(votes[name][region].argmax())] for name in LOOKS)) for region in regions]
+    read = {name: F.log_softmax(logits, -1) for name, logits in probe(_pictures(frames, VOTES)).items()}
+    votes = {name: logs.sum(0) for name, logs in read.items()}
+    odds = torch.cat([read[name].exp().mean(0) for name in LOOKS], 1)  # regions, labels
+    looks = []
+    for region in (ALONE,) if characters == 1 else (LEFT, RIGHT):
+        kind, colour, mark = (LABELS[name][int(votes[name][region].argmax())] for name in LOOKS)
+        looks.append(Look(kind, colour, mark, tuple(odds[region].tolist())))
     setting, when = (LABELS[name][int(votes[name].argmax())] for name in PLACE)
     return Reading(setting, when, tuple(looks))
 
 
+@torch.no_grad()
+def features_of(probe: Probe, frames: Frames, ranges: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """Features `[n, 192]` of up to four frames of every shot, at even distances. ranges: the shots' frames `[first, end)`."""
+    shots = [probe.features(_pictures(frames[first:end], SAMPLES)) for first, end in ranges if end <= len(frames)]
+    features: NDArray[np.float32] = torch.cat(shots).numpy()
+    return features
+
+
+def _pictures(frames: Frames, most: int) -> Tensor:
+    """At most so many frames of a shot as the probe reads them, `[N, 3, 96, 96]`."""
+    which = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
+    pictures = uint8_to_frames(torch.from_numpy(np.ascontiguousarray(frames[which])))[0].transpose(0, 1)
+    if pictures.shape[2:] != (SIZE, SIZE):
+        pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)
+    return pictures
+
+
 def judge(reading: Reading, shot: Shot) -> dict[str, Any]:
-    """What of a shot was read as it was asked: `setting`, `time`, and for each of its `cast` kind, colour and mark.
+    """What of a shot was read as it was asked: `setting`, `time`, and for each of its `cast` kind, colour and mark, and the odds
+    where the reading has them.
 
     Two characters may stand either way round; the way that agrees more counts.
     """
@@ -154,6 +182,7 @@ def judge(reading: Reading, shot: Shot) -> dict[str, Any]:
     ways = [
         [
             {name: getattr(look, name) == getattr(want, name) for name in LOOKS}
+            | ({"odds": [round(p, 4) for p in look.odds]} if look.odds else {})
             for look, want in zip(way, asked, strict=True)
         ]
         for way in permutations(reading.looks, len(asked))

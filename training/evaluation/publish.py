@@ -17,7 +17,7 @@ from training.world import Film
 from .intervals import Estimate
 
 DOCS = Path(__file__).parents[2] / "docs"
-MARKS = ("<!-- quality: written by training.evaluation.quality -->", "<!-- end of quality -->")
+MARKS = ("<!-- quality: written by causalcine evaluate -->", "<!-- end of quality -->")
 CUT_MARKS = ("<!-- cuts: written by training.evaluation.cut_modes -->", "<!-- end of cuts -->")
 
 _ROWS = {  # figure: what it is called, the floor and the goal
@@ -33,6 +33,17 @@ _ROWS = {  # figure: what it is called, the floor and the goal
     "kind_of_two": ("kind, one of two", None, None),
     "colour_alone": ("colour, alone in the shot", None, None),
     "colour_of_two": ("colour, one of two", None, None),
+    "consistency": ("a character's looks, alike between shots", None, None),
+    "sharpness": ("sharpness, of the true films'", 0.80, 0.95),
+    "motion": ("motion, of the true films'", None, None),
+    "border_8": ("step at borders of 8 pixels, of the true films'", None, None),
+    "border_16": ("step at borders of 16 pixels, of the true films'", None, None),
+    "frechet": ("Fréchet distance to the true films", None, None),
+    "psnr": ("PSNR of the VAE on the true films, dB", 25.0, 29.0),
+}
+_BY_KIND = ("cut_f1", "setting", "colour", "kind", "by_name_colour", "by_name_kind", "consistency")
+_DRIFT = {"setting": "setting", "kind": "kind", "colour": "colour"} | {
+    name: name.replace("_", ", ") for name in ("sharpness", "motion", "border_8", "border_16")
 }
 _RECALL = {"colour": 0.6, "kind": None, "mark": None}  # floors; the goal is 0.9 for colour and kind
 
@@ -41,7 +52,7 @@ def tables(quality: dict[str, Any]) -> str:
     """The figures as Markdown."""
     figures, recipe = quality["figures"], quality["recipe"]
     out = [
-        f"{quality['stories']} unseen stories of 15 s (world seeds {_span(quality['seeds'])}), "
+        f"{quality['stories']} unseen stories of 15 s (the benchmark's first, {_span(quality['seeds'])}), memory {quality['memory']}, "
         f"{recipe['steps']} steps, guidance {recipe['guidance']:g}, window {recipe['window']}, top-k {recipe['top_k']}; "
         f"model {quality['model']['name']} ({quality['model']['fingerprint']}), {quality['hardware']}, "
         f"{quality['frames_per_second']} frames a second.",
@@ -70,6 +81,10 @@ def tables(quality: dict[str, Any]) -> str:
         aim = f"{_number(floor, 2)} / 0.90" if name != "mark" else ""
         cells = [_both(routed), _both(plain), _both(gain), str(routed["n"]), _number(routed["ceiling"]), aim]
         out.append(f"| {name} | {' | '.join(cells)} |")
+    if "frechet" in figures:
+        f = figures["frechet"]
+        out += ["", f"The Fréchet distance is of {f['features']} features in {f['samples']} frames of each side."]
+    out += ["", *_kinds(quality["kinds"])]
     if "long" in quality:
         out += ["", *_long(quality["long"])]
     return "\n".join(out) + "\n"
@@ -90,10 +105,21 @@ def _long(long: dict[str, Any]) -> list[str]:
         label = _ROWS[name][0] if name in _ROWS else f"{name.removeprefix('by_name_')}, by name only"
         ceilings = f"{_number(first['ceiling'])}, {_number(last['ceiling'])}"
         out.append(f"| {label} | {_both(first)}, n {first['n']} | {_both(last)}, n {last['n']} | {ceilings} |")
+    out += ["", "| from the first to the last quarter | moved by | ceiling |", "|---|---|---|"]
+    for name, label in _DRIFT.items():
+        out.append(f"| {label} | {_both(long['drift'][name])} | {_number(long['drift'][name]['ceiling'])} |")
+    out += ["", "| blinking | worst film / median | true films |", "|---|---|---|"]
     for name, value in long.get("flicker", {}).items():
-        out.append(
-            f"| luma step at the start of a {name}, worst film / median | {value['worst']:.2f} | | {value['truth']:.2f} |"
-        )
+        out.append(f"| luma step at the start of a {name} | {value['worst']:.2f} | {value['truth']:.2f} |")
+    return out
+
+
+def _kinds(kinds: dict[str, Any]) -> list[str]:
+    """A row for each kind of story."""
+    names = [_ROWS[name][0] if name in _ROWS else f"{name.removeprefix('by_name_')}, by name only" for name in _BY_KIND]
+    out = [f"| kind of story | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for kind, figures in kinds.items():
+        out.append(f"| {kind} | {' | '.join(_both(figures.get(name)) for name in _BY_KIND)} |")
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,19 @@ def boundaries(frames: int, chunk: int = 3) -> list[int]:
     return [0, *range(4 * chunk - 3, frames + 1, 4 * chunk)]
 
 
-def _choose(rng: np.random.Generator, items: Any) -> Any:
+def choose(rng: np.random.Generator, items: Any) -> Any:
+    """One of them at random."""
     return items[int(rng.integers(len(items)))]
 
 
-def _look(name: str, rng: np.random.Generator, taken: set[tuple[str, str]]) -> Character:
+def look(name: str, rng: np.random.Generator, taken: set[tuple[str, str]]) -> Character:
     """Somebody new; nobody shares a colour or a kind with another of the film when it can be helped."""
     kinds = [k for k in KINDS if k not in {t[0] for t in taken}] or KINDS
     colours = [c for c in COLOURS if c not in {t[1] for t in taken}]
-    return Character(name, _choose(rng, kinds), _choose(rng, colours), _choose(rng, MARKS))
+    return Character(name, choose(rng, kinds), choose(rng, colours), choose(rng, MARKS))
 
 
-def _split(chunks: int, shots: int, least: int, rng: np.random.Generator) -> list[int]:
+def split(chunks: int, shots: int, least: int, rng: np.random.Generator) -> list[int]:
     """`chunks` in `shots` parts of at least `least`, at random."""
     parts = np.full(shots, least)
     for _ in range(chunks - least * shots):
@@ -52,18 +54,18 @@ def _stage_cast(
     """Actions and positions of a shot's characters; `seen` maps names to the end of their last shot."""
     cast = []
     actions = [a for a in ACTIONS if a not in SPEED] if len(who) > 1 else list(ACTIONS)
-    both = _choose(rng, list(SPEED)) if len(who) > 1 and rng.uniform() < 0.3 else None  # two walk together
+    both = choose(rng, list(SPEED)) if len(who) > 1 and rng.uniform() < 0.3 else None  # two walk together
     spread = 0.29 if framing == "wide" else 0.27
     for i, character in enumerate(who):
         height = HEIGHTS[framing] * float(rng.uniform(0.97, 1.04)) * (0.92 if len(who) > 1 and framing != "wide" else 1)
         x = aspect / 2 + (0.0 if len(who) == 1 else (2 * i - 1) * spread * min(aspect, 1.2))
         room = 0.05 if len(who) > 1 or framing == "close" else 0.13
-        facing = (1 - 2 * i) if len(who) > 1 else int(_choose(rng, (-1, 1)))
+        facing = (1 - 2 * i) if len(who) > 1 else int(choose(rng, (-1, 1)))
         last = seen.get(character.name, -1)
         cast.append(
             Appearance(
                 character,
-                both or _choose(rng, actions),
+                both or choose(rng, actions),
                 last >= 0 and bool(rng.uniform() < name_chance),
                 last < 0,
                 max(first - last, 0) if last >= 0 else 0,
@@ -74,6 +76,55 @@ def _stage_cast(
             )
         )
     return tuple(cast)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a shot is to show: who, from left to right, where, when and how seen. place: which of the places of its setting."""
+
+    who: tuple[Character, ...]
+    setting: str
+    time: str
+    framing: str
+    viewpoint: str
+    place: int
+
+
+def stage_shot(
+    scene: Scene,
+    index: int,
+    frames: tuple[int, int],
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    seen: dict[str, int],
+    name_chance: float,
+) -> Shot:
+    """A shot with its caption, what its characters do and where they stand, drawn at random.
+
+    frames: [first, end) in the film. seen: the end of everybody's last shot by name; this one is entered. name_chance: how often a
+    character that returns is called by its name alone.
+    """
+    first, end = frames
+    cast = _stage_cast(list(scene.who), scene.framing, size[0] / size[1], rng, seen, first, name_chance)
+    told = [(a.character, a.action, a.name_only) for a in cast]
+    caption = shot_caption(told, scene.setting, scene.time, scene.framing, scene.viewpoint, rng)
+    drift = float(rng.uniform(0.015, 0.04)) * int(choose(rng, (-1, 1)))
+    clock = float(rng.uniform(0, 4))
+    seen.update({c.name: end for c in scene.who})
+    return Shot(
+        index,
+        first,
+        end,
+        caption,
+        scene.setting,
+        scene.time,
+        scene.framing,
+        scene.viewpoint,
+        scene.place,
+        cast,
+        drift,
+        clock,
+    )
 
 
 def make_film(
@@ -104,7 +155,7 @@ def make_film(
     least = min(least, chunks // shots)
     if not least:
         raise ValueError(f"{shots} shots need at least as many chunks, but {seconds} s hold only {chunks}")
-    lengths = _split(chunks, shots, least, rng)
+    lengths = split(chunks, shots, least, rng)
     people = 1 if shots == 1 else int(rng.choice([1, 2, 3], p=[0.12, 0.53, 0.35]))
     if shots < 3:
         people = min(people, 2)
@@ -112,11 +163,11 @@ def make_film(
     offset = int(rng.integers(3)) if rng.uniform() < 0.3 else 0  # names say nothing about looks
     taken: set[tuple[str, str]] = set()
     for i in range(people):
-        company.append(_look(NAMES[(offset + i) % 3], rng, taken))
+        company.append(look(NAMES[(offset + i) % 3], rng, taken))
         taken.add((company[-1].kind, company[-1].colour))
     pool = [str(s) for s in rng.permutation(SETTINGS)[: int(rng.integers(1, 4)) if shots > 1 else 1]]
     places = {s: int(rng.integers(1 << 30)) for s in pool}
-    time = str(_choose(rng, TIMES))
+    time = str(choose(rng, TIMES))
     done: list[Shot] = []
     seen: dict[str, int] = {}
     at = 0
@@ -130,46 +181,26 @@ def make_film(
         turns = [(fresh, 0.45), (back, 0.45), (again, 0.10)] if index else [(fresh, 1.0)]
         turns = [(group, p) for group, p in turns if group]
         weights = np.array([p for _, p in turns])
-        lead = _choose(rng, turns[int(rng.choice(len(turns), p=weights / weights.sum()))][0])
+        lead = choose(rng, turns[int(rng.choice(len(turns), p=weights / weights.sum()))][0])
         who = [lead]
         others = [c for c in company if c is not lead]
         if others and rng.uniform() < 0.25:
-            who.append(_choose(rng, others))
+            who.append(choose(rng, others))
             if rng.uniform() < 0.5:
                 who.reverse()
-        setting = str(_choose(rng, pool))
+        setting = str(choose(rng, pool))
         if done and rng.uniform() < 0.5 and len(pool) > 1:
-            setting = str(_choose(rng, [s for s in pool if s != done[-1].setting]))
+            setting = str(choose(rng, [s for s in pool if s != done[-1].setting]))
         if rng.uniform() < 0.25:
-            time = str(_choose(rng, TIMES))
+            time = str(choose(rng, TIMES))
         framings = [f for f in FRAMINGS if len(who) == 1 or f != "close"]
         viewpoints = list(VIEWPOINTS)
         if done and done[-1].setting == setting and done[-1].time == time:
             framings = [f for f in framings if f != done[-1].framing]
             viewpoints = [v for v in viewpoints if v != done[-1].viewpoint]
-        framing, viewpoint = str(_choose(rng, framings)), str(_choose(rng, viewpoints))
-        cast = _stage_cast(who, framing, size[0] / size[1], rng, seen, first, name_chance)
-        caption = shot_caption(
-            [(a.character, a.action, a.name_only) for a in cast], setting, time, framing, viewpoint, rng
-        )
-        drift = float(rng.uniform(0.015, 0.04)) * int(_choose(rng, (-1, 1)))
-        done.append(
-            Shot(
-                index,
-                first,
-                end,
-                caption,
-                setting,
-                time,
-                framing,
-                viewpoint,
-                places[setting],
-                cast,
-                drift,
-                float(rng.uniform(0, 4)),
-            )
-        )
-        seen.update({c.name: end for c in who})
+        framing, viewpoint = str(choose(rng, framings)), str(choose(rng, viewpoints))
+        scene = Scene(tuple(who), setting, time, framing, viewpoint, places[setting])
+        done.append(stage_shot(scene, index, (first, end), size, rng, seen, name_chance))
     used = len({c.name for s in done for c in s.characters})
     caption = film_caption(used, [s.setting for s in done], rng)
     return Film(seed, caption, tuple(done), fps, size, chunk)
@@ -183,12 +214,12 @@ def plan_still(seed: int, size: tuple[int, int] = (96, 96)) -> Film:
     rng = np.random.default_rng([seed, 31])
     two = rng.uniform() < 0.25
     names = [str(n) for n in rng.permutation(NAMES)]
-    company: list[Character] = [_look(names[0], rng, set())]
+    company: list[Character] = [look(names[0], rng, set())]
     if two:
-        company.append(_look(names[1], rng, {(company[0].kind, company[0].colour)}))
-    setting, time = str(_choose(rng, SETTINGS)), str(_choose(rng, TIMES))
-    framing = str(_choose(rng, FRAMINGS[:2] if two else FRAMINGS))
-    viewpoint = str(_choose(rng, VIEWPOINTS))
+        company.append(look(names[1], rng, {(company[0].kind, company[0].colour)}))
+    setting, time = str(choose(rng, SETTINGS)), str(choose(rng, TIMES))
+    framing = str(choose(rng, FRAMINGS[:2] if two else FRAMINGS))
+    viewpoint = str(choose(rng, VIEWPOINTS))
     cast = _stage_cast(company, framing, size[0] / size[1], rng, {}, 0, 0.0)
     caption = shot_caption([(a.character, a.action, False) for a in cast], setting, time, framing, viewpoint, rng)
     shot = Shot(

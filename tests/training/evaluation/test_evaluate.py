@@ -1,4 +1,4 @@
-"""The quality run: what it counts, that it goes on where it stopped, and the arithmetic of its figures."""
+"""`causalcine evaluate`: what it counts, that it goes on where it stopped, and the arithmetic of its figures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
 from causalcine_core.sampling import Recipe
 from causalcine_core.text import NanoTextEncoder, TextConfig
-from training.evaluation import cut_modes, publish, quality
-from training.evaluation.figures import cut_figures, figures, look_hits, quarter
+from training.evaluation import cut_modes, evaluate, publish, run
+from training.evaluation.evaluate import main
+from training.evaluation.figures import consistency, cut_figures, drift_of_readings, figures, look_hits, quarter
+from training.evaluation.films import generate, is_recalled, read_film, without_memory
+from training.evaluation.memories import MEMORIES, memory_of
 from training.evaluation.probe import Probe, save_probe
-from training.evaluation.quality import (
-    generate,
-    is_recalled,
-    main,
-    read_film,
-    without_memory,
-)
 from training.world import make_film
+from training.world.benchmark import benchmark_film
 
 SMALL = Recipe.of(steps=1, width=32, height=32, window=1, top_k=2, guidance=2.0)
 
@@ -47,9 +44,10 @@ def readers(tmp_path, monkeypatch, pipe):
     torch.manual_seed(0)
     path = tmp_path / "probe.safetensors"
     save_probe(Probe().eval(), path, {"command": "test"})
-    monkeypatch.setattr(quality, "PROBE", path)
-    monkeypatch.setattr(quality, "find_cuts", lambda frames: [45])
-    monkeypatch.setattr(quality.Pipeline, "from_pretrained", lambda *args, **kwargs: pipe)
+    monkeypatch.setattr(evaluate, "PROBE", path)
+    monkeypatch.setattr(run, "find_cuts", lambda frames: [45])
+    monkeypatch.setattr(evaluate.Pipeline, "from_pretrained", lambda *args, **kwargs: pipe)
+    monkeypatch.chdir(tmp_path)
     return path
 
 
@@ -130,16 +128,50 @@ def test_shots_beyond_the_frames_are_not_read():
     assert part[0]["frames"] == list(ranges[0])
 
 
-def test_a_run_writes_its_report_and_resumes(tmp_path, readers, monkeypatch, capsys):
-    out = tmp_path / "run"
-    arguments = ["--out", str(out), "--stories", "2", "--long", "1", "--seconds-long", "15"]
-    assert main(arguments) == 0
-    report = json.loads((out / "quality.json").read_text())
-    assert report["stories"] == 2
-    assert report["seeds"] == [50_000_000, 50_000_001]
-    assert report["figures"]["setting"].keys() == {"mean", "low", "high", "n", "ceiling"}
+def test_looks_are_consistent_where_the_readings_of_a_character_agree():
+    """Whatever was asked; pairs of shots of the same name only."""
+    cat, dog = [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]
+    film = [shot(name="a", odds=cat), shot(name="a", odds=cat), shot(name="b", odds=dog)]
+    assert consistency([film]).mean == pytest.approx(1)
+    assert consistency([[*film, shot(name="b", odds=cat)]]).mean == pytest.approx(0.5)  # one pair of each
+    assert consistency([[shot(name="a", odds=cat)]]).n == 0
+    half = [shot(name="a", odds=[1.0, 0.0]), shot(name="a", odds=[1.0, 1.0])]
+    assert consistency([film, half]).mean == pytest.approx((1 + 0.5**0.5) / 2)
+
+
+def test_drift_is_what_the_last_quarter_lacks_against_the_first():
+    shots = [shot(), shot(), shot(kind=False), shot(kind=False) | {"setting": False}]
+    spans = [[0, 45], [45, 90], [90, 135], [135, 180]]
+    found = drift_of_readings([result(*(one | {"frames": span} for one, span in zip(shots, spans, strict=True)))])
+    assert [found[name].mean for name in ("setting", "kind", "colour")] == [-1, -1, 0]
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_every_memory_sees_as_many_latent_frames(name):
+    """To the nearest chunk, where the window grows by whole ones."""
+    recipe = Recipe.of(window=3, top_k=5, chunk=3)
+    held = memory_of(name, recipe).resolve(3, 5)
+    span = 3 * held.window + held.top_k
+    assert (held.top_k == 0) == (name == "window")
+    assert abs(span - (3 * 3 + 5)) <= 1 and (name == "window" or span == 14)
+
+
+def test_a_run_writes_its_report_and_resumes(readers, monkeypatch, capsys, tmp_path):
+    arguments = ["nano", "--stories", "2", "--long", "1", "--seconds-long", "15", "--json"]
+    main(arguments)
+    report = json.loads(capsys.readouterr().out)
+    out = tmp_path / "output/evaluate/nano-camr"
+    assert json.loads((out / "quality.json").read_text()) == report
+    assert (report["stories"], report["seeds"], report["memory"]) == (2, [52_000_000, 52_000_001], "camr")
+    found = report["figures"]
+    assert found["setting"].keys() == {"mean", "low", "high", "n", "ceiling"}
+    assert {"sharpness", "motion", "border_8", "border_16", "psnr", "consistency", "by_name_colour_gain"} <= set(found)
+    assert found["frechet"]["features"] == 192 and found["frechet"]["samples"] == 2 * 5 * 4
+    assert found["frechet"]["mean"] > 0 and found["frechet"]["ceiling"] > 0
+    assert set(report["kinds"]) == {"reappearance", "scene change"}
     assert report["long"]["films"] == 1
     assert report["long"]["first_quarter"]["cut_f1"]["n"] == 1
+    assert {"sharpness", "setting", "motion"} <= set(report["long"]["drift"])
     assert set(report["long"]["flicker"]) == {"chunk", "window"}
     assert (out / "quality_sheet.jpg").stat().st_size > 10_000
     assert "| setting |" in (out / "quality.md").read_text()
@@ -147,37 +179,51 @@ def test_a_run_writes_its_report_and_resumes(tmp_path, readers, monkeypatch, cap
     def never(*args):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(quality, "generate", never)
-    monkeypatch.setattr(quality, "round_trip", never)
-    assert main(arguments) == 0
-    again = json.loads((out / "quality.json").read_text())
-    assert again == report
-    assert main(["--out", str(out), "--stories", "2", "--steps", "3"]) == 2
-    assert "another model or other settings" in capsys.readouterr().err
+    monkeypatch.setattr(run, "generate", never)
+    monkeypatch.setattr(run, "round_trip", never)
+    main(arguments)
+    assert json.loads(capsys.readouterr().out) == report
+    with pytest.raises(InputError, match="another model or other settings"):
+        main([*arguments, "--steps", "3"])
 
 
-def test_parts_together_are_the_whole(tmp_path, readers, monkeypatch):
-    common = ["--stories", "2", "--long", "0", "--ceilings", str(tmp_path / "ceilings")]
+def test_another_memory_is_another_run_on_the_same_stories(readers, tmp_path):
+    """With a folder of its own, and not made again without memory; the truth is read once."""
+    for name in ("even", "window"):
+        main(["nano", "--stories", "1", "--long", "0", "--memory", name])
+    folders = [tmp_path / "output/evaluate" / f"nano-{name}" for name in ("even", "window")]
+    reports = [json.loads((folder / "quality.json").read_text()) for folder in folders]
+    assert [report["memory"] for report in reports] == ["even", "window"]
+    assert all("by_name_colour_gain" not in report["figures"] for report in reports)
+    films = [json.loads((folder / "films/52000000.json").read_text()) for folder in folders]
+    assert films[0]["pictures"] != films[1]["pictures"]
+    assert len(list((tmp_path / "output/evaluate/ceilings").glob("*/*.json"))) == 1
+
+
+def test_parts_together_are_the_whole(tmp_path, readers):
     for part in ("0/2", "1/2"):
-        assert main(["--out", str(tmp_path / "parts"), "--part", part, *common]) == 0
-    assert sorted(p.name for p in (tmp_path / "parts" / "films").iterdir()) == ["50000000.json", "50000001.json"]
+        main(["nano", "--out", "parts", "--part", part, "--stories", "2", "--long", "0"])
+    assert sorted(p.name for p in (tmp_path / "parts" / "films").iterdir()) == ["52000000.json", "52000001.json"]
     assert not (tmp_path / "parts" / "quality.json").exists()
 
 
-@pytest.mark.parametrize("bad", [["--stories", "0"], ["--part", "2/2"], ["--part", "x"]])
-def test_bad_arguments_are_one_sentence(tmp_path, readers, bad, capsys):
-    assert main(["--out", str(tmp_path / "x"), *bad]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    "bad", [["--stories", "0"], ["--stories", "101"], ["--part", "2/2"], ["--part", "x"], ["--memory", "all"], ["--x"]]
+)
+def test_bad_arguments_are_refused_before_anything_is_loaded(readers, bad, monkeypatch):
+    monkeypatch.setattr(evaluate.Pipeline, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(InputError):
+        main(["nano", *bad])
 
 
 def test_publishing_fills_the_page_between_its_marks(tmp_path, readers):
     out, docs = tmp_path / "run", tmp_path / "docs"
     docs.mkdir()
     (docs / "quality.md").write_text(f"before\n{publish.MARKS[0]}\nold\n{publish.MARKS[1]}\nafter\n")
-    assert main(["--out", str(out), "--stories", "1", "--long", "0"]) == 0
+    main(["nano", "--out", str(out), "--stories", "1", "--long", "0"])
     report = json.loads((out / "quality.json").read_text())
-    made = json.loads((out / "films/50000000.json").read_text())
-    sheet = publish.quality_sheet(out, [make_film(50_000_000, size=(32, 32))], [made])
+    made = json.loads((out / "films/52000000.json").read_text())
+    sheet = publish.quality_sheet(out, [benchmark_film(0, size=(32, 32))], [made])
     publish.publish(report, sheet, docs)
     text = (docs / "quality.md").read_text()
     assert text.startswith(f"before\n{publish.MARKS[0]}\n1 unseen stories")
@@ -203,9 +249,9 @@ def test_each_cut_mode_makes_the_same_stories(tmp_path, readers, monkeypatch, ca
     assert "| `native` |" in out and "| `flush+rope_jump` |" in out
     films = [tmp_path / "some" / mode / "films" / "50000000.json" for mode in ("native", "flush+rope_jump")]
     assert all(film.is_file() for film in films)
-    runs = [json.loads((tmp_path / "some" / mode / "run.json").read_text()) for mode in ("native", "flush+rope_jump")]
-    assert [run["recipe"]["cut"] for run in runs] == ["native", "flush+rope_jump"]
-    monkeypatch.setattr(quality, "generate", None)
+    kept = [json.loads((tmp_path / "some" / mode / "run.json").read_text()) for mode in ("native", "flush+rope_jump")]
+    assert [one["recipe"]["cut"] for one in kept] == ["native", "flush+rope_jump"]
+    monkeypatch.setattr(run, "generate", None)
     assert cut_modes.main([*arguments, "--modes", "native"]) == 0
     assert cut_modes.main([*arguments, "--modes", "wipe"]) == 2
     assert cut_modes.main([*arguments, "--modes", "flush@some"]) == 2
