@@ -114,6 +114,7 @@ def parser() -> Parser:
         type=Path,
         help="folder of readings of the truth, shared by runs; default: output/evaluate/ceilings",
     )
+    add("--against", type=Path, metavar="DIR", help="folder of another run on these stories: what is more than there")
     add("--steps", type=int, help="otherwise as the checkpoint says")
     add("--guidance", type=float, help="otherwise as the checkpoint says")
     add("--storage", choices=STORAGES, default="full", help="how memory is kept; otherwise in full")
@@ -155,7 +156,7 @@ def evaluate(
     if part.count > 1:
         print("this part is done; run once more without --part to put all of them together")
         return None
-    quality = report(run, made, long, args.memory)
+    quality = report(run, made, long, args.memory, args.against)
     write_json(out / "quality.json", quality)
     sheet = publish.quality_sheet(out, made.films[:SHEETS], made.made[:SHEETS])
     sheet.save(out / "quality_sheet.jpg", quality=88)

@@ -61,6 +61,21 @@ def look_hits(shots: Sequence[list[Result]], wanted: Callable[[Result], bool]) -
     return {name: [[one[name] for one in cast] for cast in casts] for name in LOOKS}
 
 
+def differences(results: Sequence[Result], others: Sequence[Result]) -> dict[str, Estimate]:
+    """What the films of one run have more than those of another, of the same stories in the same order: shares are paired character
+    by character and shot by shot."""
+    pairs = list(zip(results, others, strict=True))
+    f1 = [[cut_scores(r["cuts"]["found"], r["cuts"]["asked"]).f1 for r in pair] for pair in pairs]
+    out = {"cut_f1": mean([a - b for a, b in f1])}
+    shots = [[r["shots"] for r in run] for run in (results, others)]
+    for name in PLACE:
+        out[name] = difference(*([[shot[name] for shot in film] for film in films] for films in shots))
+    for label, wanted in (("", lambda one: not one["by_name"]), ("by_name_", lambda one: one["recalled"])):
+        ours, theirs = (look_hits(films, wanted) for films in shots)
+        out |= {f"{label}{name}": difference(ours[name], theirs[name]) for name in LOOKS}
+    return out
+
+
 def consistency(shots: Sequence[list[Result]]) -> Estimate:
     """How alike a character is read in different shots of a film, whatever was asked: the mean over pairs of shots of the cosine of
     the probe's odds of kind, colour and mark; a mean over films of that. 1: surely the same, 0: surely another."""

@@ -85,6 +85,8 @@ def tables(quality: dict[str, Any]) -> str:
         f = figures["frechet"]
         out += ["", f"The Fréchet distance is of {f['features']} features in {f['samples']} frames of each side."]
     out += ["", *_kinds(quality["kinds"])]
+    if "against" in quality:
+        out += ["", *_against(quality["against"])]
     if "long" in quality:
         out += ["", *_long(quality["long"])]
     return "\n".join(out) + "\n"
@@ -102,9 +104,8 @@ def _long(long: dict[str, Any]) -> list[str]:
         first, last = (long[part].get(name) for part in ("first_quarter", "last_quarter"))
         if first is None or last is None:
             continue
-        label = _ROWS[name][0] if name in _ROWS else f"{name.removeprefix('by_name_')}, by name only"
         ceilings = f"{_number(first['ceiling'])}, {_number(last['ceiling'])}"
-        out.append(f"| {label} | {_both(first)}, n {first['n']} | {_both(last)}, n {last['n']} | {ceilings} |")
+        out.append(f"| {_label(name)} | {_both(first)}, n {first['n']} | {_both(last)}, n {last['n']} | {ceilings} |")
     out += ["", "| from the first to the last quarter | moved by | ceiling |", "|---|---|---|"]
     for name, label in _DRIFT.items():
         out.append(f"| {label} | {_both(long['drift'][name])} | {_number(long['drift'][name]['ceiling'])} |")
@@ -114,9 +115,23 @@ def _long(long: dict[str, Any]) -> list[str]:
     return out
 
 
+def _against(other: dict[str, Any]) -> list[str]:
+    """A row for each figure that has more than another run on the same stories."""
+    head = f"more than {other['run']} (model {other['model']}) on the same stories"
+    out = [f"| figure | {head} | n |", "|---|---|---|"]
+    for name, one in other["figures"].items():
+        if one["mean"] is not None:
+            out.append(f"| {_label(name)} | {_both(one)} | {one['n']} |")
+    return out
+
+
+def _label(name: str) -> str:
+    return _ROWS[name][0] if name in _ROWS else f"{name.removeprefix('by_name_')}, by name only"
+
+
 def _kinds(kinds: dict[str, Any]) -> list[str]:
     """A row for each kind of story."""
-    names = [_ROWS[name][0] if name in _ROWS else f"{name.removeprefix('by_name_')}, by name only" for name in _BY_KIND]
+    names = [_label(name) for name in _BY_KIND]
     out = [f"| kind of story | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for kind, figures in kinds.items():
         out.append(f"| {kind} | {' | '.join(_both(figures.get(name)) for name in _BY_KIND)} |")

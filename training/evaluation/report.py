@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from causalcine_core.errors import InputError
 from training.components.metrics import machine
 from training.world import Film
 
-from .figures import drift_of_readings, figures, quarter
+from .figures import differences, drift_of_readings, figures, quarter
 from .films import Result
 from .frechet import frechet_between
 from .intervals import Estimate, mean
@@ -27,8 +30,8 @@ class Results:
     kinds: list[str] = field(default_factory=list)
 
 
-def report(run: Run, stories: Results, long: Results, memory: str) -> Result:
-    """memory: the name of what was seen of the past."""
+def report(run: Run, stories: Results, long: Results, memory: str, against: Path | None = None) -> Result:
+    """memory: the name of what was seen of the past. against: folder of another run, which films are compared with story by story."""
     seconds = [r["seconds"] for r in stories.made + long.made]
     making, frames = sum(s["generate"] for s in seconds), sum(r["frames"] for r in stories.made + long.made)
     out: Result = {
@@ -45,6 +48,8 @@ def report(run: Run, stories: Results, long: Results, memory: str) -> Result:
         "seconds": {name: round(sum(s[name] for s in seconds)) for name in ("generate", "without_memory", "read")},
         "hardware": machine(run.pipe.network.device),
     }
+    if against is not None:
+        out["against"] = _against(stories, against)
     if long.made:
         out["long"] = _long(run, long)
     return out
@@ -75,6 +80,21 @@ def _distance(run: Run, stories: Results) -> Result:
     made, codec, true = ([run.features(film, name) for film in stories.films] for name in ("", "codec", "true"))
     one = frechet_between(made, true).to_dict() | {"ceiling": frechet_between(codec, true).to_dict()["mean"]}
     return {"frechet": one | {"features": FEATURES, "samples": sum(len(f) for f in made)}}
+
+
+def _against(stories: Results, folder: Path) -> Result:
+    """InputError where the other run has not made all of these stories, or they are no run's."""
+    files = [folder / "films" / f"{film.seed}.json" for film in stories.films]
+    missing = [file for file in (folder / "run.json", *files) if not file.is_file()]
+    if missing:
+        raise InputError(f"against must be the folder of a run on as many stories: there is no {missing[0]}")
+    others = [json.loads(file.read_text()) for file in files]
+    other = json.loads((folder / "run.json").read_text())
+    return {
+        "run": folder.name,
+        "model": other["model"],
+        "figures": {name: one.to_dict() for name, one in differences(stories.made, others).items()},
+    }
 
 
 def _kinds(stories: Results) -> Result:

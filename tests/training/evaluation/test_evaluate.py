@@ -16,7 +16,15 @@ from causalcine_core.sampling import Recipe
 from causalcine_core.text import NanoTextEncoder, TextConfig
 from training.evaluation import cut_modes, evaluate, publish, run
 from training.evaluation.evaluate import main
-from training.evaluation.figures import consistency, cut_figures, drift_of_readings, figures, look_hits, quarter
+from training.evaluation.figures import (
+    consistency,
+    cut_figures,
+    differences,
+    drift_of_readings,
+    figures,
+    look_hits,
+    quarter,
+)
 from training.evaluation.films import generate, is_recalled, read_film, without_memory
 from training.evaluation.memories import MEMORIES, memory_of
 from training.evaluation.probe import Probe, save_probe
@@ -139,6 +147,18 @@ def test_looks_are_consistent_where_the_readings_of_a_character_agree():
     assert consistency([film, half]).mean == pytest.approx((1 + 0.5**0.5) / 2)
 
 
+def test_runs_are_compared_on_the_same_characters_of_the_same_stories():
+    blind = shot(by_name=True, recalled=True, colour=False)
+    ours = [result(shot(), shot(by_name=True, recalled=True)), result(shot())]
+    others = [result(shot(kind=False) | {"time": False}, blind), result(shot(), cuts={"asked": [45], "found": []})]
+    found = differences(ours, others)
+    assert (found["by_name_colour"].mean, found["by_name_colour"].n, found["by_name_kind"].mean) == (1, 1, 0)
+    assert (found["kind"].mean, found["colour"].mean, found["setting"].mean) == (0.5, 0, 0)
+    assert (found["time"].mean, found["time"].n) == (pytest.approx(1 / 3), 3)
+    assert found["cut_f1"].mean == 0.5
+    assert differences(ours, ours)["kind"].mean == 0
+
+
 def test_drift_is_what_the_last_quarter_lacks_against_the_first():
     shots = [shot(), shot(), shot(kind=False), shot(kind=False) | {"setting": False}]
     spans = [[0, 45], [45, 90], [90, 135], [135, 180]]
@@ -189,8 +209,9 @@ def test_a_run_writes_its_report_and_resumes(readers, monkeypatch, capsys, tmp_p
 
 def test_another_memory_is_another_run_on_the_same_stories(readers, tmp_path):
     """With a folder of its own, and not made again without memory; the truth is read once."""
-    for name in ("even", "window"):
-        main(["nano", "--stories", "1", "--long", "0", "--memory", name])
+    common = ["nano", "--stories", "1", "--long", "0"]
+    main([*common, "--memory", "even"])
+    main([*common, "--memory", "window", "--against", "output/evaluate/nano-even"])
     folders = [tmp_path / "output/evaluate" / f"nano-{name}" for name in ("even", "window")]
     reports = [json.loads((folder / "quality.json").read_text()) for folder in folders]
     assert [report["memory"] for report in reports] == ["even", "window"]
@@ -198,6 +219,11 @@ def test_another_memory_is_another_run_on_the_same_stories(readers, tmp_path):
     films = [json.loads((folder / "films/52000000.json").read_text()) for folder in folders]
     assert films[0]["pictures"] != films[1]["pictures"]
     assert len(list((tmp_path / "output/evaluate/ceilings").glob("*/*.json"))) == 1
+    other = reports[1]["against"]
+    assert other["run"] == "nano-even" and other["figures"]["setting"]["n"] == 5
+    assert "more than nano-even" in (folders[1] / "quality.md").read_text()
+    with pytest.raises(InputError, match="as many stories"):
+        main(["nano", "--stories", "2", "--long", "0", "--memory", "even", "--against", "output/evaluate/nano-window"])
 
 
 def test_parts_together_are_the_whole(tmp_path, readers):
