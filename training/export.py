@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from causalcine_core.errors import InputError
@@ -27,6 +26,7 @@ from causalcine_core.weights.checkpoint import FORMAT, save_weights
 from causalcine_core.weights.header import read_header
 from causalcine_core.weights.int8 import compact
 
+from .components.card import card
 from .components.checkpoint import read_state
 from .components.student import Student
 from .recipe import read
@@ -42,23 +42,6 @@ def averaged(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     part = state["parts"]["model"]
     weights = {**part["weights"], **(part["average"] or {})}
     return {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
-
-
-def card(state: Mapping[str, Any], vae: Mapping[str, str], quality: Mapping[str, Any]) -> dict[str, Any]:
-    """What made the weights, in plain words and numbers."""
-    return {
-        "stage": state["stage"],
-        "data": "training.world: procedural films rendered by this repository, no downloads",
-        "seed": state["recipe"]["run"]["seed"],
-        "hardware": "; ".join(f"{name}: {seconds / 3600:.2f} h" for name, seconds in state["hardware"].items()),
-        "torch": torch.__version__,
-        "hours": round(state["seconds"] / 3600, 2),
-        "steps": state["step"],
-        "samples": state["samples"],
-        "vae": dict(vae),
-        "recipe": state["recipe"],
-        "quality": dict(quality),
-    }
 
 
 MANY_STEPS = {"steps": 10, "sampler": "unipc", "guidance": 3.0}
@@ -82,7 +65,7 @@ def export(state: Mapping[str, Any], vae: Path, out: Path, quality: Mapping[str,
     trained = state["recipe"]
     config, text = WanConfig.from_dict(trained["model"]), state["own"].get("text")
     recipe = rollout(trained, **sampling)
-    told = card(state, read_header(vae, "VAE").metadata, quality)
+    told = card(state, vae=dict(read_header(vae, "VAE").metadata), quality=dict(quality))
     header = {"model": config.to_dict(), "recipe": recipe.to_dict(), "card": told}
     out.parent.mkdir(parents=True, exist_ok=True)
     net = averaged(state, "net.")

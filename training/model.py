@@ -31,6 +31,8 @@ from .components.precision import inference_dtypes, rounded
 from .components.text import TextEncoder
 from .recipe import Run
 
+OUTER = ("net.patch_embedding", "net.head", "text.tokens", "text.positions")  # of a `Model`: what Muon does not train
+
 
 def read_model(value: Any, name: str) -> WanConfig:
     """A recipe's field `model`: a preset's name, or the fields of a config."""
@@ -39,11 +41,15 @@ def read_model(value: Any, name: str) -> WanConfig:
     return PRESETS[checks.choice(value, name, PRESETS)]
 
 
+def pick_precision(run: Run, device: torch.device) -> torch.dtype:
+    """What the large layers of a recipe's run compute in."""
+    return pick_dtype(device, {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[run.precision])
+
+
 def how(run: Run, device: torch.device) -> tuple[torch.dtype, Compute]:
     """What a recipe's run computes in, and how."""
-    dtype = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[run.precision]
     compute = pick_compute(device, compile=run.compile)
-    return pick_dtype(device, dtype), replace(compute, checkpointed=run.checkpointing)
+    return pick_precision(run, device), replace(compute, checkpointed=run.checkpointing)
 
 
 class Model(nn.Module):

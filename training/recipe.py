@@ -34,7 +34,7 @@ class Run:
     "auto" (CUDA where there is one) or a torch device. precision: what the large layers compute in, as in inference; "auto":
     bfloat16 where the hardware multiplies faster in it. Weights, gradients and averages are float32 in any case. compile:
     blocks with `torch.compile`. checkpointing: a block keeps its input alone and runs once more on the way back.
-    log_every, save_every: in updates. preview_every: in updates, from step 0 on; 0: never.
+    log_every, save_every: in updates. preview_every, measure_every: in updates, from step 0 on; 0: never.
     """
 
     steps: int
@@ -47,18 +47,19 @@ class Run:
     log_every: int = 50
     save_every: int = 50
     preview_every: int = 0
+    measure_every: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every"):
             checks.whole(getattr(self, name), name, 1, LONG)
-        for name in ("seed", "preview_every"):
+        for name in ("seed", "preview_every", "measure_every"):
             checks.whole(getattr(self, name), name, 0, LONG)
         checks.number(self.max_seconds, "max_seconds", 0, LONG)
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How one part is trained: AdamW, and Muon for its hidden matrices where `muon_learning_rate` is above 0.
+    """How one part is trained: AdamW, and Muon for its hidden matrices and convolutions where `muon_learning_rate` is above 0.
 
     betas: of AdamW. clip: largest norm of the gradient; 0: any. warmup: updates of linear rise. cooldown: last share of the
     run, in which a cosine falls to zero.

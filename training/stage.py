@@ -23,10 +23,13 @@ Rows = Sequence[NDArray[np.uint8]]  # of a sheet, each of frames `[F, H, W, 3]`
 
 
 class Part:
-    """Something that is trained: a module, its optimizers and, where it is averaged, its average."""
+    """Something that is trained: a module, its optimizers and, where it is averaged, its average.
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, ema: EMA | None = None):
-        self.module, self.optimizers = module, Optimizers(module, optimizer)
+    outer: of its parameters, how the names of those begin that Muon never trains (`split_parameters`).
+    """
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer, ema: EMA | None = None, outer: Sequence[str] = ()):
+        self.module, self.optimizers = module, Optimizers(module, optimizer, outer)
         self.average = Average(module, ema) if ema is not None else None
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,6 +83,15 @@ class Stage(ABC, Generic[Batch]):
     @abstractmethod
     def __init__(self, recipe: Any, device: torch.device, data: Path): ...
 
+    def start(self) -> None:
+        """Called once in a run that begins without the weights of a file."""
+
+    def updating(self, step: int) -> None:
+        """Called before update `step` is drawn: what changes in the course of a run, such as weights of losses or what is frozen.
+
+        A parameter whose `requires_grad` is off keeps its value, and its average too.
+        """
+
     @abstractmethod
     def draw(self, step: int) -> Update[Batch]:
         """What update `step` (from 0) is made of; a function of the recipe, its seed, the step and the data."""
@@ -90,10 +102,14 @@ class Stage(ABC, Generic[Batch]):
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name: this batch's share of each loss of the update, so that over its batches they sum to it."""
+        """Scalars by name: this batch's share of each loss of the update, so that over its batches they sum to it.
+
+        Their weighted sum is differentiated once. Parts that learn against each other in one update, such as a network and its
+        discriminator, each have a loss here that reaches only their own weights.
+        """
 
     def updated(self, step: int) -> None:
-        """Called after update `step`, averages included."""
+        """Called after update `step`, averages included, unless it was left out because it was not finite."""
 
     def refresh(self) -> None:
         """Takes in data that has appeared since; called whenever something is logged."""
@@ -102,12 +118,16 @@ class Stage(ABC, Generic[Batch]):
         """Films from fixed seeds, by the averaged weights and the stage's own sampler; none: there is nothing to look at."""
         return []
 
+    def measure(self) -> Mapping[str, float]:
+        """Figures of the averaged weights on what is never trained on, for the log; none: there are none."""
+        return {}
+
     def start_from(self, path: Path) -> None:
         """Takes weights from a file, for a run that begins."""
         raise NotImplementedError
 
-    def finish(self, work: Path) -> Iterable[Path]:
-        """Writes what the finished run is for into its folder, beside its state."""
+    def finish(self, work: Path, state: Mapping[str, Any]) -> Iterable[Path]:
+        """Writes what the run is for, as it is by now, into its folder. state: `Trainer.state`, for its card."""
         return ()
 
     def state_dict(self) -> dict[str, Any]:

@@ -48,8 +48,7 @@ class Trainer:
         run, where, began = self.run_recipe, machine(self.device), time.monotonic()
         with _signals() as asked_to_stop:
             while self.step < run.steps:
-                if run.preview_every and self.step % run.preview_every == 0:
-                    self.preview()
+                self._look()
                 start = time.monotonic()
                 self.update()
                 took = time.monotonic() - start
@@ -60,6 +59,8 @@ class Trainer:
                     self.stage.refresh()
                 if self.step % run.save_every == 0 and self.step < run.steps:
                     self.save()
+                if self.step == run.steps:
+                    self._look()
                 if asked_to_stop():
                     print(f"stopped by {asked_to_stop()} at step {self.step}", flush=True)
                     break
@@ -74,6 +75,7 @@ class Trainer:
         """One update, and its losses by name. What is drawn depends on the recipe's seed and the step alone."""
         stage, step = self.stage, self.step
         torch.manual_seed(random.Random(f"{self.run_recipe.seed}/{step}/torch").getrandbits(63))
+        stage.updating(step)
         update = stage.draw(step)
         parts = [stage.parts[name] for name in update.trains or stage.parts]
         for part in stage.parts.values():
@@ -107,6 +109,17 @@ class Trainer:
         if self._bad == PATIENCE:
             raise InputError(f"{told}: stopped, since {PATIENCE} updates in a row did")
         print(f"{told}: left out", flush=True)
+
+    def _look(self) -> None:
+        """What is made and measured by now, where it is due: also at the end of the run."""
+        run = self.run_recipe
+        last = self.step == run.steps
+        if run.preview_every and (last or self.step % run.preview_every == 0):
+            self.preview()
+        if run.measure_every and (last or self.step % run.measure_every == 0):
+            figures = self.stage.measure()
+            if figures:
+                self.log.note(step=self.step, measured=dict(figures))
 
     def preview(self) -> None:
         rows = self.stage.preview()
@@ -197,6 +210,9 @@ def run_stage(stage: type[Stage[Any]], argv: Sequence[str] | None = None) -> Non
     parser.add_argument(
         "--start-from", metavar="FILE", help="begin with the weights of a file, a run's state.pt, or nano"
     )
+    parser.add_argument(
+        "--finish", action="store_true", help="do not train: write what the run in the folder is for, as it is by now"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as run.max_seconds=480")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="of the CPU")
     args = parser.parse_args(argv)
@@ -209,7 +225,9 @@ def run_stage(stage: type[Stage[Any]], argv: Sequence[str] | None = None) -> Non
         raise InputError(f"--work {work} cannot be made ({error.strerror})") from None
     device = pick_device(None if recipe.run.device == "auto" else recipe.run.device)
     held = StateFile(work / "state.pt").exists()
-    if held and not args.resume:
+    if args.finish and not held:
+        raise InputError(f"--finish: there is no state in {work}")
+    if held and not (args.resume or args.finish):
         raise InputError(f"{work} holds the state of a run: --resume goes on with it, another --work begins a new one")
     if stage.needs_start and not held and args.start_from is None:
         raise InputError(f"{stage.name} begins with a model that was trained before: give its file by --start-from")
@@ -218,7 +236,13 @@ def run_stage(stage: type[Stage[Any]], argv: Sequence[str] | None = None) -> Non
         trainer.resume()
     elif args.start_from is not None:
         trainer.stage.start_from(Path(model_path(args.start_from)))
-    trainer.run()
-    if trainer.step == recipe.run.steps:
-        for path in trainer.stage.finish(work):
+    else:
+        trainer.stage.start()
+    if not args.finish:
+        trainer.run()
+    if args.finish or trainer.step == recipe.run.steps:
+        written = list(trainer.stage.finish(work, trainer.state()))
+        for path in written:
             print(path, flush=True)
+        if args.finish and not written:
+            raise InputError(f"--finish: stage {stage.name} writes no file of its own (python -m training.export does)")

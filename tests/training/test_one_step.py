@@ -159,7 +159,7 @@ def test_hidden_matrices_are_moved_by_muon_and_the_rest_by_adamw(trainer):
         made.update()
         for name, parameter in made.stage.model.named_parameters():
             seen[name].append(parameter.grad.double())
-    errors = []  # of Muon's: torch iterates in bfloat16, and these gradients have few directions
+    matrices = 0
     for name, parameter in made.stage.model.named_parameters():
         hidden = parameter.ndim == 2 and name not in ("text.tokens.weight", "text.positions", "net.head.head.weight")
         if hidden:
@@ -167,9 +167,9 @@ def test_hidden_matrices_are_moved_by_muon_and_the_rest_by_adamw(trainer):
         else:
             expected = adamw(begun[name], seen[name], [RATE / WARMUP, 2 * RATE / WARMUP], BETAS, DECAY)
         error = (parameter.detach().double() - expected).norm() / (expected - begun[name]).norm()
-        assert error < (0.6 if hidden else 1e-3), name
-        errors += [error.item()] if hidden else []
-    assert len(errors) > 30 and sorted(errors)[len(errors) // 2] < 0.2
+        assert error < (5e-3 if hidden else 1e-3), name
+        matrices += hidden
+    assert matrices > 30
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -149,7 +149,7 @@ def test_previews_are_made_from_step_0_on_and_change_nothing(recipe_file, shards
         main([str(recipe), "--data", str(shards), "--work", str(tmp_path / name), "--threads", "1"])
         states.append(read_state(tmp_path / name / "state.pt")["parts"]["model"])
     sheets = sorted(path.name for path in (tmp_path / "with").glob("*.png"))
-    assert sheets == ["preview-0000000.png", "preview-0000001.png"]
+    assert sheets == ["preview-0000000.png", "preview-0000001.png", "preview-0000002.png"]
     assert Image.open(tmp_path / "with" / sheets[0]).size == (640, 128)  # two films, ten frames each, enlarged
     for key in ("weights", "average"):
         assert all(torch.equal(states[0][key][name], weight) for name, weight in states[1][key].items())

@@ -12,7 +12,10 @@ from ..recipe import EMA
 
 
 class Average:
-    """The running average of the weights that are trained in a module, by name. Frozen weights have none."""
+    """The running average of the weights that are trained in a module, by name.
+
+    Weights that were frozen before have none. Those that are frozen later keep theirs, and what is applied is their own value.
+    """
 
     def __init__(self, module: nn.Module, recipe: EMA):
         self.module, self.recipe = module, recipe
@@ -25,8 +28,8 @@ class Average:
     def update(self, step: int) -> None:
         """After the update of number `step` (from 0)."""
         decay = min(self.recipe.decay, (1 + step) / (10 + step)) if step >= self.recipe.start else 0.0
-        theirs = list(self.weights.values())
-        torch._foreach_lerp_(theirs, list(self._trained().values()), 1 - decay)
+        trained = self._trained()
+        torch._foreach_lerp_([self.weights[name] for name in trained], list(trained.values()), 1 - decay)
 
     @torch.no_grad()
     def reset(self) -> None:

@@ -29,7 +29,11 @@ class Log:
         """A line of facts and of the means since the last line."""
         means = {name: round(torch.stack(some).float().mean().item(), 5) for name, some in sorted(self._values.items())}
         self._values = {}
-        line = json.dumps(facts | {"mean": means})
+        self.note(**facts, mean=means)
+
+    def note(self, **facts: Any) -> None:
+        """A line of facts alone."""
+        line = json.dumps(facts)
         print(line, flush=True)
         try:
             with self.path.open("a", encoding="utf-8") as file:

@@ -80,16 +80,20 @@ def measure(vae: WanVAE, films: Iterable[tuple[Frames, Sequence[int]]]) -> dict[
     return {name: round(float(value), 4) for name, value in report.items()}
 
 
-@torch.no_grad()
-def sheet(vae: WanVAE, films: Sequence[tuple[Frames, Sequence[int]]], path: Path, scale: int = 3) -> None:
-    """True frames above decoded ones, enlarged: of every film, frames far apart and four in a row."""
+def compared(vae: WanVAE, films: Sequence[tuple[Frames, Sequence[int]]]) -> list[Frames]:
+    """Frames of the first six films, far apart and four in a row, uint8 `[7 H W 3]`, and after each film the same as decoded."""
     rows = []
     for frames, _ in films[:6]:
         end = len(frames) // 4 * 4
         shown = [0, end // 3, end // 2 - 1, end // 2, end // 2 + 1, end // 2 + 2, end - 1]
         made, _ = round_trip(vae, frames)
-        rows += [np.concatenate([part[i] for i in shown], 1) for part in (frames, made)]
-    picture = Image.fromarray(np.concatenate(rows))
+        rows += [part[shown] for part in (frames, made)]
+    return rows
+
+
+def sheet(vae: WanVAE, films: Sequence[tuple[Frames, Sequence[int]]], path: Path, scale: int = 3) -> None:
+    """True frames above decoded ones, enlarged."""
+    picture = Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in compared(vae, films)]))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     picture.save(path)
 

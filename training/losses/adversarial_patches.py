@@ -9,12 +9,39 @@ error.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from causalcine_core import checks
+
+from ..recipe import Optimizer
+
 FRAMES = 3  # consecutive frames that are judged together
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The adversarial part. patches: an update, of `size` pixels; reach: as in `guided_loss`; buffer: fakes that are kept;
+    weight: of the decoder's loss, reached in `ramp` updates, since a discriminator that has learnt nothing guides as strongly
+    as one that has."""
+
+    patches: int = 16
+    size: int = 48
+    reach: float = 0.1
+    weight: float = 1.0
+    ramp: int = 1000
+    buffer: int = 1024
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer(3e-4, betas=(0.5, 0.99), weight_decay=0, clip=0))
+
+    def __post_init__(self) -> None:
+        for name, low in (("patches", 1), ("size", 1), ("ramp", 0), ("buffer", 0)):
+            checks.whole(getattr(self, name), name, low, 10**6)
+        for name in ("reach", "weight"):
+            checks.number(getattr(self, name), name, 0, 1e6)
 
 
 class PatchDiscriminator(nn.Module):
@@ -49,25 +76,30 @@ class ReplayBuffer:
         self.size = size
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
-    def exchange(self, frames: Tensor, latent: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Keeps the fakes `[N ...]`, and returns as many of which half, as far as there are any, are earlier ones."""
+    def mixed(self, frames: Tensor, latent: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """As many fakes as these `[N ...]`, of which half, as far as there are any, are earlier ones."""
         count = min(len(frames) // 2, len(self.pairs))
-        old = rng.sample(self.pairs, count)
-        for pair in zip(frames.half(), latent.half(), strict=True):
-            if len(self.pairs) < self.size:
-                self.pairs.append(tuple(part.clone() for part in pair))
-            elif self.size:
-                self.pairs[rng.randrange(self.size)] = tuple(part.clone() for part in pair)
         if not count:
             return frames, latent
+        old = rng.sample(self.pairs, count)
         earlier, their_latents = (torch.stack(parts).to(frames) for parts in zip(*old, strict=True))
         return torch.cat([frames[count:], earlier]), torch.cat([latent[count:], their_latents])
 
-    def state(self) -> list[tuple[Tensor, Tensor]]:
-        return self.pairs
+    def add(self, frames: Tensor, latent: Tensor, rng: random.Random) -> None:
+        """Keeps fakes `[N ...]`, on the device where they lie."""
+        for one, seen in zip(frames.half(), latent.half(), strict=True):
+            pair = (one.clone(), seen.clone())
+            if len(self.pairs) < self.size:
+                self.pairs.append(pair)
+            elif self.size:
+                self.pairs[rng.randrange(self.size)] = pair
 
-    def load(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        self.pairs = list(pairs)
+    def state_dict(self) -> list[list[Tensor]]:
+        return [list(pair) for pair in self.pairs]
+
+    def load_state_dict(self, pairs: Sequence[Sequence[Tensor]], device: torch.device) -> None:
+        """What was kept, as far as there is room."""
+        self.pairs = [(frames.to(device), latent.to(device)) for frames, latent in pairs[: self.size]]
 
 
 def discriminator_loss(true: list[Tensor], fake: list[Tensor]) -> Tensor:

@@ -28,7 +28,7 @@ from ..data.mixture import Mixture, Source
 from ..data.samples import Sample
 from ..losses.flow import by_chunk, draw_levels
 from ..losses.pointing import LOSSES, Pointing, Truth
-from ..model import Model, how, read_model
+from ..model import OUTER, Model, how, read_model
 from ..recipe import EMA, Optimizer, Run
 from ..stage import Part, Rows, Stage, Update
 from ..trainer import run_stage
@@ -109,7 +109,7 @@ class TeacherForcing(Stage[Batch]):
         self.model = Model(
             recipe.model, make_text(recipe.text, recipe.model, CAPTION_VOCABULARY, device), dtype, compute, device
         )
-        part = Part(self.model, recipe.optimizer, recipe.ema)
+        part = Part(self.model, recipe.optimizer, recipe.ema, OUTER)
         assert part.average is not None
         self.parts, self.average = {"model": part}, part.average
         self.teacher = self.model.frozen_copy() if recipe.teacher_every else None

@@ -1,41 +1,39 @@
-"""Trains the built-in video codec on films of the procedural world.
+"""The video codec: a causal VAE in Wan's layout, on films of the procedural world.
 
-    python -m training.stages.vae training/recipes/codec.yaml [--work DIR] [--stop-after SECONDS]
+    causalcine train vae training/recipes/codec.yaml [--resume] [--start-from VAE] [--data DIR] [--work DIR] [--finish]
 
-It goes on from its state in DIR, if there is one, and ends after the recipe's steps. Encoder and decoder learn together;
-from `encoder_until` on the averaged encoder stays as it is, so that transformers can be trained on its latents while
-the decoder goes on, against a discriminator of patches from `adversarial_from` on. `python -m training.stages.vae RECIPE
---export FILE` writes the averaged weights of any moment, their latents brought to Wan2.1's mean and deviation per channel.
+Encoder and decoder learn together; from `encoder_until` on the averaged encoder stays as it is, so that transformers can be
+trained on its latents while the decoder goes on. From `adversarial_from` on the decoder learns against a discriminator too.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import random
-import signal
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
-from causalcine_core.vae import VAEConfig, WanVAE, save_vae
+from causalcine_core import checks
+from causalcine_core.errors import InputError
+from causalcine_core.vae import SCALES, VAEConfig, WanVAE, load_vae, save_vae
 
-from .. import HOME
-from ..components.checkpoint import StateFile
-from ..components.latent_statistics import fold_statistics, latent_statistics
-from ..components.muon import Optimizer
-from ..data.footage import Footage, to_video
-from ..evaluation.codec import Frames, measure, sheet, unseen_films
-from ..linear_start import start_linear
+from ..components.card import card
+from ..components.checkpoint import read_state
+from ..components.latent_statistics import Statistics, fold_statistics, latent_statistics
+from ..components.linear_start import check_layout, start_linear
+from ..components.precision import rounded
+from ..data.crops import Plan, check_frames
+from ..data.footage import GROUP, Footage, to_video
+from ..evaluation.codec import Frames, compared, measure, unseen_films
 from ..losses.adversarial_patches import (
+    Adversary,
     PatchDiscriminator,
     ReplayBuffer,
     discriminator_loss,
@@ -45,357 +43,274 @@ from ..losses.adversarial_patches import (
 )
 from ..losses.haar import haar_loss
 from ..losses.reconstruction import edge_loss, kl_loss, pixel_loss, rhythm_loss
+from ..model import pick_precision
+from ..recipe import EMA, Optimizer, Run, plain
+from ..stage import Part, Rows, Stage, Update
+from ..trainer import run_stage
+
+LOSSES = ("pixel", "edge", "haar", "rhythm", "kl")
+OUTER = ("encoder.conv1.", "encoder.head.", "conv1.", "conv2.", "decoder.conv1.", "decoder.head.")  # not Muon's
+STATISTICS_CLIPS = 64  # that the latents' mean and deviation are measured on, at most twice as many
+
+
+@dataclass(frozen=True)
+class VAERecipe:
+    """A run.
+
+    weights: of the losses in `LOSSES`, 1 where none is given. squared: in the pixel loss. edge_levels: scales of the edge loss.
+    latent_noise: most deviation of noise added to latents, in units of their own, drawn for each crop. linear_start: clips
+    whose principal components the run begins with; 0: random weights. encoder_until: share of the run after which the encoder
+    stays; 0: the decoder alone is trained. adversarial_from: share of the run; 1: never. measured: unseen films, of so many
+    frames each.
+    """
+
+    run: Run
+    model: VAEConfig
+    footage: Plan
+    optimizer: Optimizer
+    ema: EMA = field(default_factory=EMA)
+    adversary: Adversary = field(default_factory=Adversary)
+    weights: dict[str, float] = field(default_factory=dict)
+    squared: float = 1.0
+    edge_levels: int = 2
+    latent_noise: float = 0.1
+    linear_start: int = 100
+    encoder_until: float = 0.6
+    adversarial_from: float = 0.67
+    measured: tuple[int, int] = (8, 97)
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            checks.choice(name, "weights", LOSSES)
+            checks.number(weight, f"weights.{name}", 0, 1e6)
+        for name, high in (("squared", 1e6), ("latent_noise", 100), ("encoder_until", 1), ("adversarial_from", 1)):
+            checks.number(getattr(self, name), name, 0, high)
+        checks.whole(self.edge_levels, "edge_levels", 1, 8)
+        checks.whole(self.linear_start, "linear_start", 0, self.footage.films)
+        checks.whole(self.measured[0], "measured[0]", 0, 10**4)
+        check_frames(self.measured[1], "measured[1]")
+        for name in ("compile", "checkpointing"):
+            if getattr(self.run, name):
+                raise InputError(f"run.{name} must be false: a VAE is trained without")
+        if self.model.z_dim not in SCALES or self.model.temporal_stride != GROUP:
+            channels = " or ".join(map(str, SCALES))
+            raise InputError(f"model must have {channels} latent channels, and latent frames of {GROUP} frames")
+        if self.linear_start:
+            check_layout(self.model)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        stride, size = self.model.spatial_stride, self.adversary.size
+        if size % stride:
+            raise InputError(f"adversary.size must be a multiple of {stride}, got {size}")
+        least = size if self.adversarial_from < 1 else stride
+        for kind in self.footage.kinds:
+            if kind.crop % stride or kind.crop < least:
+                raise InputError(
+                    f"footage.curriculum: a crop must be a multiple of {stride}, at least {least}, got {kind.crop}"
+                )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One kind of training step. share: of all steps; frames: 1, or 1 + 4n; crop: edge in pixels."""
+    """Crops of one shape. video: `[B 3 F H W]` in -1..1. posterior, disturbance: noise `[B z f h w]` of the latents, that of their
+    distribution, and that which is added in units of their own deviation. judged: whether the discriminator takes part; places:
+    the seed of where it looks."""
 
-    share: float
-    count: int
-    frames: int
-    crop: int
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Kinds of batches until a share of the run is over."""
-
-    until: float
-    batches: tuple[Batch, ...]
+    video: Tensor
+    posterior: Tensor
+    disturbance: Tensor
+    judged: bool
+    places: int
 
 
-@dataclass(frozen=True)
-class Adversary:
-    """The adversarial part. patches: per step, of `size` pixels; reach: as in `guided_loss`; buffer: fakes kept; weight: of
-    the loss, reached in `ramp` steps, because a discriminator that has learnt nothing guides as strongly as one that has."""
+class VAETraining(Stage[Batch]):
+    """Trains a video codec on films of the world."""
 
-    patches: int = 16
-    size: int = 48
-    reach: float = 0.1
-    weight: float = 1.0
-    ramp: int = 1000
-    buffer: int = 1024
-    learning_rate: float = 3e-4
+    name = "vae"
+    recipe_type = VAERecipe
+    fixed = ("model", "adversary.size")
 
-
-@dataclass(frozen=True)
-class CodecRecipe:
-    """A run of `steps` updates. Schedules follow steps; time is never part of one.
-
-    model: fields of `VAEConfig`. stills, films, clip_frames: rendered to train on. linear_start: clips whose principal
-    components the run begins with; 0 for weights at random. weights: of the losses by name. latent_noise: most deviation
-    of noise added to latents, in units of their own, drawn for each sample. encoder_until, adversarial_from: shares of
-    the run. learning_rate: of AdamW. muon_rate: of Muon, which has the convolutions between the first and the last of
-    each network; 0 for AdamW everywhere. ema: decay per step. precision: of the passes, 'bf16' or 'fp32'; weights are
-    always float32. measured: unseen films, of so many frames. *_every: in steps, but `save_every` in seconds.
-    """
-
-    steps: int
-    model: dict[str, Any]
-    phases: tuple[Phase, ...]
-    weights: dict[str, float] = field(
-        default_factory=lambda: {"squared": 1.0, "edge": 1.0, "haar": 1.0, "rhythm": 0.0, "kl": 1e-4}
-    )
-    adversary: Adversary = Adversary()
-    seed: int = 0
-    linear_start: int = 100
-    stills: int = 8000
-    films: int = 3600
-    clip_frames: int = 33
-    edge_levels: int = 2
-    latent_noise: float = 0.1
-    encoder_until: float = 0.6
-    adversarial_from: float = 0.67
-    learning_rate: float = 1e-3
-    muon_rate: float = 0.0
-    final_rate: float = 0.02
-    warmup_steps: int = 200
-    betas: tuple[float, float] = (0.9, 0.99)
-    ema: float = 0.999
-    precision: str = "bf16"
-    measured: tuple[int, int] = (8, 97)
-    log_every: int = 100
-    measure_every: int = 2000
-    save_every: float = 120
-
-    @classmethod
-    def load(cls, path: Path) -> CodecRecipe:
-        data = yaml.safe_load(path.read_text())
-        data["phases"] = tuple(
-            Phase(phase["until"], tuple(Batch(**batch) for batch in phase["batches"])) for phase in data["phases"]
+    def __init__(self, recipe: VAERecipe, device: torch.device, data: Path):
+        self.recipe, self.run, self.device = recipe, recipe.run, device
+        plan = recipe.footage
+        self.footage = Footage.cached(data / "footage", plan.stills, plan.films, plan.clip_frames, 0)
+        edge = min(self.footage.clips.shape[2:4])
+        if any(kind.crop > edge for kind in plan.kinds):
+            raise InputError(f"footage.curriculum: a crop must be at most {edge} pixels, as the films are")
+        torch.manual_seed(recipe.run.seed)
+        self.vae = WanVAE(recipe.model).to(device)
+        self.discriminator = PatchDiscriminator(recipe.model.z_dim).to(device)
+        part = Part(self.vae, recipe.optimizer, recipe.ema, OUTER)
+        assert part.average is not None
+        self.parts, self.average = (
+            {"vae": part, "discriminator": Part(self.discriminator, recipe.adversary.optimizer)},
+            part.average,
         )
-        data["adversary"] = Adversary(**data.get("adversary", {}))
-        for name in ("betas", "measured"):
-            if name in data:
-                data[name] = tuple(data[name])
-        return cls(**data)
-
-    def factor(self, step: int) -> float:
-        """Of the learning rates at a step: linear warm-up, then a cosine down to `final_rate`."""
-        wave = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
-        return min(1.0, (step + 1) / self.warmup_steps) * (self.final_rate + (1 - self.final_rate) * wave)
-
-    def batch(self, step: int, rng: random.Random) -> Batch:
-        phase = next((p for p in self.phases if step < p.until * self.steps), self.phases[-1])
-        return rng.choices(phase.batches, [batch.share for batch in phase.batches])[0]
-
-
-class Trainer:
-    """One run in a folder: its state, its log, its sheets."""
-
-    def __init__(self, recipe: CodecRecipe, work: Path, footage: Footage):
-        self.recipe, self.work, self.footage = recipe, work, footage
-        self.file = StateFile(work / "state.pt")
-        work.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(recipe.seed)
-        config = VAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()})
-        self.vae = WanVAE(config)
-        if recipe.linear_start and not (work / "state.pt").exists():
-            start_linear(self.vae, to_video(torch.from_numpy(np.array(footage.clips[: recipe.linear_start]))))
-        self.ema = WanVAE(config).eval().requires_grad_(False)
-        self.ema.load_state_dict(self.vae.state_dict())
-        self.optimizer = Optimizer(self.vae, recipe.learning_rate, recipe.betas, recipe.muon_rate)
-        self.judge = PatchDiscriminator(config.z_dim)
-        self.judge_optimizer = torch.optim.AdamW(
-            self.judge.parameters(), recipe.adversary.learning_rate, (0.5, 0.99), weight_decay=0
-        )
+        dtype = pick_precision(recipe.run, device)
+        self._dtypes = {name: dtype for name, _ in self.vae.named_parameters()} if dtype != torch.float32 else {}
+        self.weights = dict(recipe.weights)
+        self.encoder_end = round(recipe.encoder_until * recipe.run.steps)
+        self.adversary_start = round(recipe.adversarial_from * recipe.run.steps)
+        self.kept = False  # whether the encoder stays as it is
+        self.given = False  # whether the latents are those of a file that the run began with
+        self.deviation = torch.ones(recipe.model.z_dim, device=device)  # running, of each latent channel
         self.fakes = ReplayBuffer(recipe.adversary.buffer)
-        self.step, self.seconds, self.frames = 0, 0.0, 0.0
-        self.stopped = False  # set from outside, to end after the step under way
-        self.sums: dict[str, list[Any]] = {}  # total and count of each loss since the last line of the log
-        self.latent_std = torch.ones(config.z_dim)  # running, of each channel
-        if (work / "state.pt").exists():
-            self._resume()
+        self._seen = self.deviation  # in the update under way
+        self._made: tuple[Tensor, Tensor] | None = None  # fakes of the update under way, and their latents
 
-    # --- a step
+    # --- a run's beginning and course
 
-    def train_step(self) -> None:
-        """One update; its randomness depends on the seed and the step only."""
-        recipe, began = self.recipe, time.monotonic()
-        rng = random.Random(f"{recipe.seed}/{self.step}")
-        torch.manual_seed(rng.getrandbits(63))
-        if self.step == self._encoder_end:
-            self._keep_encoder()
-        kind = recipe.batch(self.step, rng)
+    def start(self) -> None:
+        if self.recipe.linear_start:
+            vae = WanVAE(self.recipe.model)
+            start_linear(vae, to_video(torch.from_numpy(np.array(self.footage.clips[: self.recipe.linear_start]))))
+            self.vae.load_state_dict(vae.state_dict())
+            self.average.reset()
+
+    def start_from(self, path: Path) -> None:
+        """The weights of a VAE file in any known layout, or of a run's state. Where the encoder is trained its latents come to have
+        unit deviation, as the losses expect; where the decoder alone is, they stay what they are.
+
+        Raises InputError where they do not fit.
+        """
+        state = read_state(path) if path.suffix == ".pt" else None
+        if state is not None and "vae" not in state["parts"]:
+            raise InputError(f"--start-from {path} is the state of a run that trains no VAE")
+        if state is None:
+            vae = load_vae(path, dtype=torch.float32)
+            weights, config = vae.state_dict(), plain(vae.config)
+        else:
+            part = state["parts"]["vae"]
+            weights, config = {**part["weights"], **part["average"]}, state["recipe"]["model"]
+        if config != plain(self.recipe.model):
+            raise InputError(f"--start-from {path} holds a VAE of another shape than the recipe's model")
+        self.vae.load_state_dict(weights)
+        found = self._statistics(self.vae)
+        if self.encoder_end:
+            fold_statistics(self.vae, found, (torch.zeros_like(found[0]), torch.ones_like(found[1])))
+        else:
+            self.deviation.copy_(found[1])
+            self.given = state is None or state["own"]["given"]
+        self.average.reset()
+
+    @torch.no_grad()
+    def updating(self, step: int) -> None:
+        plan, keep = self.recipe.adversary, step >= self.encoder_end
+        self.weights["adversarial"] = plan.weight * min(1.0, (step + 1 - self.adversary_start) / max(1, plan.ramp))
+        if keep and not self.kept:  # the averaged encoder stays, and the decoder that belongs to it goes on
+            with self.average.applied():
+                averaged = {name: parameter.clone() for name, parameter in self.vae.named_parameters()}
+            self.vae.load_state_dict(averaged)
+        self.kept = keep
+        for part in (self.vae.encoder, self.vae.conv1):
+            part.requires_grad_(not keep)
+
+    def updated(self, step: int) -> None:
+        if not self.kept:
+            self.deviation.lerp_(self._seen, 0.1 if step < 100 else 0.01)
+        if self._made is not None:
+            self.fakes.add(*self._made, random.Random(f"{self.run.seed}/{step}/fakes"))
+
+    # --- an update
+
+    def draw(self, step: int) -> Update[Batch]:
+        recipe, rng = self.recipe, random.Random(f"{self.run.seed}/{step}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(63))
+        kind = recipe.footage.draw(step / self.run.steps, rng)
         video = self.footage.batch(kind.count, kind.frames, kind.crop, rng)
-        output, mean, logvar = self._round_trip(video)
-        losses = self._losses(output, video, mean, logvar)
-        if self.step >= self._adversary_start:
-            losses["adversarial"] = self._adversarial_loss(output, video, mean, rng)
-        total = sum(self._weight(name) * loss for name, loss in losses.items())
-        self.vae.zero_grad(set_to_none=True)
-        total.backward()
-        losses["norm"] = nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
-        self.optimizer.step(recipe.factor(self.step))
-        self._average(mean)
-        self.step += 1
-        self.seconds += time.monotonic() - began
-        self.frames += kind.count * kind.frames * (kind.crop / self.footage.stills.shape[1]) ** 2
-        suffix = "_still" if kind.frames == 1 else ""
-        for name, loss in losses.items():
-            sums = self.sums.setdefault(name + suffix, [0.0, 0])
-            sums[0], sums[1] = sums[0] + float(loss.detach()), sums[1] + 1
+        side = kind.crop // recipe.model.spatial_stride
+        shape = (kind.count, recipe.model.z_dim, 1 + kind.frames // GROUP, side, side)
+        posterior, disturbance = torch.randn(2, *shape, generator=generator)
+        disturbance *= recipe.latent_noise * torch.rand(kind.count, 1, 1, 1, 1, generator=generator)
+        judged = step >= self.adversary_start
+        video, posterior, disturbance = (part.to(self.device) for part in (video, posterior, disturbance))
+        batch = Batch(video, posterior, disturbance, judged, rng.getrandbits(63))
+        return Update(
+            "still" if kind.frames == 1 else "clip", [batch], kind.count, tuple(self.parts) if judged else ("vae",)
+        )
 
-    @property
-    def _encoder_end(self) -> int:
-        return round(self.recipe.encoder_until * self.recipe.steps)
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        with rounded(self.vae, self._dtypes):
+            yield
 
-    @property
-    def _adversary_start(self) -> int:
-        return round(self.recipe.adversarial_from * self.recipe.steps)
-
-    def _weight(self, name: str) -> float:
-        if name != "adversarial":
-            return self.recipe.weights.get(name, 1.0)
-        plan = self.recipe.adversary
-        return plan.weight * min(1.0, (self.step - self._adversary_start) / max(1, plan.ramp))
-
-    def _losses(self, output: Tensor, video: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
-        weights = self.recipe.weights
-        return {
-            "pixel": pixel_loss(output, video, weights["squared"]),
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        video, (output, mean, logvar) = batch.video, self.round_trip(batch)
+        self._seen, self._made = mean.detach().std((0, 2, 3, 4)), None
+        losses = {
+            "pixel": pixel_loss(output, video, self.recipe.squared),
             "edge": edge_loss(output, video, self.recipe.edge_levels),
             "haar": haar_loss(output, video),
             "rhythm": rhythm_loss(output, video),
             "kl": kl_loss(mean, logvar),
         }
+        return losses | (self._adversarial(output, mean, batch) if batch.judged else {})
 
-    def _round_trip(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction, mean and log variance, in float32; the passes run in the recipe's precision."""
-        half = self.recipe.precision == "bf16"
-        parameters = {name: p.bfloat16() if half else p for name, p in self.vae.named_parameters()}
-        noise = (self.recipe.latent_noise, self.latent_std)
-        call = torch.func.functional_call(
-            _RoundTrip(self.vae),
-            {f"vae.{n}": p for n, p in parameters.items()},
-            (
-                video.bfloat16() if half else video,
-                *noise,
-            ),
-        )
-        return tuple(part.float() for part in call)
-
-    def _adversarial_loss(self, output: Tensor, video: Tensor, mean: Tensor, rng: random.Random) -> Tensor:
-        """Trains the discriminator on this batch, then returns the decoder's loss against it."""
-        plan = self.recipe.adversary
-        latent = (mean / self.latent_std.view(1, -1, 1, 1, 1)).detach()
-        stride = self.vae.config.spatial_stride
-        size = min(plan.size, output.shape[-1])
-        fake, true, latent = draw_patches(output, video, latent, plan.patches, size, stride, rng)
-        if size == plan.size:
-            shown, shown_latent = self.fakes.exchange(fake.detach(), latent, rng)
-            loss = discriminator_loss(self.judge(true, latent), self.judge(shown, shown_latent))
-            self.judge_optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.judge_optimizer.step()
-        return guided_loss(fake, guidance(self.judge, fake, true, latent), plan.reach)
-
-    @torch.no_grad()
-    def _average(self, mean: Tensor) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.vae.parameters()), 1 - decay)
-        if self.step < self._encoder_end:
-            self.latent_std.lerp_(mean.detach().std((0, 2, 3, 4)), 0.1 if self.step < 100 else 0.01)
-
-    def _keep_encoder(self) -> None:
-        """From here on the averaged encoder stays: the trained weights become the averaged ones."""
-        self.vae.load_state_dict(self.ema.state_dict())
-        self._freeze()
-
-    def _freeze(self) -> None:
-        for part in (self.vae.encoder, self.vae.conv1):
-            part.requires_grad_(False)
-            for parameter in part.parameters():
-                parameter.grad = None
-
-    # --- a run
-
-    def run(self, stop_after: float = math.inf) -> None:
-        """Trains to the end, for so many seconds, or until `stopped`; the state is saved then."""
-        began = saved = time.monotonic()
-        films = unseen_films(*self.recipe.measured)
-        while self.step < self.recipe.steps and time.monotonic() - began < stop_after and not self.stopped:
-            self.train_step()
-            if self.step % self.recipe.log_every == 0:
-                self._log()
-            if self.step % self.recipe.measure_every == 0 or self.step == self.recipe.steps:
-                self._measure(films)
-            if time.monotonic() - saved > self.recipe.save_every:
-                self.save()
-                saved = time.monotonic()
-        self.save()
-
-    def _log(self, **more: Any) -> None:
-        entry = {"step": self.step, "seconds": round(self.seconds), "rate": round(self.recipe.factor(self.step), 4)}
-        entry |= {name: round(total / count, 5) for name, (total, count) in self.sums.items()}
-        entry["frames_per_second"] = round(self.frames / max(self.seconds, 1e-9), 1)
-        self.sums = {}
-        self._write(entry)
-
-    def _measure(self, films: Sequence[tuple[Frames, Sequence[int]]]) -> None:
-        vae = self.half_ema()
-        self._write({"step": self.step, "measured": measure(vae, films)})
-        sheet(vae, films, self.work / f"sheet-{self.step:07d}.png")
-
-    def half_ema(self) -> WanVAE:
-        """The averaged weights in the recipe's precision."""
-        vae = WanVAE(self.ema.config).eval().requires_grad_(False)
-        vae.load_state_dict(self.ema.state_dict())
-        return vae.bfloat16() if self.recipe.precision == "bf16" else vae
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        line = json.dumps(entry)
-        print(line, flush=True)
-        with (self.work / "log.jsonl").open("a") as file:
-            file.write(line + "\n")
-
-    # --- files
-
-    def save(self) -> None:
-        state = {
-            "step": self.step,
-            "recipe": json.dumps(asdict(self.recipe)),
-            "vae": self.vae.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "judge": self.judge.state_dict(),
-            "judge_optimizer": self.judge_optimizer.state_dict(),
-            "fakes": self.fakes.state(),
-            "latent_std": self.latent_std,
-            "sums": self.sums,
-            "counts": (self.step, self.seconds, self.frames),
-        }
-        told = self.file.save(state)
-        if told:
-            print(f"{told}; the state before it is whole, and the run goes on", flush=True)
-
-    def _resume(self) -> None:
-        state = torch.load(self.work / "state.pt", weights_only=True)
-        for name in ("vae", "ema", "optimizer", "judge", "judge_optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.fakes.load(state["fakes"])
-        self.latent_std, self.sums = state["latent_std"], state["sums"]
-        self.step, self.seconds, self.frames = state["counts"]
-        if self.step > self._encoder_end:
-            self._freeze()
-        before = json.loads(state["recipe"])
-        for name, now in json.loads(json.dumps(asdict(self.recipe))).items():
-            if (then := before.get(name)) != now:
-                print(f"changed since the state was saved: {name} was {then}, is {now}", flush=True)
-        print(f"resumed at step {self.step}, {self.seconds:.0f} s", flush=True)
-
-    def export(self, path: Path, command: str) -> None:
-        """Writes the averaged weights, with their latents in Wan2.1's statistics."""
-        vae = WanVAE(self.ema.config).eval().requires_grad_(False)
-        vae.load_state_dict(self.ema.state_dict())
-        films = [
-            self.footage.clips[n] for n in range(0, len(self.footage.clips), max(1, len(self.footage.clips) // 64))
-        ]
-        fold_statistics(vae, *latent_statistics(vae, films))
-        metadata: dict[str, object] = {"config": asdict(vae.config), "recipe": asdict(self.recipe), "command": command}
-        metadata |= {"steps": self.step, "seconds": round(self.seconds)}
-        save_vae(vae, path, metadata)
-
-
-class _RoundTrip(nn.Module):
-    """Encode, sample, disturb, decode."""
-
-    def __init__(self, vae: WanVAE):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, video: Tensor, noise: float, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, logvar, _ = self.vae.encode_moments(video)
+    def round_trip(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction, and mean and log variance of the latents, in float32, of disturbed samples of them."""
+        mean, logvar, _ = self.vae.encode_moments(batch.video.to(next(self.vae.parameters()).dtype))
         logvar = logvar.clamp(-30, 20)
-        sample = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
-        if noise:
-            amount = noise * torch.rand(len(mean), 1, 1, 1, 1, dtype=mean.dtype)
-            sample = sample + amount * unit.to(mean).view(1, -1, 1, 1, 1) * torch.randn_like(mean)
+        sample = mean + batch.posterior.to(mean) * torch.exp(0.5 * logvar)
+        sample = sample + batch.disturbance.to(mean) * self.deviation.to(mean).view(1, -1, 1, 1, 1)
         output, _ = self.vae.decode(sample, clamp=False)
-        return output, mean, logvar
+        return output.float(), mean.float(), logvar.float()
+
+    def _adversarial(self, output: Tensor, mean: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The decoder's loss, and that of the discriminator, which sees earlier fakes too. Neither reaches the other's weights."""
+        plan, rng = self.recipe.adversary, random.Random(batch.places)
+        latent = (mean / self.deviation.view(1, -1, 1, 1, 1)).detach()
+        stride = self.recipe.model.spatial_stride
+        fake, true, latent = draw_patches(output, batch.video, latent, plan.patches, plan.size, stride, rng)
+        self._made = (fake.detach(), latent)
+        shown = self.fakes.mixed(fake.detach(), latent, rng)
+        return {
+            "adversarial": guided_loss(fake, guidance(self.discriminator, fake, true, latent), plan.reach),
+            "discriminator": discriminator_loss(self.discriminator(true, latent), self.discriminator(*shown)),
+        }
+
+    # --- what it makes
+
+    @cached_property
+    def _unseen(self) -> Sequence[tuple[Frames, Sequence[int]]]:
+        return unseen_films(*self.recipe.measured)
+
+    def preview(self) -> Rows:
+        """Unseen films, and below each how it is decoded."""
+        with self.average.applied(), self.computing():
+            return compared(self.vae, self._unseen)
+
+    def measure(self) -> Mapping[str, float]:
+        with self.average.applied(), self.computing():
+            return measure(self.vae, self._unseen) if self._unseen else {}
+
+    def _statistics(self, vae: WanVAE) -> Statistics:
+        clips = self.footage.clips
+        return latent_statistics(vae, clips[:: max(1, len(clips) // STATISTICS_CLIPS)])
+
+    def finish(self, work: Path, state: Mapping[str, Any]) -> Iterable[Path]:
+        """The averaged weights as vae.safetensors; latents that are the run's own in the published statistics."""
+        vae = WanVAE(self.recipe.model).to(self.device).requires_grad_(False)
+        with self.average.applied():
+            vae.load_state_dict(self.vae.state_dict())
+        if not (self.given and self.encoder_end == 0):
+            mean, std = torch.tensor(SCALES[self.recipe.model.z_dim], dtype=torch.float64)
+            fold_statistics(vae, self._statistics(vae), (mean, std))
+        path = work / "vae.safetensors"
+        save_vae(vae.cpu(), path, {"config": plain(self.recipe.model), "card": card(state)})
+        return [path]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.kept, "given": self.given, "deviation": self.deviation, "fakes": self.fakes.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.kept, self.given = state["kept"], state["given"]
+        self.deviation.copy_(state["deviation"])
+        self.fakes.load_state_dict(state["fakes"], self.device)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.stages.vae", description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--work", type=Path, help="where state, log and sheets are; otherwise by the recipe's name")
-    parser.add_argument("--footage", type=Path, help="where rendered films are kept; otherwise in the work folder")
-    parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds; the state is saved then")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--export", type=Path, help="write the averaged weights to this file, and do not train")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    recipe = CodecRecipe.load(args.recipe)
-    work = args.work or HOME / args.recipe.stem
-    numbers = (recipe.stills, recipe.films, recipe.clip_frames, 0)
-    trainer = Trainer(recipe, work, Footage.cached(args.footage or work / "footage", *numbers))
-    if args.export is None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: setattr(trainer, "stopped", True))
-        trainer.run(args.stop_after)
-    else:
-        trainer.export(args.export, f"python -m training.stages.vae {args.recipe}")
+    run_stage(VAETraining, argv)
 
 
 if __name__ == "__main__":

@@ -159,11 +159,13 @@ def test_the_guided_loss_pushes_by_its_reach_alone():
 
 def test_half_of_the_shown_fakes_are_earlier_ones():
     buffer, rng = ReplayBuffer(4), random.Random(0)
-    first = torch.zeros(4, 9, 2, 2), torch.zeros(4, 4, 1, 1)
-    assert buffer.exchange(*first, rng)[0].eq(0).all()  # nothing earlier yet
-    shown, latent = buffer.exchange(torch.ones(4, 9, 2, 2), torch.ones(4, 4, 1, 1), rng)
+    first, second = ((torch.full((4, 9, 2, 2), n), torch.full((4, 4, 1, 1), n)) for n in (0.0, 1.0))
+    assert buffer.mixed(*first, rng)[0].eq(0).all()  # nothing earlier yet
+    buffer.add(*first, rng)
+    shown, latent = buffer.mixed(*second, rng)
     assert shown.mean((1, 2, 3)).tolist() == [1, 1, 0, 0] and latent.flatten(1).mean(1).tolist() == [1, 1, 0, 0]
-    assert len(buffer.pairs) == 4
+    buffer.add(*second, rng)
+    assert len(buffer.pairs) == 4 and any(frames.eq(1).all() for frames, _ in buffer.pairs)
 
 
 def test_patches_lie_on_their_latents():

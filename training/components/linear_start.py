@@ -14,7 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from causalcine_core.vae import WanVAE
+from causalcine_core.errors import InputError
+from causalcine_core.vae import VAEConfig, WanVAE
 from causalcine_core.vae.layers import AttentionBlock, CausalConv3d, Conv3d, ResidualBlock, RMSNorm
 from causalcine_core.vae.wan import patchify
 
@@ -26,13 +27,18 @@ MOTION = 4  # latent channels that describe change within a latent frame
 _PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]  # row and column of a patch in its square
 
 
+def check_layout(config: VAEConfig) -> None:
+    """Raises InputError where a VAE cannot start as a linear codec."""
+    found = (config.spatial_downsample, config.temporal_downsample, config.shuffle, config.residual)
+    if found != ((True, False), (True, True), True, False) or config.dim_mult[0] != 1:
+        raise InputError("linear_start must be 0 for this model: it needs the layout of training/recipes/codec.yaml")
+
+
 @torch.no_grad()
 def start_linear(vae: WanVAE, video: Tensor) -> None:
     """Sets the weights of `vae` in place, from clips `[N 3 1+4n H W]` in -1..1."""
     config = vae.config
-    found = (config.spatial_downsample, config.temporal_downsample, config.shuffle, config.residual)
-    if found != ((True, False), (True, True), True, False) or config.dim_mult[0] != 1:
-        raise ValueError(f"a linear start needs the layout of training/recipes/codec.yaml, got {config}")
+    check_layout(config)
     one, k, z = config.dim - 1, config.dim - 1, config.z_dim  # `one` is the constant channel, below it are signals
     still, static = 2 * k // 3, z - MOTION  # signals of a pair that are means, and of a latent frame
     patches = _patches(video, config.patch_size)  # groups, 4 frames, 4 places of a square, pixels
