@@ -2,7 +2,8 @@
 
 A stage's recipe is a dataclass of its own with a field `run: Run`, and `Optimizer` and `EMA` for whatever it trains and
 averages. Types are those of the fields: numbers, words (`Literal`), truth, text, tuples, dictionaries by word, and other
-dataclasses. Ranges are checked by a class's `__post_init__`.
+dataclasses. Ranges are checked by a class's `__post_init__`. A file that says `extends: other.yaml` holds
+only what differs from that one, which lies beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from causalcine_core import checks
-from causalcine_core.errors import InputError
+from causalcine_core.errors import InputError, about
 
 T = TypeVar("T")
 
@@ -106,18 +107,37 @@ def read_recipe(cls: type[T], path: Path, changes: Iterable[str] = ()) -> T:
 
     Raises InputError in one sentence: no such file, no YAML, an unknown or missing field, a wrong type or range.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {path} is no YAML ({' '.join(str(error).split())})") from None
+    data = _load(path)
     try:
         for change in changes:
             data = _changed(data, change)
         return read(cls, data)
     except InputError as error:
         raise InputError(f"recipe {path}: {error}") from None
+
+
+def _load(path: Path, above: tuple[Path, ...] = ()) -> Any:
+    """The plain data of a recipe, with that of the file that it extends. above: the files that extend it."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict) or "extends" not in data:
+        return data
+    with about(f"recipe {path}"):
+        other = path.parent / checks.text(data.pop("extends"), "extends")
+        if other.resolve() in {one.resolve() for one in (path, *above)}:
+            raise InputError(f"extends must name another recipe, got {other.name}, which extends this one")
+    return _over(_load(other, (path, *above)), data)
+
+
+def _over(below: Any, above: Any) -> Any:
+    """Plain data in which what `above` says holds, and of objects, field by field."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {name: _over(below.get(name), value) for name, value in above.items()}
 
 
 def _changed(data: Any, change: str) -> Any:

@@ -44,7 +44,7 @@ class Trainer:
         self._bad = 0  # updates in a row that were not finite
 
     def run(self) -> None:
-        """Trains until the recipe's last step, its time, or a signal; saves at the end in any case."""
+        """Trains until the recipe's last step, its time, or a signal; saves at the end in any case, and shows what was made."""
         run, where, began = self.run_recipe, machine(self.device), time.monotonic()
         with _signals() as asked_to_stop:
             while self.step < run.steps:
@@ -67,9 +67,11 @@ class Trainer:
                 if run.max_seconds and time.monotonic() - began >= run.max_seconds:
                     print(f"stopped after {run.max_seconds:g} s (max_seconds) at step {self.step}", flush=True)
                     break
-        told = self.file.save(self.state())
-        if told:
-            raise InputError(told)
+            told = self.file.save(self.state())
+            if told:
+                raise InputError(told)
+            if run.preview_every and not asked_to_stop():
+                self.preview()
 
     def update(self) -> dict[str, Tensor]:
         """One update, and its losses by name. What is drawn depends on the recipe's seed and the step alone."""

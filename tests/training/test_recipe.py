@@ -9,7 +9,7 @@ import yaml
 
 from causalcine_core.errors import InputError
 from causalcine_core.model import PRESETS
-from training.recipe import EMA, Optimizer, Run, differences, plain, read, read_recipe
+from training.recipe import EMA, Optimizer, Run, _load, differences, plain, read, read_recipe
 from training.stages.teacher_forcing import TeacherForcingRecipe
 
 from .conftest import RECIPE, changed
@@ -21,7 +21,7 @@ OF_OTHER_STAGES = ("codec",)
 @pytest.mark.parametrize("path", [p for p in RECIPES if not p.stem.startswith(OF_OTHER_STAGES)], ids=lambda p: p.stem)
 def test_every_recipe_of_the_repository_is_read(path):
     recipe = read_recipe(TeacherForcingRecipe, path)
-    assert recipe.model == PRESETS["nano"]
+    assert (recipe.model == PRESETS["nano"]) == (not path.stem.startswith("base"))
     assert read(TeacherForcingRecipe, plain(recipe)) == recipe  # as a state keeps it
 
 
@@ -114,3 +114,27 @@ def test_the_schedule_is_a_function_of_the_step():
 def test_defaults_are_allowed_values():
     assert Run(steps=1).max_seconds == 0
     assert EMA().decay == 0.999
+
+
+def test_a_recipe_may_hold_only_what_differs_from_another(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "model: nano\nrun: {steps: 7, seed: 3}\nmixture: {batch: {still: 2, clip: 1}, curriculum: [1, 2]}\n"
+    )
+    (tmp_path / "b.yaml").write_text(
+        "extends: a.yaml\nrun: {steps: 9}\nmixture: {batch: {still: 5}, curriculum: [3]}\n"
+    )
+    (tmp_path / "c.yaml").write_text("extends: b.yaml\nrun: {seed: 4}\n")
+    assert _load(tmp_path / "c.yaml") == {
+        "model": "nano",
+        "run": {"steps": 9, "seed": 4},
+        "mixture": {"batch": {"still": 5, "clip": 1}, "curriculum": [3]},
+    }
+    (tmp_path / "a.yaml").write_text("extends: c.yaml\n")
+    with pytest.raises(InputError, match=r"recipe .*a\.yaml: extends must name another recipe, got c\.yaml"):
+        _load(tmp_path / "c.yaml")
+    (tmp_path / "a.yaml").write_text("extends: 3\n")
+    with pytest.raises(InputError, match=r"recipe .*a\.yaml: extends must be"):
+        _load(tmp_path / "a.yaml")
+    with pytest.raises(InputError, match=r"none\.yaml cannot be read"):
+        (tmp_path / "a.yaml").write_text("extends: none.yaml\n")
+        _load(tmp_path / "b.yaml")

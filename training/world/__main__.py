@@ -9,14 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
-from causalcine_core.runner import pick_device
-from causalcine_core.vae import load_vae
-
 from . import make_film, make_still, random_story
-from .shards import make_shards
 
 SCALE, TEXT = 2, 46  # enlargement of a frame; pixels for a caption
 
@@ -74,6 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.what == "story":
         print(json.dumps(random_story(args.seed, size=(width, height)), indent=2))
     elif args.what == "shards":
+        import torch  # which those who only draw need not wait for
+
+        from causalcine_core.runner import pick_device
+        from causalcine_core.vae import load_vae
+
+        from .shards import make_shards
+
         torch.set_num_threads(1)  # many of these run side by side
         device = pick_device(args.device)
         make_shards(
