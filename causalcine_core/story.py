@@ -175,8 +175,8 @@ class Story:
     """A film to make: shots in order, and what holds for all of them (None: as the checkpoint was trained).
 
     `width` and `height` are pixels, `fps` frames per second (1 to 120), `seed` 0 to 2^64 - 1, `cut` how shots that name
-    no cut of their own follow one another. `notes` are
-    sentences about how a text was read. Raises `InputError` for anything that cannot be used.
+    no cut of their own follow one another. `notes` are sentences about how a text was read, `form` is the name of the written
+    form that it has, `ignored` are fields of it that mean nothing here. Raises `InputError` for anything that cannot be used.
     """
 
     shots: Sequence[Shot]
@@ -188,6 +188,8 @@ class Story:
     negative: str | None = None
     cut: str | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
+    form: str = field(default="", compare=False)
+    ignored: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.shots, list | tuple) or not self.shots:

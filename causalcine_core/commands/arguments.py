@@ -9,7 +9,8 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InputError
-from ..story_formats import SHOT_SYNTAX
+from ..story_formats import FILE_SYNTAX, SHOT_SYNTAX
+from ..story_formats.conversion import WRITTEN
 
 if TYPE_CHECKING:
     from ..memory import MemorySettings
@@ -76,6 +77,18 @@ def build_parser() -> Parser:
     _add_story(check)
     check.add_argument("--model", default="nano", metavar="nano|FILE", help="whose chunks the cuts land on")
     check.add_argument("--json", action="store_true", help="print the report, without chunks, as the last line")
+    text = "Write a story in another form, whole or not at all, and say what that form cannot hold."
+    rewrite = actions.add_parser("convert", help=text, description=text, allow_abbrev=False)
+    rewrite.set_defaults(module="story_convert", passes_on=False)
+    _add_story(rewrite)
+    rewrite.add_argument("output", metavar="OUT", help="replaced if it is there; a folder is not")
+    rewrite.add_argument(
+        "--to",
+        choices=tuple(WRITTEN),
+        metavar="FORM",
+        help=f"one of {', '.join(WRITTEN)}; default: json, longlive, shotstream-csv or numbers, as OUT ends in .json, .jsonl, .csv or "
+        ".txt",
+    )
 
     inspect = command("inspect", "inspect_file", "Say what a checkpoint or a state file holds.")
     inspect.add_argument("file", metavar="FILE")
@@ -142,7 +155,7 @@ def _value(text: str) -> int | float | str:
 
 
 def _add_story(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("story", metavar="STORY", help=f"story file; forms: {SHOT_SYNTAX}")
+    parser.add_argument("story", metavar="STORY", help=f"story file; forms: {SHOT_SYNTAX}; also {FILE_SYNTAX}")
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:

@@ -37,9 +37,10 @@ def run(args: argparse.Namespace) -> None:
     )
     report["settings"]["global"] = story.global_prompt
     if args.json:
-        print(json.dumps(report | {"notes": list(story.notes)}))
+        print(json.dumps(report | {"form": story.form, "ignored": list(story.ignored), "notes": list(story.notes)}))
         return
-    for note in [*story.notes, *report["warnings"][len(story.notes) - 1 :]]:
+    print(f"{story.notes[0]} (form: {story.form})")
+    for note in report["warnings"]:
         print(note)
     width, height = report["size"]
     print(shot_table(report["shots"], report["fps"]))

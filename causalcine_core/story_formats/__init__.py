@@ -1,13 +1,15 @@
 """Every written form of a story, in and out.
 
-A form is one entry of a table: `JSON_FORMS` for decoded JSON, `TEXT_FORMS` for text, each in the order in which they are tried.
-`SHOT_SYNTAX` names them for people. Whatever cannot be read raises `InputError`, whose sentence names the field, or the shot
-where a text has no fields; what is read otherwise than one may think is said in the story's `notes`.
+A form is one entry of a table: `JSON_FORMS` for decoded JSON, `TEXT_FORMS` for text, each in the order in which they are tried,
+`FILE_FORMS` for what is no text of its own. `SHOT_SYNTAX` names them for people. Whatever cannot be read raises `InputError`, whose
+sentence names the field, or the shot where a text has no fields; what is read otherwise than one may think is said in the story's
+`notes`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,20 @@ from typing import Any
 from .. import checks
 from ..errors import InputError
 from ..story import Story
+from .fields import decoded
+from .files import FILE_FORMS, StoryFile
 from .form import Form, noted, pieces
-from .json_forms import JSON_FORMS, decoded, story_from_dict, story_to_dict
+from .json_forms import JSON_FORMS, story_from_dict
+from .peers import LONGLIVE
+from .reading import MAX_BYTES, read_text
+from .shot_lists import story_to_dict
 from .tagged import TAGGED_TEXT
 from .text_forms import PLAIN_TEXT, looks_like_more
 from .times import Times
 
 __all__ = [
+    "FILE_FORMS",
+    "FILE_SYNTAX",
     "JSON_FORMS",
     "MAX_BYTES",
     "SHOT_SYNTAX",
@@ -33,13 +42,12 @@ __all__ = [
     "story_to_dict",
 ]
 
-MAX_BYTES = 32 * 2**20  # of a story file
-
 _PLAIN = [form.syntax for form in PLAIN_TEXT if form.syntax]
 SHOT_SYNTAX = (
-    f"JSON ({' or '.join(form.syntax for form in JSON_FORMS)}), {TAGGED_TEXT.syntax}, or plain text with one kind of separator: "
-    f"{', '.join(_PLAIN[:-1])}, or {_PLAIN[-1]}"
+    f"JSON ({' or '.join(form.syntax for form in JSON_FORMS)}, or {LONGLIVE.syntax}), {TAGGED_TEXT.syntax}, or plain text with one "
+    f"kind of separator: {', '.join(_PLAIN[:-1])}, or {_PLAIN[-1]}"
 )
+FILE_SYNTAX = f"{', '.join(form.syntax for form in FILE_FORMS[:-1])} or {FILE_FORMS[-1].syntax}"
 
 
 def _read_one(text: str) -> Story:
@@ -53,32 +61,50 @@ def _read_one(text: str) -> Story:
     return noted(Story([whole]), "one paragraph", *hint)
 
 
-_ONE: Form[str] = Form("one paragraph", "", lambda text: True, _read_one)
-TEXT_FORMS: tuple[Form[str], ...] = (TAGGED_TEXT, *PLAIN_TEXT, _ONE)
+_ONE: Form[str] = Form("paragraph", "", lambda text: True, _read_one)
+TEXT_FORMS: tuple[Form[str], ...] = (LONGLIVE, TAGGED_TEXT, *PLAIN_TEXT, _ONE)
 
 
 def load_story(path: Path) -> Story:
-    """Reads a story file: UTF-8 text of at most 32 MiB. A name that ends in .json must hold JSON."""
+    """Reads a story file: one of `FILE_FORMS`, or UTF-8 text of at most 32 MiB. A name that ends in .json must hold JSON, one that
+    ends in .jsonl a story in each line; behind the name of a file that holds several, #2 names one of them."""
+    file, number = _numbered(path)
     try:
-        text = _read_text(path)
-        return story_from_dict(decoded(text)) if path.suffix.lower() == ".json" else parse_story(text)
+        form = next((form for form in FILE_FORMS if form.detect(StoryFile(file))), None)
+        if form is not None:
+            return form.read_one(StoryFile(file), number)
+        text = read_text(file)
+        if file.suffix.lower() == ".json":
+            return story_from_dict(decoded(text))
+        if file.suffix.lower() == ".jsonl":
+            return LONGLIVE.read_one(text, number)
+        return parse_story(text, number)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def parse_story(text: str) -> Story:
-    """Reads a story from text in any form of `SHOT_SYNTAX`; the result's `notes` say which it was."""
+def _numbered(path: Path) -> tuple[Path, int | None]:
+    """A file's path and the number behind it, from 1, of one of the stories that it holds."""
+    mark = re.fullmatch(r"(.+)#(\d{1,6})", path.name)
+    if mark is None or os.path.lexists(path):
+        return path, None
+    return path.with_name(mark[1]), int(mark[2])
+
+
+def parse_story(text: str, number: int | None = None) -> Story:
+    """Reads a story from text in any form of `SHOT_SYNTAX`; the result's `notes` say which it was. number: of one of the stories of
+    a text that may hold several, from 1."""
     text = checks.text(text, "story").removeprefix("\ufeff").strip()
     if not text:
         raise InputError("the story is empty; it needs at least one shot")
     inner = _quoted(text)
     if inner is not None:
-        return parse_story(inner)
-    data = _data_of(text)
+        return parse_story(inner, number)
+    data = None if LONGLIVE.detect(text) else _data_of(text)
     if data is not None:
         return story_from_dict(data)
     text = re.sub(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", text)
-    return next(form for form in TEXT_FORMS if form.detect(text)).read(text)
+    return next(form for form in TEXT_FORMS if form.detect(text)).read_one(text, number)
 
 
 # a brace or bracket that begins JSON, however broken: {}, {"key":, {"key (cut off), {'key':, {shots:, [], [{", ["text",
@@ -111,23 +137,3 @@ def _quoted(text: str) -> str | None:
     except ValueError:
         return None
     return inner if isinstance(inner, str) else None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.is_dir():
-            raise InputError("this is a folder; a story is a file")
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)  # of a pipe or a device too no more than this
-    except FileNotFoundError:
-        raise InputError("there is no such story file") from None
-    except OSError as error:
-        raise InputError(f"the story file cannot be read ({error.strerror})") from None
-    except ValueError as error:  # a name with a null character
-        raise InputError(f"the story file cannot be read ({error})") from None
-    if len(raw) > MAX_BYTES:
-        raise InputError(f"a story file may hold at most {MAX_BYTES:,} bytes, this one has more")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"the story file is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from None

@@ -53,6 +53,16 @@ def _read(text: str) -> Story:
     return noted(Story(shots, shared), "split at [shot cut] tags" + times.how, *times.notes(), *notes)
 
 
+def tagged(story: Story) -> str:
+    """A story as HoloCine's string."""
+    shared = f"[global caption] {story.global_prompt} " if story.global_prompt else ""
+    return f"{shared}[per shot caption] {' [shot cut] '.join(shot.prompt for shot in story.shots)}"
+
+
 TAGGED_TEXT: Form[str] = Form(
-    "HoloCine's string", "[global caption] ... [per shot caption] ... [shot cut] ...", has_tags, _read
+    "holocine",
+    "[global caption] ... [per shot caption] ... [shot cut] ...",
+    has_tags,
+    _read,
+    lambda story, name: {name: tagged(story) + "\n"},
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from ..story import Story
-from .form import Form, noted, pieces, sections
+from ..story import Shot, Story
+from .form import Form, noted, one_line, pieces, sections
 from .times import BEGINNINGS_TEXT, RANGES_TEXT, SHOT_TIME, Times, begins_with_range
+from .writing import is_soft, lengths, prompts, seconds, spelled
 
 # --- lines of ---
 
@@ -129,16 +131,115 @@ def looks_like_more(text: str) -> bool:
     return (len(lines) > 1 and not wrapped) or _ODD.search(text) is not None
 
 
+# --- Infinity-RoPE's lines
+
+_SEGMENT_END = re.compile(r"\[[ ]?(?P<t>\d{1,7}(?:\.\d{1,6})?)[ ]?s(?P<cut>#?)\][ \t]*(?P<then>[|;]|$)")
+
+
+def _segments(line: str) -> tuple[list[tuple[str, str, bool]], str]:
+    """The texts of a line `a[5s] | b[10s#] ; subtitles`, each with its seconds and whether it begins with a cut, and the subtitles;
+    no texts where the line is another thing."""
+    found, at = list[tuple[str, str, bool]](), 0
+    for mark in _SEGMENT_END.finditer(line):
+        found.append((line[at : mark.start()].strip(), mark["t"], bool(mark["cut"])))
+        at = mark.end()
+        if mark["then"] != "|":
+            break
+    subtitles = line[at:].strip()
+    whole = bool(found) and all(text for text, _, _ in found) and (not subtitles or line[:at].endswith(";"))
+    return (found, subtitles) if whole else ([], "")
+
+
+def _one_liners(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _has_segments(text: str) -> bool:
+    lines = _one_liners(text)
+    plain = len(lines) > 1 and not any(mark in text for mark in ("|", ";", "s#]"))
+    return not plain and all(_segments(line)[0] for line in lines)
+
+
+def _read_segments(line: str) -> Story:
+    segments, subtitles = _segments(line)
+    shots = [
+        Shot(one_line(text, f"shot {i + 1}"), seconds=float(seconds), cut=None if cut or not i else "soft")
+        for i, (text, seconds, cut) in enumerate(segments)
+    ]
+    how = 'a line of Infinity-RoPE; # is a cut, without it the text goes over ("soft")'
+    return noted(Story(shots), how, ignored=["the subtitles after ;"] if subtitles else [])
+
+
+def _write_segments(story: Story, name: str) -> dict[str, str]:
+    parts = [
+        f"{text}[{spelled(length)}s{'#' if i and not is_soft(story, shot) else ''}]"
+        for i, (shot, text, length) in enumerate(
+            zip(story.shots, prompts(story), lengths(story, "infinity-rope"), strict=True)
+        )
+    ]
+    return {name: " | ".join(parts) + "\n"}
+
+
+# --- a list of lines
+
+_BULLET = re.compile(r"[ \t]*([-*\u2022])[ \t]+(?=\S)")
+
+
+def _has_bullets(text: str) -> bool:
+    """Two lines or more, each of which begins with the same bullet."""
+    marks = [_BULLET.match(line) for line in _one_liners(text)]
+    return len(marks) > 1 and all(mark is not None and mark[1] == (marks[0] or mark)[1] for mark in marks)
+
+
+def _read_bullets(text: str) -> Story:
+    return _timed([_BULLET.sub("", line, count=1) for line in _one_liners(text)], "a list, one in each line")
+
+
+# --- the table
+
+
+def _headed(story: Story) -> list[str]:
+    """The whole text of each shot behind its length in brackets, for a form without a global text."""
+    found = [seconds(story, shot) for shot in story.shots]
+    return [
+        text if length is None else f"[{spelled(length)}s] {text}"
+        for length, text in zip(found, prompts(story), strict=True)
+    ]
+
+
+def _write_numbers(story: Story, name: str) -> dict[str, str]:
+    parts = [story.global_prompt] if story.global_prompt else []
+    for i, shot in enumerate(story.shots):
+        length = seconds(story, shot)
+        parts.append(f"Shot {i + 1}{'' if length is None else f' ({spelled(length)}s)'}: {shot.prompt}")
+    return {name: "\n\n".join(parts) + "\n"}
+
+
+def _joined(between: str, before: str = "") -> Callable[[Story, str], dict[str, str]]:
+    """Writes shots with something between them."""
+    return lambda story, name: {name: between.join(before + text for text in _headed(story)) + "\n"}
+
+
 PLAIN_TEXT: tuple[Form[str], ...] = (
-    Form("dashes", "lines of ---", lambda text: _DASHES.search(text) is not None, _read_dashes),
-    Form("numbers", "numbers (Shot 1: ... Shot 2: ..., or 1) ... 2) ...)", _has_numbers, _read_numbers),
+    Form("dashes", "lines of ---", lambda text: _DASHES.search(text) is not None, _read_dashes, _joined("\n---\n")),
+    Form("numbers", "numbers (Shot 1: ... Shot 2: ..., or 1) ... 2) ...)", _has_numbers, _read_numbers, _write_numbers),
     RANGES_TEXT,
     BEGINNINGS_TEXT,
+    Form(
+        "infinity-rope",
+        "... [5s] | ... [5s#] in one line",
+        _has_segments,
+        _read_segments,
+        _write_segments,
+        stories=_one_liners,
+    ),
+    Form("lines", "- ... in every line", _has_bullets, _read_bullets, _joined("\n", "- ")),
     Form(
         "paragraphs",
         "blank lines",
         lambda text: len(_BLANK.split(text)) > 1,
         lambda text: _timed(_BLANK.split(text), "one per paragraph"),
+        _joined("\n\n"),
     ),
-    Form("bars", "| in one paragraph", lambda text: len(_at_bars(text)) > 1, _read_bars),
+    Form("bars", "| in one paragraph", lambda text: len(_at_bars(text)) > 1, _read_bars, _joined(" | ")),
 )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from itertools import pairwise
 
 from ..errors import InputError
 from ..story import MAX_SECONDS, Shot, Story, listed
 from .form import Form, noted, one_line, sections
+from .writing import lengths, spelled
 
 _CLOCK = r"\d{1,4}:\d{1,2}(?::\d{1,2})?(?:[.,]\d{1,3})?"
 _NUMBER = r"\d{1,7}(?:\.\d{1,6})?"
@@ -20,7 +22,7 @@ _UNIT = r"(?:seconds?|secs?\.?|s)"
 _TO = r"[ \t]{0,9}(?:-{1,2}>?|[\u2010-\u2015\u2212~\u2192]|to|until)[ \t]{0,9}"
 _CLOCKS = rf"{_CLOCK}{_TO}{_CLOCK}(?:[ \t]?s)?"
 _SECONDS = rf"{_NUMBER}[ \t]?{_UNIT}?{_TO}{_NUMBER}[ \t]?{_UNIT}"
-_ONE = rf"{_CLOCK}|{_NUMBER}[ \t]?{_UNIT}"
+ONE_TIME = rf"{_CLOCK}|{_NUMBER}[ \t]?{_UNIT}"
 _AFTER = r"\*{0,2}(?:[ \t]{0,9}(?:[:\uff1a]|[-\u2013\u2014](?=\s)))?\*{0,2}"
 
 
@@ -37,8 +39,8 @@ _RANGES = _header(
     rf"(?P<c>{_CLOCKS}|{_SECONDS})(?=\*{{0,2}}[ \t]*(?:$|[:\uff1a]|[-\u2013\u2014]\s)){_AFTER}",
 )
 _LENGTH = re.compile(rf"[\[(][ \t]?(?P<a>{_NUMBER}[ \t]?{_UNIT})[ \t]?[\])]{_AFTER}", re.IGNORECASE)
-_BEGINNINGS = _header(_ONE, r"(?!)")
-_SPLIT = re.compile(rf"({_ONE}|{_NUMBER}){_TO}({_ONE}|{_NUMBER})", re.IGNORECASE)
+_BEGINNINGS = _header(ONE_TIME, r"(?!)")
+_SPLIT = re.compile(rf"({ONE_TIME}|{_NUMBER}){_TO}({ONE_TIME}|{_NUMBER})", re.IGNORECASE)
 _SHOT_NUMBER = re.compile(r"\s*(?:shot|scene)\s{0,9}#?(\d{1,5})\s{0,9}[:.)]", re.IGNORECASE)
 SHOT_TIME = rf"(?:{_CLOCKS}|{_SECONDS}|{_NUMBER}[ \t]?{_UNIT})"  # behind "Shot 1", in brackets of its own
 
@@ -73,13 +75,16 @@ class Times:
         both = _SPLIT.fullmatch(re.sub(r"(?<=\d)[ \t]?s(?:ec\w{0,6}\.?)?$", "", time.strip(), flags=re.IGNORECASE))
         if both is None:
             self._end = None
-            return float(_seconds(time, name))
-        begin, end = _seconds(both[1], name), _seconds(both[2], name)
+            return float(seconds_of(time, name))
+        return self.between(seconds_of(both[1], name), seconds_of(both[2], name), name, time)
+
+    def between(self, begin: Decimal, end: Decimal, name: str, said: str) -> float:
+        """Seconds of the shot called `name` from its begin to its end. said: both, as the file says them."""
         if end <= begin:
-            raise InputError(f"the times of {name}, {time}, must end after they begin")
+            raise InputError(f"the times of {name}, {said}, must end after they begin")
         if self._end is not None and begin != self._end:
             what = "leave a gap of" if begin > self._end else "overlap by"
-            self._odd.append(f"before {time} the times {what} {abs(begin - self._end).normalize():f} s")
+            self._odd.append(f"before {said} the times {what} {abs(begin - self._end).normalize():f} s")
         self._end = end
         return float(end - begin)
 
@@ -88,7 +93,7 @@ def _said(mark: re.Match[str]) -> str:
     return next(text for text in mark.groups() if text is not None)
 
 
-def _seconds(time: str, name: str) -> Decimal:
+def seconds_of(time: str, name: str) -> Decimal:
     """Seconds of `5`, `5 s`, `0:05` or `1:02:03.5`."""
     parts = re.sub(r"[^\d:.,]", "", time).rstrip(".").replace(",", ".").split(":")
     if any(Decimal(part) >= 60 for part in parts[1:]):
@@ -123,7 +128,7 @@ def _beginnings(text: str) -> list[Decimal]:
     """Where shots begin, if a text says that of every shot: two times or more that rise from zero."""
     marks = list(_BEGINNINGS.finditer(text))
     try:
-        begins = [_seconds(_said(mark), "the story") for mark in marks]
+        begins = [seconds_of(_said(mark), "the story") for mark in marks]
     except InputError:
         return []
     rising = len(begins) > 1 and begins[0] == 0 and all(a < b for a, b in pairwise(begins))
@@ -149,5 +154,13 @@ def _own(text: str, index: int) -> str:
     return text.strip().strip("|").strip()
 
 
-RANGES_TEXT: Form[str] = Form("ranges of times", "times ([0-5s] ... [5-10s] ...)", _has_ranges, _read_ranges)
-BEGINNINGS_TEXT: Form[str] = Form("times of beginning", "", lambda text: bool(_beginnings(text)), _read_beginnings)
+def _write_ranges(story: Story, name: str) -> dict[str, str]:
+    parts, end = [story.global_prompt] if story.global_prompt else [], Fraction(0)
+    for shot, length in zip(story.shots, lengths(story, "ranges"), strict=True):
+        begin, end = end, end + length
+        parts.append(f"[{spelled(begin)}-{spelled(end)}s] {shot.prompt}")
+    return {name: "\n\n".join(parts) + "\n"}
+
+
+RANGES_TEXT: Form[str] = Form("ranges", "times ([0-5s] ... [5-10s] ...)", _has_ranges, _read_ranges, _write_ranges)
+BEGINNINGS_TEXT: Form[str] = Form("beginnings", "", lambda text: bool(_beginnings(text)), _read_beginnings)

@@ -128,7 +128,7 @@ def test_story_check_says_what_was_read_and_where_cuts_land(folder, run, checkpo
     code, out, err = run("story", "check", "story.json", "--model", checkpoint)
     assert code == 0
     assert err == []
-    assert out[0] == 'read 2 shots: JSON, 2 in the list "shots"'
+    assert out[0] == 'read 2 shots: JSON, 2 in the list "shots" (form: json)'
     assert "asked 0 - 21" in out[1] or "as asked" in out[1]
     code, out, _ = run("story", "check", "story.json", "--model", checkpoint, "--json")
     assert run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)[0] == 0
