@@ -65,7 +65,7 @@ class Stage(ABC, Generic[Batch]):
 
     name: as in `causalcine train NAME`. recipe_type: a dataclass with a field `run: Run`. fixed: fields of the recipe that a
     run which is resumed cannot change, since its state would not fit. needs_start: whether a run can begin only with the
-    weights of a file.
+    weights of a file. best: the figure of `measure` that is lowest for the best state, which is kept; "": none is.
 
     The constructor takes the recipe, the device and the folder of what is trained on, sets the random seed of whatever it
     draws, and sets `parts`. It raises InputError for a recipe or data that cannot be trained on.
@@ -75,6 +75,7 @@ class Stage(ABC, Generic[Batch]):
     recipe_type: ClassVar[type]
     fixed: ClassVar[tuple[str, ...]] = ("model",)
     needs_start: ClassVar[bool] = False
+    best: ClassVar[str] = ""
 
     run: Run
     parts: dict[str, Part]
@@ -111,6 +112,10 @@ class Stage(ABC, Generic[Batch]):
     def updated(self, step: int) -> None:
         """Called after update `step`, averages included, unless it was left out because it was not finite."""
 
+    def curves(self) -> Mapping[str, Tensor]:
+        """Scalars of the last update by name, for the log, beside its losses."""
+        return {}
+
     def refresh(self) -> None:
         """Takes in data that has appeared since; called whenever something is logged."""
 
@@ -121,6 +126,10 @@ class Stage(ABC, Generic[Batch]):
     def measure(self) -> Mapping[str, float]:
         """Figures of the averaged weights on what is never trained on, for the log; none: there are none."""
         return {}
+
+    def stop_for(self, figures: Mapping[str, float]) -> str:
+        """Why a run of such figures should stop; "": it should not."""
+        return ""
 
     def start_from(self, path: Path) -> None:
         """Takes weights from a file, for a run that begins."""

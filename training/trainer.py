@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Trainer:
         self.samples: dict[str, int] = {}  # by kind of update
         self.hardware: dict[str, float] = {}  # seconds by machine, over all sittings
         self.file, self.log = StateFile(work / "state.pt"), Log(work / "log.jsonl")
+        self.best: float | None = None  # the lowest of the figure that the stage names
+        self.best_file = StateFile(work / "best.pt")
         self._bad = 0  # updates in a row that were not finite
 
     def run(self) -> None:
@@ -48,7 +50,8 @@ class Trainer:
         run, where, began = self.run_recipe, machine(self.device), time.monotonic()
         with _signals() as asked_to_stop:
             while self.step < run.steps:
-                self._look()
+                if self._look():
+                    break
                 start = time.monotonic()
                 self.update()
                 took = time.monotonic() - start
@@ -102,6 +105,7 @@ class Trainer:
         self.step += 1
         self.samples[update.kind] = self.samples.get(update.kind, 0) + update.samples
         self.log.add({f"{update.kind} {name}": value for name, value in losses.items()})
+        self.log.add(stage.curves())
         return losses
 
     def _skip(self, update: Update[Any]) -> None:
@@ -112,16 +116,32 @@ class Trainer:
             raise InputError(f"{told}: stopped, since {PATIENCE} updates in a row did")
         print(f"{told}: left out", flush=True)
 
-    def _look(self) -> None:
-        """What is made and measured by now, where it is due: also at the end of the run."""
+    def _look(self) -> str:
+        """What is made and measured by now, where it is due: also at the end of the run. Gives the reason to stop, if any."""
         run = self.run_recipe
         last = self.step == run.steps
         if run.preview_every and (last or self.step % run.preview_every == 0):
             self.preview()
-        if run.measure_every and (last or self.step % run.measure_every == 0):
-            figures = self.stage.measure()
-            if figures:
-                self.log.note(step=self.step, measured=dict(figures))
+        if not run.measure_every or not (last or self.step % run.measure_every == 0):
+            return ""
+        figures = dict(self.stage.measure())
+        if figures:
+            self.log.note(step=self.step, measured=figures)
+        self._keep_best(figures)
+        reason = self.stage.stop_for(figures)
+        if reason:
+            print(f"stopped at step {self.step}: {reason}", flush=True)
+        return reason
+
+    def _keep_best(self, figures: Mapping[str, float]) -> None:
+        """Writes best.pt where the figure that tells is the lowest so far."""
+        found = figures.get(self.stage.best)
+        if found is None or (self.best is not None and not found < self.best):
+            return
+        self.best = found
+        told = self.best_file.save(self.state())
+        if told:
+            print(f"best.pt: {told}", flush=True)
 
     def preview(self) -> None:
         rows = self.stage.preview()
@@ -149,6 +169,7 @@ class Trainer:
             "samples": dict(self.samples),
             "hardware": dict(self.hardware),
             "skipped": self.skipped,
+            "best": self.best,
             "parts": {name: part.state_dict() for name, part in self.stage.parts.items()},
             "own": self.stage.state_dict(),
         }
@@ -175,10 +196,12 @@ class Trainer:
                 )
             print(f"{field} was {old} and is {new} from now on", flush=True)
         for name, part in self.stage.parts.items():
+            if name not in state["parts"]:
+                raise InputError(f"{self.file.path} holds no {name}, which the recipe trains now: begin a new run")
             part.load_state_dict(state["parts"][name])
         self.stage.load_state_dict(state["own"])
         self.step, self.seconds, self.skipped = state["step"], state["seconds"], state["skipped"]
-        self.samples, self.hardware = dict(state["samples"]), dict(state["hardware"])
+        self.samples, self.hardware, self.best = dict(state["samples"]), dict(state["hardware"]), state.get("best")
 
 
 @contextmanager

@@ -51,10 +51,13 @@ def unroll(
         shots: of each chunk before these.
 
     History is a value: no gradient of a chunk reaches an earlier one, with activation checkpointing (`Compute.checkpointed`) or
-    without. A rollout that lives on across updates hands its last `memory` on, once `remembered` has written its last chunk.
+    without. The last chunk is not written: a rollout that lives on across updates hands on what `remembered` gives for it.
     """
     memory, made = memory or passes.blank(), list(shots)
+    one: Unrolled | None = None
     for chunk in chunks:
+        if one is not None:
+            memory = remembered(passes, one, text_of, seed)
         layers = project_text(passes.runner.net, text_of(chunk.shot).to(passes.runner.device, passes.runner.dtype))
         view, noise = passes.view(memory, chunk, made), passes.noise(seed, chunk)
         clean = denoise(
@@ -66,7 +69,6 @@ def unroll(
             exit_step=exit_step,
         )
         one = Unrolled(chunk, clean, view, memory)
-        memory = remembered(passes, one, text_of, seed)
         made.append(chunk.shot)
         yield one
 

@@ -50,9 +50,16 @@ def flow_loss(
 
 
 def packed_pass(
-    w: Weights, shape: Shape, clean: Tensor, noisy: Tensor, sigma: float, texts: Sequence[Sequence[int]]
+    w: Weights,
+    shape: Shape,
+    clean: Tensor,
+    noisy: Tensor,
+    sigma: float,
+    texts: Sequence[Sequence[int]],
+    seen: dict[int, Tensor] | None = None,
 ) -> Tensor:
-    """N clean chunks at t = 0 and N noisy ones at t = 1000 sigma in one sequence; the velocity of the noisy half `[C F h w]`."""
+    """N clean chunks at t = 0 and N noisy ones at t = 1000 sigma in one sequence; the velocity of the noisy half `[C F h w]`. seen:
+    takes the residual stream `[2F S dim]` after every layer."""
     frames, height, width = clean.shape[1:]
     rows, columns = height // 2, width // 2
     x = torch.cat([clean, noisy], 1)  # C 2F h w
@@ -82,6 +89,8 @@ def packed_pass(
         x = x + linear(w, f"{at}.cross_attn.o", y.flatten(2))
         h = norm(x) * (1 + m[:, 4]) + m[:, 3]
         x = x + linear(w, f"{at}.ffn.2", F.gelu(linear(w, f"{at}.ffn.0", h), approximate="tanh")) * m[:, 5]
+        if seen is not None:
+            seen[layer] = x
         layer += 1
     m = (w["net.head.modulation"] + embedded[:, None])[:, :, None]  # T 2 1 dim
     out = linear(w, "net.head.head", norm(x) * (1 + m[:, 1]) + m[:, 0])[frames:]  # F S (p q C)
@@ -164,6 +173,21 @@ def encode_text(w: Weights, heads: int, ids: Sequence[int]) -> Tensor:
         x = x + linear(w, f"{at}.ffn.2", h)
         layer += 1
     return torch.cat([affine(w, "text.norm", x), out[len(ids) :]])
+
+
+def chunk_logit(w: Weights, heads: int, features: Sequence[Tensor]) -> Tensor:
+    """What adversarial heads say of a chunk. features: of each layer that they look at, the chunk's tokens `[n dim]`."""
+    gathered = []
+    for i, tokens in enumerate(features):
+        at = f"tokens.{i}"
+        k, v = linear(w, f"{at}.kv", affine(w, f"{at}.norm", tokens)).chunk(2, -1)
+        query = w[f"{at}.queries"]
+        y = softmax_attention(*(t.unflatten(-1, (heads, -1)) for t in (query, k, v))).flatten(1)
+        x = query + linear(w, f"{at}.out", y)
+        x = x + linear(w, f"{at}.ffn.3", F.gelu(linear(w, f"{at}.ffn.1", affine(w, f"{at}.ffn.0", x))))
+        gathered.append(x.flatten())
+    h = F.silu(linear(w, "judge.1", affine(w, "judge.0", torch.cat(gathered))))
+    return linear(w, "judge.3", h)[0]
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:

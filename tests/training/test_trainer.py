@@ -193,6 +193,36 @@ def test_shards_that_appeared_since_are_read_where_they_would_have_been(recipe_f
         again.restore(held.state())
 
 
+# --- figures
+
+
+def test_the_state_of_the_lowest_figure_is_kept_and_a_run_may_stop_for_a_reason(line, tmp_path, capsys):
+    """best.pt is a whole state; a run that is resumed knows what was the best."""
+    figures = {0: 5.0, 2: 3.0, 4: 4.0, 6: 2.0, 8: 9.0}
+    trainer = line(steps=20, measure_every=2)
+    trainer.stage.best = "far"
+    trainer.stage.measure = lambda: {"far": figures[trainer.step], "other": 1.0}
+    trainer.stage.stop_for = lambda of: "too far" if of["far"] > 8 else ""
+    kept = []
+    save = trainer.best_file.save
+    trainer.best_file.save = lambda state: kept.append(state["step"]) or save(state)
+    trainer.run()
+    assert kept == [0, 2, 6] and "stopped at step 8: too far" in capsys.readouterr().out
+    assert read_state(tmp_path / "best.pt")["step"] == 6 and read_state(tmp_path / "state.pt")["step"] == 8
+    noted = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [one["step"] for one in noted if "measured" in one] == [0, 2, 4, 6, 8]
+    again = line(steps=20)
+    again.resume()
+    assert again.best == 2.0
+
+
+def test_curves_of_a_stage_are_logged_beside_its_losses(line, tmp_path):
+    trainer = line(steps=2, log_every=2)
+    trainer.stage.curves = lambda: {"slope": torch.tensor(float(trainer.step))}
+    trainer.run()
+    assert json.loads((tmp_path / "log.jsonl").read_text())["mean"]["slope"] == 1.5
+
+
 # --- saving
 
 

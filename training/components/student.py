@@ -16,13 +16,17 @@ import torch
 from torch import nn
 
 from causalcine_core import checks
+from causalcine_core.errors import InputError
 from causalcine_core.memory import ROUTINGS, ResolvedMemory
 from causalcine_core.model import WanConfig
 from causalcine_core.sampling import Recipe
 from causalcine_core.weights.built_in import model_path
+from causalcine_core.weights.checkpoint import find_fields
+from causalcine_core.weights.header import read_header
 
 from ..model import Model, how
 from ..recipe import Run
+from .checkpoint import read_state
 from .text import Text, make_text
 
 
@@ -103,9 +107,22 @@ def make_student(
 
 def begin(student: Model, teacher: Model, path: Path, recipe: Teacher) -> None:
     """The student takes the weights of `--start-from`, the teacher the same or those of its own file. Raises InputError where they do
-    not fit."""
+    not fit, or where the teacher would be a student itself."""
     student.start_from(path)
+    option, told = ("teacher.file", Path(model_path(recipe.file))) if recipe.file else ("--start-from", path)
+    if holds_student(told):
+        raise InputError(
+            f"{option} {told} holds a student of few steps, which can be no teacher: give the many-step model by teacher.file"
+        )
     if recipe.file:
         teacher.start_from(Path(model_path(recipe.file)), "teacher.file")
     else:
         teacher.load_state_dict(student.state_dict())
+
+
+def holds_student(path: Path) -> bool:
+    """Whether a file of weights says that they are a student's."""
+    if path.suffix == ".pt":
+        return "student" in read_state(path)["recipe"]
+    fields = find_fields(read_header(path), path)
+    return fields is not None and fields["recipe"].get("sampler") in ("renoise", "rolling")

@@ -178,6 +178,23 @@ def film(shards: Shards, rng: random.Random, name_only_weight: float) -> Sample:
     return gather(shards, i, range(shards.records[i]["shots"][-1]["chunks"][1]), name_only_weight)
 
 
+def story(shards: Shards, i: int, chosen: Sequence[int]) -> Sample:
+    """Chunks of these numbers, in this order, of one film; beyond its end its story begins anew."""
+    total = story_length(shards, i)
+    return gather(shards, i, [n % total for n in chosen], 1.0)
+
+
+def story_length(shards: Shards, i: int) -> int:
+    """Chunks of a film."""
+    return int(shards.records[i]["shots"][-1]["chunks"][1])
+
+
+def spread_out(total: int, count: int, phase: float) -> list[int]:
+    """`count` of the numbers from 0 to `total` - 1, at even distances, so that every stretch of a story keeps its share. phase: in
+    0..1, where in its distance each lies."""
+    return [min(total - 1, int((i + phase) * total / count)) for i in range(count)]
+
+
 def gather(shards: Shards, i: int, chosen: Sequence[int], name_only_weight: float) -> Sample:
     """These chunks of film `i`."""
     shots, chunk = shards.records[i]["shots"], shards.records[i]["chunk"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -10,11 +11,19 @@ from causalcine_core.errors import InputError
 from causalcine_core.vae import normalize
 from training.data.cast import cast
 from training.data.mixture import Mixture, Phase, Source
-from training.data.samples import Reunions, clip, film, still, take
+from training.data.samples import Reunions, clip, film, spread_out, still, take
 from training.data.shards import Shards
 from training.world.grammar import mentions
 
 from ..conftest import CAPTIONS
+
+
+def test_chunks_that_are_spread_out_leave_every_stretch_its_share():
+    assert spread_out(20, 20, 0.0) == spread_out(20, 20, 0.999) == list(range(20))
+    for phase in (0.0, 0.3, 0.999):
+        numbers = spread_out(20, 7, phase)
+        assert sorted(set(numbers)) == numbers and len(numbers) == 7
+        assert {b - a for a, b in pairwise(numbers)} <= {2, 3} and numbers[0] <= 2 and numbers[-1] >= 17
 
 
 def test_samples_show_what_they_name(shards):
