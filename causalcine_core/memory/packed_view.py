@@ -75,21 +75,18 @@ class PackedView:
             for i in range(len(chunks))
         ]
         starts = [sum(chunks[:i]) for i in range(len(chunks))]
-        segments = [
-            Segment(offset + starts[i], chunks[i], starts[i], seen[i])
-            for offset, copied in ((0, range(len(chunks) - 1)), (self.clean - self.history, range(first, len(chunks))))
-            for i in copied
-        ]
+        offset = self.clean - self.history
+        clean = [Segment(starts[i], chunks[i], starts[i], seen[i]) for i in range(len(chunks) - 1)]
+        noisy = [Segment(offset + starts[i], chunks[i], starts[i], seen[i]) for i in range(first, len(chunks))]
         self._routing = ROUTINGS[settings.routing]
         self._by_content = self._routing.place is None
-        self._groups = [
-            _Group(
-                [s for s in segments if s.frames == size],
-                self.clean,
-                settings.top_k,
-                self._routing,
-                torch.device(device),
-            )
+        self._top_k, self._device = settings.top_k, torch.device(device)
+        self._groups, self._of_clean, self._of_noisy = map(self._grouped, (clean + noisy, clean, noisy))
+
+    def _grouped(self, segments: Sequence[Segment]) -> list[_Group]:
+        """Segments by their length, each an attention call."""
+        return [
+            _Group([s for s in segments if s.frames == size], self.clean, self._top_k, self._routing, self._device)
             for size in sorted({s.frames for s in segments})
         ]
 
@@ -103,15 +100,29 @@ class PackedView:
         return torch.cat([clean[:, :, : self.clean], noisy[:, :, self.history :]], 2)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
-        batch, frames = q.shape[:2]
+        return self._attend(self._groups, 0, layer, q, k, v, kernel)
+
+    def halves(self) -> tuple[CleanHalf, NoisyHalf]:
+        """Views of a pass over the clean frames alone, and of passes over the noisy ones that see what it kept: together they are
+        the packed pass, and noisy frames may be asked about again and again."""
+        kept: list[tuple[Tensor, Tensor]] = []
+        return CleanHalf(self, kept), NoisyHalf(self, kept)
+
+    def _attend(
+        self, groups: Sequence[_Group], first: int, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel
+    ) -> Tensor:
+        """Of the segments of `groups`. q: of the packed sequence from frame `first` on; k, v: from its beginning on."""
+        batch, frames = k.shape[:2]
         offset = torch.arange(batch, device=q.device)[:, None, None] * frames
-        asked = self._by_content and any(group.k for group in self._groups) and not (layer and self._routing.shared)
+        asked = self._by_content and any(group.k for group in groups) and not (layer and self._routing.shared)
         descriptors = describe(k[:, : self.clean]) if asked else k.new_empty(0)
-        turned_q, turned_k = (q, k) if self._turn is None else (rotate(q, self._turn), rotate(k, self._turn))
+        turned_q, turned_k = q, k
+        if self._turn is not None:
+            turned_q, turned_k = rotate(q, self._turn[first : first + q.shape[1]]), rotate(k, self._turn[:frames])
         pool_k, pool_v = turned_k.flatten(0, 1), v.flatten(0, 1)
         out = torch.empty_like(q)
-        for group in self._groups:
-            own = group.own  # R c
+        for group in groups:
+            own = group.own - first  # R c
             index = group.near.expand(batch, -1, -1)
             if group.k:
                 chosen = self._recalled(layer, group, q[:, own], descriptors)
@@ -144,6 +155,30 @@ class PackedView:
             scores = likeness(descriptors[:, group.newest], descriptors, self._total)
             group.shared[mode] = choose(scores, group.k, group.eligible)
         return group.shared[mode]
+
+
+class CleanHalf:
+    """The view of a pass over the clean frames of a `PackedView` alone. It keeps their keys and values, layer by layer."""
+
+    def __init__(self, packed: PackedView, kept: list[tuple[Tensor, Tensor]]):
+        self._packed, self._kept = packed, kept
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
+        self._kept[layer:] = [(k, v)]
+        return self._packed._attend(self._packed._of_clean, 0, layer, q, k, v, kernel)
+
+
+class NoisyHalf:
+    """The view of passes over the noisy frames of a `PackedView` alone: they see the clean ones as `CleanHalf` kept them."""
+
+    def __init__(self, packed: PackedView, kept: list[tuple[Tensor, Tensor]]):
+        self._packed, self._kept = packed, kept
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kernel: Kernel) -> Tensor:
+        packed = self._packed
+        if packed.clean:
+            k, v = (torch.cat([of_clean, own], 1) for of_clean, own in zip(self._kept[layer], (k, v), strict=True))
+        return packed._attend(packed._of_noisy, packed.clean, layer, q, k, v, kernel)
 
 
 class _Group:

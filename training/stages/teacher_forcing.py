@@ -22,7 +22,7 @@ from causalcine_core.memory import ROUTINGS, ResolvedMemory
 from causalcine_core.model import WanConfig
 from causalcine_core.sampling import add_noise
 
-from ..components.packed import PackedPass
+from ..components.packed import PackedPass, window_of
 from ..components.text import Text, make_text
 from ..data.mixture import Mixture, Source
 from ..data.samples import Sample
@@ -134,7 +134,7 @@ class TeacherForcing(Stage[Batch]):
         """
         recipe, chunks = self.recipe, samples[0].chunks
         weights = torch.tensor([sample.weights for sample in samples])
-        window = {"still": 0, "take": recipe.window, "film": recipe.window}.get(kind, recipe.clip_window)
+        window = window_of(kind, recipe.window, recipe.clip_window)
         first = int(weights.any(0).nonzero()[0])
         height, width = noise.shape[-2:]
         memory = ResolvedMemory(window, recipe.top_k, recipe.routing)
