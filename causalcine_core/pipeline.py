@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -344,9 +345,22 @@ class Pipeline:
         fails later, its state is good. Where the film stops early, the file holds what was made, and the FilmStoppedError
         has its state.
         """
+        make = self.filming(story, output=output, on_chunk=on_chunk, whole=whole, **settings)
+        del settings
+        return make()
+
+    def filming(
+        self,
+        story: Story | None,
+        *,
+        output: str | os.PathLike[str],
+        on_chunk: Callable[[Chunk], None] | None = None,
+        whole: bool = False,
+        **settings: Any,
+    ) -> Callable[[], Video]:
+        """`generate` in two steps: everything is checked now, and the film is made when what comes back is called. For whoever lets go
+        of `state` in between: a call that lasts as long as the film holds what it was given, and a budget pays for no two states."""
         from .encoder import check_encoder
-        from .report import build_report
-        from .video import VideoWriter
 
         check_output(output, ".mp4")
         run = {name: settings.pop(name) for name in ("on_step", "find_layer") if name in settings}
@@ -356,8 +370,21 @@ class Pipeline:
         if whole:
             stream = chain(self.replay(begun), stream)
         warnings = self.check(story, settings.get("state"))
-        fps, state = begun.recipe.timeline.fps, None
-        del begun, settings  # what an older state remembers is free once nobody holds it
+        return partial(self._film, stream, Path(output), begun.recipe.timeline.fps, on_chunk, warnings)
+
+    def _film(
+        self,
+        stream: Iterator[Chunk],
+        output: Path,
+        fps: float,
+        on_chunk: Callable[[Chunk], None] | None,
+        warnings: Sequence[str],
+    ) -> Video:
+        """Write the chunks of a stream as they come."""
+        from .report import build_report
+        from .video import VideoWriter
+
+        state: State | None = None
         writer: VideoWriter | None = None
         try:
             for chunk in stream:
@@ -380,7 +407,7 @@ class Pipeline:
         if writer is None or state is None:
             raise InputError("nothing is left to make: the film is finished; give a story that goes on from there")
         writer.__exit__(None, None, None)
-        return Video(Path(output), state, build_report(state, model=self.describe(), warnings=warnings))
+        return Video(output, state, build_report(state, model=self.describe(), warnings=warnings))
 
     def replay(self, state: State) -> Iterator[Chunk]:
         """The chunks that a film has, decoded once more; `state` of each is the film's."""

@@ -11,7 +11,6 @@ from ..story import Story
 def run(args: argparse.Namespace) -> None:
     story = Story.load(args.story) if args.story is not None else None
     check_launch(args.model)
-    from ..sampling import State
     from .making import make_film
 
-    make_film(args, story, State.load(args.state))
+    make_film(args, story, args.state)

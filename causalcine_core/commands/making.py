@@ -29,8 +29,10 @@ from .console import shot_table
 from .progress import Watch
 
 
-def make_film(args: argparse.Namespace, story: Story | None, state: State | None) -> None:
+def make_film(args: argparse.Namespace, story: Story | None, continued: str | None) -> None:
+    """continued: a state file to go on from. It is read here: whoever called would hold what it remembers until the film is made."""
     files = output_files(args) if is_first_rank() else {}
+    asked: dict[str, Any] = {"state": State.load(continued) if continued is not None else None}
     if args.seed is not None:
         check_seed(args.seed)
     if story is not None and story.width is not None and story.height is not None:
@@ -45,13 +47,13 @@ def make_film(args: argparse.Namespace, story: Story | None, state: State | None
     dtype = getattr(torch, args.dtype) if args.dtype else None
     how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
     pipe = Pipeline.from_pretrained(args.model, sharding=sharding, **how)
-    asked: dict[str, Any] = {"state": state, "memory": memory_settings(args)}
-    asked |= {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
-    del state  # from here on `asked` alone holds it, and hands it over: what it remembers is freed as the film goes on
+    asked |= {"memory": memory_settings(args), "seed": args.seed, "steps": args.steps, "guidance": args.guidance}
     if is_first_rank():
         _write_film(args, pipe, story, asked, files, keep=sharding is None and not args.small_state)
     else:
-        for _ in pipe.stream(story, decode=False, **asked):
+        stream = pipe.stream(story, decode=False, **asked)
+        del asked["state"]
+        for _ in stream:
             pass
     leave_mesh()
 
@@ -66,17 +68,17 @@ def _write_film(
 ) -> None:
     """Makes the film and every file of it; after any failure, the state of the chunks that were made. keep: in a state, what is
     remembered."""
-    given: list[State | None] = [asked.pop("state")]
-    state = given[0]
+    state = asked["state"]
     notes = story.notes if story else ()
     hints = [*notes[1:], *pipe.check(story, state)]
     made = state.frames if state and not args.whole else 0
     watch = Watch(_shots(story, state, args.whole), made)
-    del state
     how = {"output": files["video"], "whole": args.whole, "on_step": watch.step, "on_chunk": watch.chunk}
+    make = pipe.filming(story, **how, **asked)
+    del state, asked["state"]  # what it remembers is freed as the film goes on
     try:
         with watch:
-            video = pipe.generate(story, state=given.pop(), **how, **asked)
+            video = make()
     except WorkerLostError as lost:
         raise OSError(_kept(lost, files, made)) from lost
     except BaseException:

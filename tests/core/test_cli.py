@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +20,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 
 from causalcine_core import Pipeline, State, cli
 from causalcine_core.commands import checkout
+from causalcine_core.commands.progress import Watch
 from causalcine_core.encoder import EncoderError
+from causalcine_core.memory import FrameStore
+from causalcine_core.memory.store import GIB, frame_bytes
+from causalcine_core.sampling import Chunk
 from causalcine_core.video import VideoWriter, read_video
+from causalcine_core.weights.tensors import read_tensors
 
 STORY = {"seed": 3, "shots": [{"prompt": "a fox runs", "frames": 21}, {"prompt": "a fox in the snow", "frames": 24}]}
 
@@ -573,3 +580,46 @@ def test_a_gpu_without_memory_left_is_said_in_one_sentence(folder, run, monkeypa
     code, _, err = run("generate", "story.json", "-o", "film.mp4")
     assert code == 1
     assert "causalcine: the GPU has no memory left: lower width" in err[-1]
+
+
+@pytest.mark.parametrize("storage", ["full", "8bit", "host"])
+def test_a_film_that_goes_on_takes_no_more_than_its_budget(folder, run, checkpoint, monkeypatch, storage):
+    """All that is remembered in this process, after every chunk: of the state that was read there is no second copy."""
+    budget, taken = 30 * frame_bytes(2, 1, (4, 2, 48), torch.float32), []
+    told = Watch.chunk
+    stores: weakref.WeakSet[FrameStore] = weakref.WeakSet()
+    opened = FrameStore.__init__
+    monkeypatch.setattr(FrameStore, "__init__", lambda self, *a, **k: stores.add(self) or opened(self, *a, **k))
+
+    def chunk(self: Watch, made: Chunk) -> None:
+        taken.append(sum(store.nbytes for store in stores))
+        told(self, made)
+
+    monkeypatch.setattr(Watch, "chunk", chunk)
+    Path("long.txt").write_text("[8s] a fox runs")
+    how = ("--model", checkpoint, "--save-state", "s", "--json")
+    asked = ("--memory-budget", f"{budget / GIB:.12f}", "--memory-storage", storage)
+    assert run("generate", "long.txt", "-o", "a.mp4", *how, *asked)[0] == 0
+    code, out, err = run("continue", "s", "long.txt", "-o", "b.mp4", *how)
+    assert code == 0, err
+    assert json.loads(out[-1])["memory"]["forgotten"] > 0
+    assert len(taken) == 22 and max(taken) <= budget
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "state"])
+def test_a_number_that_is_none_ends_the_command_in_one_sentence(folder, run, checkpoint, where):
+    """And leaves no film, black or other."""
+    assert run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint, "--save-state", "s")[0] == 0
+    name = "model.diffusion_model.blocks.1.ffn.0.weight" if where == "checkpoint" else "memory.hot.values.0"
+    tensors, header = read_tensors(checkpoint if where == "checkpoint" else "s")
+    tensors[name][0] = torch.nan
+    save_tensors(tensors, "bad.safetensors", metadata=header.metadata)
+    before = sorted(os.listdir())
+    if where == "checkpoint":
+        code, out, err = run("generate", "story.json", "-o", "new.mp4", "--model", "bad.safetensors")
+    else:
+        code, out, err = run("continue", "bad.safetensors", "story.json", "-o", "new.mp4", "--model", checkpoint)
+    assert (code, out) == (1, [])
+    chunk = "chunk 0 (shot 1)" if where == "checkpoint" else "chunk 4 (shot 3)"
+    assert f"{chunk} holds numbers that are none (NaN or infinity) from pass 1 of 2 on" in err[-1]
+    assert sorted(os.listdir()) == before
