@@ -170,8 +170,8 @@ def plan(
         last = max(at + 1, line.nearest(end))
         if end > MAX_FRAMES or line.frames(at + 1) > MAX_FRAMES:
             raise InputError(
-                f"shots[{i}] ends at frame {max(end, line.frames(at + 1)):,}; a film may have at most {MAX_FRAMES:,} frames "
-                f"({MAX_FRAMES / rate / 3600:.1f} hours at {rate:g} fps)"
+                f"{shots_named([start_shot + i])} ends at frame {max(end, line.frames(at + 1)):,}; a film may have at most "
+                f"{MAX_FRAMES:,} frames ({MAX_FRAMES / rate / 3600:.1f} hours at {rate:g} fps)"
             )
         named = shot.cut or story.cut or cut
         how = Cut.parse(named)

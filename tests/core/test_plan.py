@@ -49,8 +49,10 @@ def test_shots_shorter_than_a_chunk_get_one_and_it_is_said():
 def test_long_films_are_planned_and_endless_ones_are_refused():
     assert len(plan(Story([Shot("x", seconds=36_000)])).chunks) == 48_000
     plan(Story([Shot("x", seconds=6.25)] * MAX_SHOTS))
-    with pytest.raises(InputError, match=r"shots\[1\] ends at frame .* at most 1,000,000 frames"):
+    with pytest.raises(InputError, match=r"^shot 2 ends at frame .* at most 1,000,000 frames"):
         plan(Story([Shot("x", seconds=36_000)] * 2))
+    with pytest.raises(InputError, match=r"^shot 5 ends at frame"):  # of the film, not of the story that is appended
+        plan(Story([Shot("x", seconds=36_000)] * 2), start_shot=3, start_chunk=9)
 
 
 # --- films that are joined
