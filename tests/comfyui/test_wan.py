@@ -260,7 +260,7 @@ def test_text_that_a_clip_makes_longer_than_the_model_reads_is_refused_by_shot(
 ) -> None:
     """What the encoder puts before the words would push the last ones out; padding behind them is nothing."""
     encoder, shots = find(graph, "TestTextEncoder"), find(graph, "CausalCineShotList")
-    graph[shots]["inputs"]["story"] = "one\n\n" + " ".join(f"word{i}" for i in range(500))
+    graph[shots]["inputs"] |= {"global_text": "", "story": "one\n\n" + " ".join(f"word{i}" for i in range(500))}
     graph[encoder]["inputs"] = {"before": 40}
     error = server.run(graph).error
     assert "shot 2: clip gives 540 tokens for its text and the model reads 512: the last 28" in error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from causalcine_core.errors import InputError
 from causalcine_core.model import CausalWanTransformer, WanConfig
@@ -85,3 +86,25 @@ def test_edges_of_what_is_allowed():
         name, value = next(iter(edge.items()))
         kept = getattr(WanConfig(**SMALL | edge), name)
         assert kept == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_fresh_weights_are_drawn_as_wans():
+    """Xavier linears without biases, small embeddings of text and time, and a head that begins at zero: a velocity of nothing."""
+    config = WanConfig(**{**SMALL, "dim": 96, "num_heads": 4, "freq_dim": 64, "text_dim": 80})
+    net, other = (
+        CausalWanTransformer(config).initialize(torch.Generator().manual_seed(seed)).requires_grad_(False)
+        for seed in (0, 1)
+    )
+    weights = dict(net.named_parameters())
+    assert all(t.eq(0).all() for name, t in weights.items() if name.endswith("bias") and "norm" not in name)
+    assert weights["head.head.weight"].eq(0).all()
+    for name in ("text_embedding.0", "text_embedding.2", "time_embedding.0", "time_embedding.2"):
+        assert weights[f"{name}.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    for name in ("blocks.1.self_attn.q", "blocks.0.ffn.0", "time_projection.1", "patch_embedding"):
+        weight = weights[f"{name}.weight"].flatten(1)
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert 0.98 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    for name in ("blocks.0", "blocks.1"):
+        assert weights[f"{name}.modulation"].std().item() == pytest.approx(96**-0.5, rel=0.15)
+    assert not torch.equal(weights["blocks.0.self_attn.q.weight"], other.blocks[0].self_attn.q.weight)

@@ -41,12 +41,59 @@ def test_numbers_of_the_table():
     four = pytest.approx((1000, 937.5, 833.333, 625), abs=1e-3)
     assert row["self-forcing"]["levels"] == row["longlive-1"]["levels"] == row["reward-forcing"]["levels"] == four
     assert row["krea"]["levels"] == (1000, 937, 833, 625)
+    assert row["causvid"]["levels"] == (1000, 757, 522)
+    assert row["streamdiffusion-v2"]["levels"] == (1000, 750, 500, 250)
+    assert row["shotstream"]["levels"] == pytest.approx((1000, 957.929, 888.889, 737.589), abs=1e-3)
+    assert row["rolling-forcing"]["levels"] == pytest.approx((1000, 952.381, 882.353, 769.231, 555.556), abs=1e-3)
     assert row["shotstream"]["shift"] == row["causvid"]["shift"] == 8
     assert row["rolling-forcing"]["steps"] == 5
     for key, steps in (("causal-forcing-2step", 2), ("causal-forcing-1step", 1)):
         assert (row[key]["chunk"], row[key]["steps"], row[key]["first_levels"]) == (1, steps, four)
     five = row["longlive-2"]
     assert [five[name] for name in ("chunk", "fps", "width", "height", "sampler")] == [8, 24, 1280, 704, "unipc"]
+
+
+SEEN = {  # window in chunks, recalled frames, sink, cut mode, and what of a recipe is neither common nor a level
+    "self-forcing": (4, 6, 0, "flush", {}),
+    "causal-forcing": (4, 6, 0, "flush", {}),
+    "causal-forcing-frame": (14, 6, 0, "flush", {"chunk": 1, "first_chunk": 1}),
+    "causal-forcing-2step": (14, 6, 0, "flush", {"chunk": 1, "first_chunk": 1}),
+    "causal-forcing-1step": (14, 6, 0, "flush", {"chunk": 1, "first_chunk": 1}),
+    "causal-forcing-long": (2, 0, 3, "flush", {"sampler": "rolling"}),
+    "longlive-1": (2, 0, 3, "flush", {}),
+    "memflow": (2, 3, 3, "flush", {}),
+    "shotstream": (6, 6, 0, "flush", {"shift": 8.0, "cut_keep": 0, "shot_angle": 1 / 6}),
+    "infinity-rope": (1, 6, 1, "flush+rope_jump", {"cut_jump": 42}),
+    "rolling-forcing": (1, 0, 3, "flush", {"sampler": "rolling"}),
+    "reward-forcing": (1, 0, 3, "flush", {}),
+    "krea": (1, 0, 0, "flush", {"recompute": True}),
+    "causvid": (4, 6, 0, "flush", {"shift": 8.0}),
+    "streamdiffusion-v2": (1, 0, 0, "flush", {"shift": 8.0}),
+    "longlive-2": (
+        2,
+        0,
+        8,
+        "rope_jump+pinned+phrase",
+        {"chunk": 8, "first_chunk": 8, "sampler": "unipc", "cut_jump": 8, "fps": 24, "width": 1280, "height": 704},
+    ),
+    "wan-base": (3, 5, 0, "native", {"sampler": "euler", "guidance": 5.0}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.key)
+def test_what_a_row_sees_and_how_it_cuts(family):
+    window, top_k, sink, cut, others = SEEN[family.key]
+    row = family.recipe.to_dict()
+    assert {name: row.pop(name) for name in ("window", "top_k", "sink", "cut")} == {
+        "window": window,
+        "top_k": top_k,
+        "sink": sink,
+        "cut": cut,
+    }
+    usual = Recipe.of(sampler="renoise").to_dict() | others
+    for name in ("steps", "levels", "first_levels"):  # `test_numbers_of_the_table`
+        row.pop(name)
+    assert row == {name: usual[name] for name in row}
 
 
 @pytest.mark.parametrize(

@@ -225,9 +225,14 @@ def test_the_chunks_before_one_that_is_not_finite_are_kept(tmp_path):
     assert torch.isfinite(chunk.latent).all()
 
 
-def test_a_state_with_a_number_that_is_none_is_noticed(pipe, tmp_path):
+@pytest.mark.parametrize("where", ["memory", "latents"])
+def test_a_state_with_a_number_that_is_none_is_noticed(pipe, where):
+    """In what is remembered, and in the newest chunk, which is yet to be written there."""
     state = last(pipe, story("a fox", chunks=3), seed=1)
-    state.memory.store.hot._tensors["values"][0][:] = float("nan")
+    if where == "memory":
+        state.memory.store.hot._tensors["values"][0][:] = float("nan")
+    else:
+        state = replace(state, latents=(*state.latents[:2], state.latents[2] * float("nan")))
     with pytest.raises(NotFiniteError, match="chunk 3"):
         last(pipe, story("runs"), state=state)
 

@@ -103,3 +103,16 @@ def test_the_exit_step_is_the_last_pass_and_the_only_one_that_is_recorded():
         assert asked == [(level, n == exit_step) for n, level in enumerate(levels[: exit_step + 1])]
     with pytest.raises(IndexError):
         denoise(watched, passes.noise(SEED, chunk)(), levels, SOLVERS["renoise"](), lambda: None, exit_step=4)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_with_activation_checkpointing_a_block_runs_once_more_on_the_way_back(checkpointed):
+    """Else it would keep what it is there not to keep, and give the very same gradients."""
+    passes, runs = passes_of(checkpointed), []
+    compute = passes.runner.compute
+    watched = replace(compute, enter=lambda *given: runs.append(1) or compute.enter(*given))
+    passes = replace(passes, runner=replace(passes.runner, compute=watched))
+    (one,) = unroll(passes, planned(1), text, seed=SEED, exit_step=1)
+    assert len(runs) == 3 * TINY.num_layers  # two denoise, one writes
+    one.clean.sum().backward()
+    assert len(runs) == (4 if checkpointed else 3) * TINY.num_layers

@@ -69,9 +69,16 @@ def test_it_is_rolling_forcings_procedure(levels, chunk, chunks):
 
 
 def test_it_takes_one_pass_a_chunk_once_it_rolls():
-    steps = []
-    run(rolling(), [0] * 6, on_step=lambda info: steps.append((info.chunk.index, info.step, info.steps)))
+    steps, clean = [], {}
+
+    def on_step(info):
+        steps.append((info.chunk.index, info.step, info.steps))
+        clean[info.chunk.index] = info.clean
+
+    made = run(rolling(), [0] * 6, on_step=on_step)
     assert steps == [*[(0, i + 1, 4) for i in range(4)], *[(i, 1, 1) for i in range(1, 6)]]
+    for chunk in made:  # what is told is of this chunk alone, not of those that are half made with it
+        torch.testing.assert_close(clean[chunk.index], normalize(chunk.latent))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

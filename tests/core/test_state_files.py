@@ -125,3 +125,44 @@ def test_a_budget_that_no_machine_has_is_refused(film, tmp_path, gigabytes):
     save_file(tensors, path, metadata={**header.metadata, "causalcine_state": json.dumps(entry)})
     with pytest.raises(InputError, match=r"more than is free: set memory\.budget"):
         State.load(path)
+
+
+MISPLACED = {
+    "a gap in latent frames": lambda film: film["records"][1]["plan"].update(latents=[4, 7]),
+    "a gap in frames": lambda film: film["records"][1]["plan"].update(frames=[10, 22]),
+    "a gap after what was made": lambda film: film["planned"][0].update(frames=[58, 70]),
+    "a chunk of nothing": lambda film: film["planned"][1].update(latents=[18, 18]),
+    "another number": lambda film: film["records"][2]["plan"].update(index=3),
+    "a shot that is none": lambda film: film["planned"][0].update(shot=1),
+    "a text that is none": lambda film: film["records"][0]["plan"].update(text=[[0, 0.5], [1, 0.5]]),
+    "a take that comes later": lambda film: film["records"][2]["plan"].update(take=3),
+}
+
+
+@pytest.mark.parametrize("what", MISPLACED)
+def test_a_plan_that_does_not_hang_together_is_refused_when_it_is_read(film, tmp_path, what):
+    """Not when the film is written and its report cannot be made."""
+
+    def change(tensor):
+        data = json.loads(bytes(tensor.tolist()))
+        MISPLACED[what](data)
+        return torch.frombuffer(bytearray(json.dumps(data).encode()), dtype=torch.uint8)
+
+    path = tmp_path / "bad.state"
+    changed(film, path, "film", change)
+    with pytest.raises(
+        InputError, match=r"bad\.state: film: chunk \d does not follow the one before it, or names a shot"
+    ):
+        State.load(path)
+
+
+def test_the_last_shot_and_the_chunk_itself_may_be_named(film, tmp_path):
+    """What `does not follow` draws the line at is not beyond it."""
+
+    def change(tensor):
+        data = json.loads(bytes(tensor.tolist()))
+        data["records"][2]["plan"].update(take=2, text=[[0, 1.0]])
+        return torch.frombuffer(bytearray(json.dumps(data).encode()), dtype=torch.uint8)
+
+    changed(film, tmp_path / "good.state", "film", change)
+    assert State.load(tmp_path / "good.state").records[2].plan.take == 2

@@ -294,3 +294,11 @@ def test_pictures_of_a_cast_are_recalled_and_neither_learned_nor_in_the_window(s
         before = flow(made, pictures)
         assert (flow(made, pictures + 1) == before) == (top_k == 0)
         assert flow(made, pictures, seed=2) == before
+
+
+def test_a_tenth_of_the_levels_is_drawn_evenly():
+    """So that those near clean are trained too: of a logit-normal alone not one in ten thousand lies below 0.02."""
+    levels = draw_levels(200_000, 1.0, torch.Generator().manual_seed(0))
+    assert (levels < 0.02).double().mean().item() == pytest.approx(0.1 * 0.02, rel=0.15)
+    assert levels.min().item() == pytest.approx(1e-3)  # of what is drawn below it
+    assert levels.median().item() == pytest.approx(0.5, abs=0.01)

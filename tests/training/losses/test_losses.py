@@ -100,6 +100,11 @@ def test_rhythm_loss_compares_mean_luma_steps():
     torch.testing.assert_close(rhythm_loss(held, video), wrong)
     assert rhythm_loss(video, video) == 0
     assert rhythm_loss(video[:, :, :1], video[:, :, :1]) == 0
+    for channel, weight in enumerate((0.2126, 0.7152, 0.0722)):  # of luma, Rec. 709
+        still = torch.zeros_like(video)
+        moves = still.clone()
+        moves[:, channel] = video[:, channel]
+        torch.testing.assert_close(rhythm_loss(moves, still), torch.tensor(0.1 * weight / 0.004, dtype=torch.float64))
 
 
 def test_kl_is_that_of_a_normal():
@@ -166,6 +171,9 @@ def test_half_of_the_shown_fakes_are_earlier_ones():
     assert shown.mean((1, 2, 3)).tolist() == [1, 1, 0, 0] and latent.flatten(1).mean(1).tolist() == [1, 1, 0, 0]
     buffer.add(*second, rng)
     assert len(buffer.pairs) == 4 and any(frames.eq(1).all() for frames, _ in buffer.pairs)
+    for n in range(2, 60):  # a new one takes the place of any
+        buffer.add(torch.full((1, 9, 2, 2), float(n)), torch.zeros(1, 4, 1, 1), rng)
+    assert min(frames.mean().item() for frames, _ in buffer.pairs) > 10
 
 
 def test_patches_lie_on_their_latents():
