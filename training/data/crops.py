@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from causalcine_core import checks
 from causalcine_core.errors import InputError
 
-from .footage import GROUP
+from ..world.rendering import GROUP
 
 
 def check_frames(frames: int, name: str, most: int = 10**6) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from causalcine_core.atomic import write_atomic
 
-from ..world import make_film, make_still
+from ..world.rendering import GROUP, drawn, render_clip, render_still
 
-GROUP = 4  # pixel frames of one latent frame
 HELD_OUT_SEED = 900_000_000  # seeds from here on are never trained on
 
 
@@ -29,20 +29,20 @@ class Footage:
     clips: NDArray[np.uint8]
 
     @classmethod
-    def cached(cls, folder: Path, stills: int, films: int, frames: int, first_seed: int) -> Footage:
-        """So many stills, and a clip of `frames` frames from each of so many films, rendered where they are missing.
+    def cached(cls, folder: Path, stills: int, films: int, frames: int, first_seed: int, workers: int = 0) -> Footage:
+        """So many stills, and a clip of `frames` frames from each of so many films, rendered where they are missing, by so many
+        other processes, or with 0 by this one.
 
         Clips begin at multiples of 4 frames, so that cuts fall between latent frames, as they do in every film. Every
-        second one holds a cut.
+        second one holds a cut, or ends up to three frames before one.
         """
         folder.mkdir(parents=True, exist_ok=True)
         pictures, clips = (
             folder / f"stills-{stills}-{first_seed}.npy",
             folder / f"clips-{films}x{frames}-{first_seed}.npy",
         )
-        seeds = range(first_seed, first_seed + max(stills, films))
-        _render(pictures, (make_still(seed)[0] for seed in seeds[:stills]), stills)
-        _render(clips, (make_clip(seed, frames) for seed in seeds[:films]), films)
+        _render(pictures, render_still, [(first_seed + n,) for n in range(stills)], workers)
+        _render(clips, render_clip, [(first_seed + n, frames) for n in range(films)], workers)
         return cls(np.load(pictures, mmap_mode="r"), np.load(clips, mmap_mode="r"))
 
     def batch(self, count: int, frames: int, crop: int, rng: random.Random) -> Tensor:
@@ -58,31 +58,26 @@ class Footage:
         return to_video(torch.stack(out))
 
 
-def make_clip(seed: int, frames: int) -> NDArray[np.uint8]:
-    """`frames` frames `[F H W 3]` of film `seed`, from a multiple of 4 on; with a cut inside where the seed is odd."""
-    film, rng = make_film(seed), random.Random(seed)
-    start = rng.choice(film.cuts) - rng.randrange(1, frames) if film.cuts and seed % 2 else rng.randrange(film.frames)
-    start = max(0, min(start, film.frames - frames)) // GROUP * GROUP
-    return film.render(start, start + frames)
-
-
 def to_video(frames: Tensor) -> Tensor:
     """uint8 `[B F H W 3]` to float `[B 3 F H W]` in -1..1."""
     return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def _render(path: Path, pictures: Iterable[NDArray[np.uint8]], count: int) -> None:
-    """Writes `count` pictures or clips to a .npy file, under another name until it is whole."""
+def _render(
+    path: Path, draw: Callable[..., NDArray[np.uint8]], wanted: Sequence[tuple[Any, ...]], workers: int
+) -> None:
+    """Writes what is wanted to a .npy file, under another name until it is whole."""
     if path.exists():
         return
     began = time.monotonic()
 
     def write(partial: Path) -> None:
         out = None
-        for index, picture in enumerate(pictures):
-            if out is None:
-                out = np.lib.format.open_memmap(partial, "w+", np.uint8, (count, *picture.shape))
-            out[index] = picture
+        with drawn(draw, wanted, workers) as pictures:
+            for index, picture in enumerate(pictures):
+                if out is None:
+                    out = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(wanted), *picture.shape))
+                out[index] = picture
         if out is None:
             raise ValueError(f"{path.name} would hold nothing")
         out.flush()

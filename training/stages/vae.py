@@ -30,7 +30,7 @@ from ..components.latent_statistics import Statistics, fold_statistics, latent_s
 from ..components.linear_start import check_layout, start_linear
 from ..components.precision import rounded
 from ..data.crops import Plan, check_frames
-from ..data.footage import GROUP, Footage, to_video
+from ..data.footage import Footage, to_video
 from ..evaluation.codec import Frames, compared, measure, unseen_films
 from ..losses.adversarial_patches import (
     Adversary,
@@ -47,6 +47,7 @@ from ..model import pick_precision
 from ..recipe import EMA, Optimizer, Run, plain
 from ..stage import Part, Rows, Stage, Update
 from ..trainer import run_stage
+from ..world.rendering import GROUP
 
 LOSSES = ("pixel", "edge", "haar", "rhythm", "kl")
 OUTER = ("encoder.conv1.", "encoder.head.", "conv1.", "conv2.", "decoder.conv1.", "decoder.head.")  # not Muon's
@@ -134,7 +135,9 @@ class VAETraining(Stage[Batch]):
     def __init__(self, recipe: VAERecipe, device: torch.device, data: Path):
         self.recipe, self.run, self.device = recipe, recipe.run, device
         plan = recipe.footage
-        self.footage = Footage.cached(data / "footage", plan.stills, plan.films, plan.clip_frames, 0)
+        threads = torch.get_num_threads()
+        workers = threads if threads > 1 else 0
+        self.footage = Footage.cached(data / "footage", plan.stills, plan.films, plan.clip_frames, 0, workers)
         edge = min(self.footage.clips.shape[2:4])
         if any(kind.crop > edge for kind in plan.kinds):
             raise InputError(f"footage.curriculum: a crop must be at most {edge} pixels, as the films are")
@@ -149,7 +152,7 @@ class VAETraining(Stage[Batch]):
         )
         dtype = pick_precision(recipe.run, device)
         self._dtypes = {name: dtype for name, _ in self.vae.named_parameters()} if dtype != torch.float32 else {}
-        self.weights = dict(recipe.weights)
+        self.weights = recipe.weights
         self.encoder_end = round(recipe.encoder_until * recipe.run.steps)
         self.adversary_start = round(recipe.adversarial_from * recipe.run.steps)
         self.kept = False  # whether the encoder stays as it is
@@ -197,7 +200,8 @@ class VAETraining(Stage[Batch]):
     @torch.no_grad()
     def updating(self, step: int) -> None:
         plan, keep = self.recipe.adversary, step >= self.encoder_end
-        self.weights["adversarial"] = plan.weight * min(1.0, (step + 1 - self.adversary_start) / max(1, plan.ramp))
+        adversarial = plan.weight * min(1.0, (step + 1 - self.adversary_start) / max(1, plan.ramp))
+        self.weights = {**self.recipe.weights, "adversarial": adversarial}
         if keep and not self.kept:  # the averaged encoder stays, and the decoder that belongs to it goes on
             with self.average.applied():
                 averaged = {name: parameter.clone() for name, parameter in self.vae.named_parameters()}
@@ -286,7 +290,7 @@ class VAETraining(Stage[Batch]):
 
     def _statistics(self, vae: WanVAE) -> Statistics:
         clips = self.footage.clips
-        return latent_statistics(vae, clips[:: max(1, len(clips) // STATISTICS_CLIPS)])
+        return latent_statistics(vae, list(clips[:: max(1, len(clips) // STATISTICS_CLIPS)]))
 
     def finish(self, work: Path, state: Mapping[str, Any]) -> Iterable[Path]:
         """The averaged weights as vae.safetensors; latents that are the run's own in the published statistics."""

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +14,9 @@ from torch import Tensor
 
 from ..data.footage import to_video
 from ..data.shards import save_shard
-from .rendering import Rendered, render
+from .rendering import drawn, render
 
 _PIECE = 48  # pixel frames encoded at once
-_AHEAD = 3  # films for each worker that are drawn before they are asked for
 
 
 class VideoVAE(Protocol):
@@ -73,7 +67,7 @@ def make_shards(
         for start in range(first_seed, first_seed + count, per_shard)
         if not (out / f"{kind}-{start:08d}.safetensors").exists()
     ]
-    with _drawn(kind, list(itertools.chain(*wanted)), size, workers) as films:
+    with drawn(render, [(kind, seed, size) for seed in itertools.chain(*wanted)], workers) as films:
         for seeds in wanted:
             shard_began = time.monotonic()
             latents: list[Tensor] = []
@@ -87,26 +81,3 @@ def make_shards(
             name = f"{kind}-{seeds.start:08d}.safetensors"
             save_shard(out / name, latents, records)
             print(f"{name}: {len(records)} in {time.monotonic() - shard_began:.1f} s", flush=True)
-
-
-@contextmanager
-def _drawn(kind: str, seeds: Sequence[int], size: tuple[int, int], workers: int) -> Iterator[Iterator[Rendered]]:
-    """Films in the order of their seeds, drawn by so many other processes a few ahead of whoever takes them."""
-    if not workers:
-        yield (render(kind, seed, size) for seed in seeds)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-
-    def in_order() -> Iterator[Rendered]:
-        ahead: deque[Future[Rendered]] = deque()
-        for seed in seeds:
-            ahead.append(pool.submit(render, kind, seed, size))
-            if len(ahead) > _AHEAD * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    try:
-        yield in_order()
-    finally:
-        pool.shutdown(cancel_futures=True)
