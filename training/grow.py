@@ -21,6 +21,7 @@ from causalcine_core.model import WanConfig, save_checkpoint
 from causalcine_core.vae import WanVAE, load_vae, normalize
 from causalcine_core.weights.built_in import model_path
 from causalcine_core.weights.checkpoint import load_checkpoint
+from causalcine_core.weights.int8 import compact
 
 from .components.grow import Change, explained, fit_change, grow, patches, refit
 from .data.footage import HELD_OUT_SEED, to_video
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, required=True, help="of teacher forcing: what it grows to")
     parser.add_argument("--vae", type=Path, help="the codec that it is to be trained on; by default its own")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--compact", action="store_true", help="weights in eight bits, a quarter of the size")
     parser.add_argument("--films", type=int, default=48, help="that the codecs are compared on")
     parser.add_argument("--stills", type=int, default=400)
     args = parser.parse_args(argv)
@@ -88,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     header = {**held.header, "model": recipe.model.to_dict(), "card": {"grown_from": held.header.get("card", {})}}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     grown = grow(weights, config, recipe.model)
-    save_checkpoint(args.out, header, model=grown, text={n: t.float() for n, t in held.text.items()}, vae=vae)
+    parts = {"model": grown, "text": {name: t.float() for name, t in held.text.items()}, "vae": vae}
+    if args.compact:
+        parts = {name: compact(tensors) for name, tensors in parts.items()}
+    save_checkpoint(args.out, header, **parts)
     millions = [sum(t.numel() for t in some.values()) / 1e6 for some in (held.model, grown)]
     print(f"{args.out}: {millions[0]:.1f}M weights became {millions[1]:.1f}M")
 

@@ -34,7 +34,7 @@ jobs=()
 trap 'for job in "${jobs[@]}"; do kill -- "-$job" 2>/dev/null || true; done' EXIT
 draw() { # KIND COUNT WORKERS PER_SHARD
     OMP_NUM_THREADS=1 "$python" -m training.world shards --kind "$1" --count "$2" --workers "$3" --per-shard "$4" --size "$size" \
-        --vae "$vae" --out "$data" --first-seed "$seed" --seconds "$(left)" >"$out/$1.log" 2>&1 &
+        --vae "$vae" --out "$data" --first-seed "$seed" --seconds "$(left)" >"$room/$1.log" 2>&1 &
     jobs+=($!)
 }
 if [ "$stage" != vae ]; then
@@ -46,7 +46,7 @@ if [ "$stage" != vae ]; then
     draw films 40000 "$((workers - few))" "${FILMS_A_SHARD:-0}"
     until ls "$data"/stills-*.safetensors "$data"/films-*.safetensors >/dev/null 2>&1; do
         for job in "${jobs[@]}"; do
-            kill -0 "$job" 2>/dev/null || { cat "$out"/stills.log "$out"/films.log; echo "nothing was drawn"; exit 1; }
+            kill -0 "$job" 2>/dev/null || { cat "$room"/stills.log "$room"/films.log; echo "nothing was drawn"; exit 1; }
         done
         [ "$(left)" -gt 0 ] || { echo "the minutes were over before anything was drawn"; exit 1; }
         sleep 1
@@ -58,7 +58,9 @@ fi
 timeout --foreground -s TERM "$(($(left) + reserve / 2))" "$python" -m causalcine_core train "$stage" "$recipe" --work "$work" \
     --data "$data" --resume "${begin[@]}" --set "run.max_seconds=$(left)" "$@" 2>&1 | tee "$out/train.log" ||
     [ "${PIPESTATUS[0]}" = 124 ]
+rm -rf "${out:?}/$stage"
 "$python" -m training.pack save "$work/state.pt" "$out/$stage" ${KEEP:+--keep $KEEP}
+[ "$stage" = vae ] || tail -n 1 "$room"/stills.log "$room"/films.log >>"$out/train.log"
 cp "$work/log.jsonl" "$out/"
 sheet=$(ls "$work"/preview-*.png 2>/dev/null | tail -1)
 [ -z "$sheet" ] || cp "$sheet" "$out/"

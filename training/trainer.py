@@ -73,8 +73,8 @@ class Trainer:
             told = self.file.save(self.state())
             if told:
                 raise InputError(told)
-            if run.preview_every and not asked_to_stop():
-                self.preview()
+            if run.preview_every and self.step < run.steps and not asked_to_stop():
+                self.preview()  # its time is over: the last step has been looked at
 
     def update(self) -> dict[str, Tensor]:
         """One update, and its losses by name. What is drawn depends on the recipe's seed and the step alone."""
