@@ -9,14 +9,14 @@
 # of the state (averaged weights), log.jsonl, the last sheet and what was printed.
 #
 # Settings: CARRIED (build/carried), OUT (build/out), PYTHON, WORKERS (cores that draw), RESERVE (seconds kept for saving and packing),
-# KEEP (weights, moments: what pieces hold beside averages), STILLS_A_SHARD, FILMS_A_SHARD, SIZE (of pictures), ROOM (build/on_gpu).
+# PACK (options of training.pack, such as --compact), STILLS_A_SHARD, FILMS_A_SHARD, SIZE (of pictures), ROOM (build/on_gpu).
 set -euo pipefail
 set -m # each job in the background is a process group, which can be ended with all that it began
 minutes=$1 stage=$2 recipe=$3
 shift 3
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} carried=${CARRIED:-build/carried} out=${OUT:-build/out} room=${ROOM:-build/on_gpu}
-workers=${WORKERS:-$(($(nproc) > 2 ? $(nproc) - 1 : 1))} reserve=${RESERVE:-25} size=${SIZE:-96x96}
+workers=${WORKERS:-$(($(nproc) > 2 ? $(nproc) - 1 : 1))} reserve=${RESERVE:-25} size=${SIZE:-96x96} pack=${PACK:-}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 deadline=$(awk "BEGIN { printf \"%d\", $(date +%s) + 60 * $minutes }")
 left() { echo $((deadline - $(date +%s) - reserve)); }
@@ -59,7 +59,7 @@ timeout --foreground -s TERM "$(($(left) + reserve / 2))" "$python" -m causalcin
     --data "$data" --resume "${begin[@]}" --set "run.max_seconds=$(left)" "$@" 2>&1 | tee "$out/train.log" ||
     [ "${PIPESTATUS[0]}" = 124 ]
 rm -rf "${out:?}/$stage"
-"$python" -m training.pack save "$work/state.pt" "$out/$stage" ${KEEP:+--keep $KEEP}
+"$python" -m training.pack save "$work/state.pt" "$out/$stage" $pack
 [ "$stage" = vae ] || tail -n 1 "$room"/stills.log "$room"/films.log >>"$out/train.log"
 cp "$work/log.jsonl" "$out/"
 sheet=$(ls "$work"/preview-*.png 2>/dev/null | tail -1)

@@ -1,11 +1,12 @@
 """Carry a run from machine to machine: its state in pieces of at most 16 MiB.
 
-    python -m training.pack save ~/causalcine-train/base/state.pt pieces [--keep weights moments]
+    python -m training.pack save ~/causalcine-train/base/state.pt pieces [--compact] [--keep weights moments]
     python -m training.pack restore pieces ~/causalcine-train/base/state.pt
 
 What is kept of each part are its averaged weights, matrices in bfloat16 and all that is small in float32; a run that goes on begins
 with them, its moments at zero, and reads whatever data lies there. `--keep weights` keeps the weights themselves beside their
-averages, `--keep moments` the optimizers' moments. What a stage keeps of its own goes along, but for its data and its teacher.
+averages, `--keep moments` the optimizers' moments; `--compact` rounds weights and averages to eight bits, as in the built-in model.
+What a stage keeps of its own goes along, but for its data and its teacher.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from causalcine_core.atomic import write_atomic
 from causalcine_core.errors import InputError
+from causalcine_core.weights.int8 import compact, expand
 from causalcine_core.weights.tensors import read_tensors, write_tensors, write_torch
 
 from .components.checkpoint import FORMAT, read_state
@@ -33,37 +35,45 @@ KEEP = ("weights", "moments")
 LEFT: dict[str, Any] = {"data": {}, "teacher": None}  # of what a stage keeps of its own, and what stands for it
 
 
-def packed(state: Mapping[str, Any], keep: Sequence[str] = ()) -> dict[str, Any]:
+def packed(state: Mapping[str, Any], keep: Sequence[str] = (), compacted: bool = False) -> dict[str, Any]:
     """What of a state is carried."""
-    parts = {name: _part(part, keep) for name, part in state["parts"].items()}
+    parts = {name: _part(part, keep, compacted) for name, part in state["parts"].items()}
     own = {name: LEFT.get(name, value) for name, value in state["own"].items()}
     return {**state, "parts": parts, "own": own}
 
 
-def _part(part: Mapping[str, Any], keep: Sequence[str]) -> dict[str, Any]:
+def _part(part: Mapping[str, Any], keep: Sequence[str], compacted: bool) -> dict[str, Any]:
     weights, average = part["weights"], part["average"]
     if average is not None and "weights" not in keep:
         weights = {name: t for name, t in weights.items() if name not in average}  # frozen ones, which have no average
     optimizers = part["optimizers"]
     if "moments" not in keep:
         optimizers = [{**one, "state": {}} for one in optimizers]
+    if compacted:
+        weights, average = compact(weights), compact(average) if average is not None else None
     return {"weights": weights, "average": average, "optimizers": optimizers}
 
 
 def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state that a run resumes, out of what was carried."""
-    parts = {
-        name: {**part, "weights": {**(part["average"] or {}), **part["weights"]}}
-        for name, part in state["parts"].items()
-    }
+    parts = {}
+    for name, part in state["parts"].items():
+        weights = _whole(part["weights"])
+        average = _whole(part["average"]) if part["average"] is not None else None
+        parts[name] = {**part, "weights": {**(average or {}), **weights}, "average": average}
     return {**state, "parts": parts}
 
 
-def save(state: Mapping[str, Any], folder: Path, keep: Sequence[str] = ()) -> list[Path]:
+def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What may have been compacted, in float32."""
+    return {name: t.float() if t.is_floating_point() else t for name, t in expand(weights).items()}
+
+
+def save(state: Mapping[str, Any], folder: Path, keep: Sequence[str] = (), compacted: bool = False) -> list[Path]:
     """Writes the pieces of a state, and an index of them, which comes last: where it is, they are whole. Gives all of their paths.
     Raises OSError where one cannot be written."""
     tensors: dict[str, Tensor] = {}
-    plain = _taken(packed(state, keep), tensors)
+    plain = _taken(packed(state, keep, compacted), tensors)
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "state.partial"
     try:
@@ -149,13 +159,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     into = commands.add_parser("save", help="a state to pieces")
     into.add_argument("state", type=Path)
     into.add_argument("pieces", type=Path, help="a folder")
+    into.add_argument("--compact", action="store_true", help="weights in eight bits")
     into.add_argument("--keep", nargs="+", choices=KEEP, default=[], help="more than averages")
     back = commands.add_parser("restore", help="pieces to a state")
     back.add_argument("pieces", type=Path)
     back.add_argument("state", type=Path)
     args = parser.parse_args(argv)
     if args.what == "save":
-        for path in save(read_state(args.state), args.pieces, args.keep):
+        for path in save(read_state(args.state), args.pieces, args.keep, args.compact):
             print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
     else:
         state = load(args.pieces)

@@ -86,6 +86,18 @@ def test_pieces_that_are_not_whole_are_refused(work, tmp_path, monkeypatch):
         pack.load(folder)
 
 
+def test_eight_bits_are_a_quarter_and_as_good_as_those_of_the_built_in_model(work, tmp_path):
+    state = read_state(work[0] / "state.pt")
+    sizes = [sum(p.stat().st_size for p in pack.save(state, tmp_path / str(c), (), c)) for c in (False, True)]
+    assert sizes[1] < 0.75 * sizes[0]  # much of so small a network is kept in more bits
+    back, was = pack.load(tmp_path / "True")["parts"]["model"], state["parts"]["model"]["average"]
+    assert back["weights"].keys() == state["parts"]["model"]["weights"].keys()
+    for name, weight in back["average"].items():
+        largest = was[name].flatten(1).abs().amax(1, keepdim=True) if weight.ndim > 1 else was[name].abs()
+        assert weight.dtype == torch.float32
+        assert ((weight - was[name]).flatten(1 if weight.ndim > 1 else 0).abs() <= largest / 250 + 1e-6).all()
+
+
 def test_frozen_weights_are_carried_as_they_are():
     """What has no average is kept itself, whatever is left out."""
     part = {
