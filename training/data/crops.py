@@ -11,9 +11,9 @@ from causalcine_core.errors import InputError
 from ..world.rendering import GROUP
 
 
-def check_frames(frames: int, name: str, most: int = 10**6) -> None:
+def check_frames(frames: int, name: str, least: int = 1) -> None:
     """Raises InputError unless latent frames of four come out even: 1 + 4n."""
-    checks.whole(frames, name, 1, most)
+    checks.whole(frames, name, least, 10**6)
     if frames % GROUP != 1:
         raise InputError(f"{name} must be 1 + {GROUP}n, got {frames}")
 

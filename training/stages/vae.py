@@ -51,6 +51,7 @@ from ..world.rendering import GROUP
 
 LOSSES = ("pixel", "edge", "haar", "rhythm", "kl")
 OUTER = ("encoder.conv1.", "encoder.head.", "conv1.", "conv2.", "decoder.conv1.", "decoder.head.")  # not Muon's
+MEASURED_FRAMES = 73  # at least, since flicker is told over two windows of 36 frames
 STATISTICS_CLIPS = 64  # that the latents' mean and deviation are measured on, at most twice as many
 
 
@@ -89,7 +90,7 @@ class VAERecipe:
         checks.whole(self.edge_levels, "edge_levels", 1, 8)
         checks.whole(self.linear_start, "linear_start", 0, self.footage.films)
         checks.whole(self.measured[0], "measured[0]", 0, 10**4)
-        check_frames(self.measured[1], "measured[1]")
+        check_frames(self.measured[1], "measured[1]", MEASURED_FRAMES)
         for name in ("compile", "checkpointing"):
             if getattr(self.run, name):
                 raise InputError(f"run.{name} must be false: a VAE is trained without")
