@@ -546,7 +546,10 @@ def test_a_reader_that_goes_away_is_no_error(folder, checkpoint):
         (["--memory-budget", "0"], "memory.budget must be a number of GiB above 0, got 0"),
         (["--memory-budget", "0.000001"], "need at least"),
         (["--memory-storage", "4bit"], 'memory.storage must be one of full, 8bit, host, host_8bit, got "4bit"'),
-        (["--routing", "never"], 'memory.routing must be one of every_step, first_step, got "never"'),
+        (
+            ["--routing", "never"],
+            'memory.routing must be one of every_step, first_step, rag, sink, fifo, even, got "never"',
+        ),
         (["--cut", "fade"], "cut must be one of native, flush, "),
     ],
 )

@@ -30,6 +30,8 @@ VARIANTS = {
     "host_8bit": (replace(SETTINGS, storage="host_8bit"), {}),
     "budget": (replace(SETTINGS, storage="host", budget=0.0005), {}),
     "first step": (replace(SETTINGS, routing="first_step"), {}),
+    "one choice": (replace(SETTINGS, routing="rag", storage="8bit"), {}),
+    "by place": (replace(SETTINGS, routing="even", storage="host"), {}),
     "no memory": (MemorySettings(1, 0), {}),
     "guided": (SETTINGS, {"guidance": 3.0}),
     "unipc": (SETTINGS, {"sampler": "unipc"}),

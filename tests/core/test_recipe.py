@@ -132,7 +132,7 @@ def test_asked_memory_becomes_what_holds():
         ({"budget": math.nan}, "memory.budget must be a number of GiB above 0, got NaN"),
         ({"budget": "1"}, 'memory.budget must be a number of GiB above 0, got "1"'),
         ({"storage": ["full"]}, 'memory.storage must be one of full, 8bit, host, host_8bit, got ["full"]'),
-        ({"routing": None}, "memory.routing must be one of every_step, first_step, got null"),
+        ({"routing": None}, "memory.routing must be one of every_step, first_step, rag, sink, fifo, even, got null"),
         ({"sink": 3}, 'memory has an unknown field "sink"; allowed are window, '),
     ],
 )

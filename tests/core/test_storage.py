@@ -182,8 +182,11 @@ def test_where_frames_are_kept_changes_nothing(storage, host, routing, room, mon
     assert there.recalled == there.held[1] == 0
     device, kept = here.held
     assert kept == here.cold.capacity * here.cold.host_bytes_per_frame > 0.9 * here.nbytes - device
-    assert here.recalled > 0
-    assert (0.5 * here.recalled < here.foretold <= here.recalled) == (room == 0)
+    if routing == "fifo":  # has just left the window, and is moved to the host when the chunk is written
+        assert here.recalled == 0
+    else:
+        assert here.recalled > 0
+        assert (0.5 * here.recalled < here.foretold <= here.recalled) == (room == 0)
 
 
 def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
