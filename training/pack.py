@@ -6,7 +6,7 @@
 What is kept of each part are its averaged weights, matrices in bfloat16 and all that is small in float32; a run that goes on begins
 with them, its moments at zero, and reads whatever data lies there. `--keep weights` keeps the weights themselves beside their
 averages, `--keep moments` the optimizers' moments; `--compact` rounds weights and averages to eight bits, as in the built-in model.
-What a stage keeps of its own goes along, but for its data and its teacher.
+What a stage keeps of its own goes along, but for its place in the data.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ PIECE = 16 * 2**20  # bytes
 INDEX = "state.json"
 SMALL = 2**14  # numbers of a tensor that stays in float32
 KEEP = ("weights", "moments")
-LEFT: dict[str, Any] = {"data": {}, "teacher": None}  # of what a stage keeps of its own, and what stands for it
+# Of what a stage keeps of its own, and what stands for it: the names of shards, which lie on one machine, films that live on, and
+# weights that follow the average.
+LEFT: dict[str, Any] = {"data": {}, "shards": [], "living": {}, "followed": None}
 
 
 def packed(state: Mapping[str, Any], keep: Sequence[str] = (), compacted: bool = False) -> dict[str, Any]:
     """What of a state is carried."""
     parts = {name: _part(part, keep, compacted) for name, part in state["parts"].items()}
     own = {name: LEFT.get(name, value) for name, value in state["own"].items()}
+    if compacted and own.get("teacher"):
+        own["teacher"] = compact(own["teacher"])
     return {**state, "parts": parts, "own": own}
 
 
@@ -61,7 +65,10 @@ def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
         weights = _whole(part["weights"])
         average = _whole(part["average"]) if part["average"] is not None else None
         parts[name] = {**part, "weights": {**(average or {}), **weights}, "average": average}
-    return {**state, "parts": parts}
+    own = state["own"]
+    if own.get("teacher"):
+        own = {**own, "teacher": _whole(own["teacher"])}
+    return {**state, "parts": parts, "own": own}
 
 
 def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

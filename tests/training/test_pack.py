@@ -47,7 +47,7 @@ def test_a_state_comes_back(work, tmp_path, monkeypatch, keep):
         for number, moments in one["state"].items():
             for name, moment in moments.items():
                 torch.testing.assert_close(moment, other["state"][number][name], atol=0, rtol=2**-8)
-    assert back["own"] == {"data": {}, "teacher": None, "text": state["own"]["text"]}
+    assert back["own"] == {"data": {}, "followed": None, "text": state["own"]["text"]}
 
 
 def test_a_run_goes_on_from_pieces_with_other_data(work, shards, tmp_path, capsys):
@@ -105,7 +105,12 @@ def test_frozen_weights_are_carried_as_they_are():
         "average": {"a": torch.ones(2) * 2},
         "optimizers": [],
     }
-    state = {"parts": {"x": part, "y": {**part, "average": None}}, "own": {}}
+    own = {"teacher": {"a": torch.randn(64, 64)}, "shards": ["films-0"], "living": {"0": 1}, "count": 3}
+    state = {"parts": {"x": part, "y": {**part, "average": None}}, "own": own}
+    for compacted in (False, True):
+        back = pack.unpacked(pack.packed(state, (), compacted))["own"]
+        torch.testing.assert_close(back.pop("teacher")["a"], own["teacher"]["a"], atol=0.02, rtol=0)
+        assert back == {"shards": [], "living": {}, "count": 3}
     parts = pack.unpacked(pack.packed(state))["parts"]
     assert {name: float(t[0]) for name, t in parts["x"]["weights"].items()} == {"a": 2.0, "frozen": 0.0}
     assert {name: float(t[0]) for name, t in parts["y"]["weights"].items()} == {"a": 1.0, "frozen": 0.0}

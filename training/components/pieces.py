@@ -189,5 +189,6 @@ class Pieces:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], rollouts: Rollouts) -> None:
-        self.shards.restore(state["shards"])
+        if state["shards"]:  # none where the state was carried to this machine
+            self.shards.restore(state["shards"])
         self.living = {slot: rollouts.revive(living) for slot, living in state["living"].items()}

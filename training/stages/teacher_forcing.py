@@ -225,7 +225,7 @@ class TeacherForcing(Stage[Batch]):
     def state_dict(self) -> dict[str, Any]:
         text = getattr(self.model.text, "config", None)
         return {
-            "teacher": self.teacher.state_dict() if self.teacher is not None else None,
+            "followed": self.teacher.state_dict() if self.teacher is not None else None,
             "data": self.source.state_dict(),
             "text": text.to_dict() if text is not None else None,
         }
@@ -233,7 +233,7 @@ class TeacherForcing(Stage[Batch]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.teacher is not None:
             averaged = self.model.state_dict() | self.average.state_dict()
-            self.teacher.load_state_dict(state["teacher"] or averaged)
+            self.teacher.load_state_dict(state["followed"] or averaged)
         self.source.load_state_dict(state["data"])
 
 
