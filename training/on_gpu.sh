@@ -54,10 +54,11 @@ if [ "$stage" != vae ]; then
     begin+=(--set "preview.vae=$vae")
 fi
 
-# asked to stop between updates when its time is over, and again, by a signal, if an update or a sheet outlasts it
-timeout --foreground -s TERM "$(($(left) + reserve / 2))" "$python" -m causalcine_core train "$stage" "$recipe" --work "$work" \
+# It stops between updates when its time is over, and saves; an update that outlasts this is asked to end by a signal, a sheet is not
+# waited for.
+timeout --foreground -s TERM -k 3 "$(($(left) + reserve / 3))" "$python" -m causalcine_core train "$stage" "$recipe" --work "$work" \
     --data "$data" --resume "${begin[@]}" --set "run.max_seconds=$(left)" "$@" 2>&1 | tee "$out/train.log" ||
-    [ "${PIPESTATUS[0]}" = 124 ]
+    [[ ${PIPESTATUS[0]} =~ ^(124|137)$ ]]
 rm -rf "${out:?}/$stage"
 "$python" -m training.pack save "$work/state.pt" "$out/$stage" $pack
 [ "$stage" = vae ] || tail -n 1 "$room"/stills.log "$room"/films.log >>"$out/train.log"
