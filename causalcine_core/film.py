@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from .checks import show, whole
+from .cut import Cut
 from .errors import InputError
 from .memory import KVMemory, MemorySettings, RemoteMemory, ResolvedMemory
-from .plan import Plan, cut_short, plan
+from .plan import BLEND, Plan, PlannedShot, cut_short, plan
 from .sampling import Recipe, State
 from .sampling.passes import limited
-from .story import Story, check_seed, check_size
+from .story import Shot, Story, check_seed, check_size, join_prompt
 
 # Fields of a recipe that a film keeps from its first chunk to its last.
 KEPT = ("chunk", "first_chunk", "fps", "negative")
@@ -161,6 +164,58 @@ def back_to(state: State, chunks: int) -> State:
         pending=(),
         decoder=state.decoder if all_of_it else None,
     )
+
+
+def told(state: State, model: Model, begin: int = 0) -> Story:
+    """The story that makes a film, or what of it follows on its first `begin` pixel frames: the same plan, seeds, size and texts.
+
+    What the model does by itself is not said again. A shot with chunks of several seeds has that of its first one.
+    """
+    line, native = state.recipe.timeline, state.given or model.recipe
+    rate = Fraction(repr(float(line.fps)))
+    plans = [*(record.plan for record in state.records), *state.planned]
+    seeds = {record.plan.shot: record.seed for record in reversed(state.records)}
+    texts = {chunk.shot: chunk.text for chunk in reversed(plans)}  # of each shot's first chunk
+    following = [(shot, before) for shot, before in _with_begin(state.shots) if shot.frames[1] > begin]
+    one = len({shot.shared for shot, _ in following}) == 1
+    shots = []
+    for shot, before in following:
+        start = Fraction(begin) if shot.frames[0] < begin else before
+        blend = _blend(shot, texts.get(shot.index, ())) if shot.index else None
+        seed = seeds.get(shot.index, state.seed) if shot.seed is None else shot.seed
+        shots.append(
+            Shot(
+                shot.caption if one else join_prompt(shot.shared, shot.caption),
+                seconds=float(max(shot.until - start, Fraction(1)) / rate),
+                seed=None if seed == state.seed else seed,
+                cut=None if shot.cut == state.recipe.cut.mode and blend is None else shot.cut,
+                blend=blend,
+            )
+        )
+    size = tuple(side * model.spatial for side in state.size)
+    usual_size = (native.picture.height, native.picture.width)
+    return Story(
+        shots,
+        following[0][0].shared if one else "",
+        fps=None if line.fps == native.timeline.fps else line.fps,
+        width=None if size == usual_size else size[1],
+        height=None if size == usual_size else size[0],
+        seed=state.seed,
+        negative=None if state.recipe.guidance.negative == native.guidance.negative else state.recipe.guidance.negative,
+        cut=None if state.recipe.cut.mode == native.cut.mode else state.recipe.cut.mode,
+    )
+
+
+def _with_begin(shots: Sequence[PlannedShot]) -> list[tuple[PlannedShot, Fraction]]:
+    """Each shot with what was asked for up to its begin, exact pixel frames."""
+    return list(zip(shots, [Fraction(0), *(shot.until for shot in shots)], strict=False))
+
+
+def _blend(shot: PlannedShot, text: Sequence[tuple[int, float]]) -> int | None:
+    """Over how many chunks a soft shot goes over, told from how much of its own text its first chunk reads; None: as usual."""
+    how = Cut.parse(shot.cut)
+    over = round(1 / text[-1][1]) - 1 if text else 0
+    return over if how.soft and over != (0 if how.rewrite else BLEND) else None
 
 
 def first(*values: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -18,7 +19,7 @@ from .card import Card
 from .distributed.sequence_parallel import SequenceParallel
 from .errors import FilmStoppedError, InputError, NotFiniteError
 from .executors import Executor, Job, LocalExecutor
-from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned
+from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned, told
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
@@ -28,6 +29,7 @@ from .runner import Runner, describe_network, fingerprint, pick_compute, pick_de
 from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .session import Event, Session
 from .story import Shot, Story, pace_notes
+from .story_formats.film import STORY_FIELD
 from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot
 from .threads import one_thread
 from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
@@ -341,9 +343,9 @@ class Pipeline:
         """Make a film and write it as it grows. Takes `stream`'s settings; the file appears when it is whole.
 
         With `state`, the file holds the new part only, or, with `whole`, the film from its beginning; frame ranges in the
-        report are of the whole film. on_chunk: called with every chunk as soon as it is made, before it is written: whatever
-        fails later, its state is good. Where the film stops early, the file holds what was made, and the FilmStoppedError
-        has its state.
+        report are of the whole film. The file carries the story of what it holds, which `Story.load` reads back. on_chunk:
+        called with every chunk as soon as it is made, before it is written: whatever fails later, its state is good. Where the
+        film stops early, the file holds what was made, and the FilmStoppedError has its state.
         """
         make = self.filming(story, output=output, on_chunk=on_chunk, whole=whole, **settings)
         del settings
@@ -370,7 +372,8 @@ class Pipeline:
         if whole:
             stream = chain(self.replay(begun), stream)
         warnings = self.check(story, settings.get("state"))
-        return partial(self._film, stream, Path(output), begun.recipe.timeline.fps, on_chunk, warnings)
+        carried = self._carried(story, begun, whole, settings)
+        return partial(self._film, stream, Path(output), begun.recipe.timeline.fps, on_chunk, warnings, carried)
 
     def _film(
         self,
@@ -379,8 +382,9 @@ class Pipeline:
         fps: float,
         on_chunk: Callable[[Chunk], None] | None,
         warnings: Sequence[str],
+        carried: Mapping[str, str],
     ) -> Video:
-        """Write the chunks of a stream as they come."""
+        """Write the chunks of a stream as they come. carried: text fields of the file."""
         from .report import build_report
         from .video import VideoWriter
 
@@ -392,7 +396,8 @@ class Pipeline:
                 if on_chunk is not None:
                     on_chunk(chunk)
                 if writer is None:
-                    writer = VideoWriter(output, fps, (chunk.frames.shape[2], chunk.frames.shape[1]))
+                    size = (chunk.frames.shape[2], chunk.frames.shape[1])
+                    writer = VideoWriter(output, fps, size, metadata=carried)
                     writer.__enter__()
                 writer.write(chunk.frames)
         except FilmStoppedError as stopped:
@@ -408,6 +413,20 @@ class Pipeline:
             raise InputError("nothing is left to make: the film is finished; give a story that goes on from there")
         writer.__exit__(None, None, None)
         return Video(output, state, build_report(state, model=self.describe(), warnings=warnings))
+
+    def _carried(self, story: Story | None, begun: State, whole: bool, asked: Mapping[str, Any]) -> dict[str, str]:
+        """What a video says of itself: the story as it was asked for, where the video holds just that, else as the film tells it."""
+        whole = whole and begun.chunks > 0
+        if not whole and not begun.planned:
+            return {}  # there will be no video
+        if story is None or whole:
+            story = self.told(begun, 0 if whole else begun.frames)
+        sides = {name: first(asked.get(name), getattr(story, name)) for name in ("width", "height")}
+        return {STORY_FIELD: json.dumps(replace(story, seed=begun.seed, **sides).to_dict(), ensure_ascii=False)}
+
+    def told(self, state: State, begin: int = 0) -> Story:
+        """The story that makes a film again, or what of it follows on its first `begin` pixel frames."""
+        return told(state, self.model, begin)
 
     def replay(self, state: State) -> Iterator[Chunk]:
         """The chunks that a film has, decoded once more; `state` of each is the film's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from ..causalcine_core.plan import PlannedShot
 from ..causalcine_core.sampling import Recipe, State
 from ..causalcine_core.sampling.passes import most_held
 from ..causalcine_core.sampling.rollout import memory_for, passes_of
+from ..causalcine_core.story import Story
 from ..causalcine_core.text import Reading, fit_notes, fit_shot
 from ..causalcine_core.vae import published_vae
 from .adapt import clip as clips
@@ -165,11 +167,17 @@ def _recipe(model: Any) -> Recipe:
     return recipe or Recipe()
 
 
-def latent_of(state: State) -> dict[str, Any]:
-    """The film so far as a LATENT, in VAE space."""
-    return {"samples": state.film(), KEY: {"fps": float(state.recipe.timeline.fps)}}
+def latent_of(state: State, story: Story) -> dict[str, Any]:
+    """The film so far as a LATENT, in VAE space, with the story that makes it."""
+    text = json.dumps(story.to_dict(), ensure_ascii=False)
+    return {"samples": state.film(), KEY: {"fps": float(state.recipe.timeline.fps), "story": text}}
 
 
 def fps_of(samples: dict[str, Any]) -> float:
     """The frame rate that a LATENT was made for."""
     return samples.get(KEY, {}).get("fps", FPS)
+
+
+def story_of(samples: dict[str, Any]) -> str | None:
+    """The story of a LATENT, as JSON text; None: it does not say."""
+    return samples.get(KEY, {}).get("story")

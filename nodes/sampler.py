@@ -125,4 +125,4 @@ class CausalCineSampler(Form):
             raise (crew.keep(asked, lost) if crew else lost) from lost
         if sentences:
             say("\n".join(sentences))  # once more: meanwhile its place showed how far the film was
-        return io.NodeOutput(latent_of(made), made, ui={"text": sentences} if sentences else None)
+        return io.NodeOutput(latent_of(made, pipe.told(made)), made, ui={"text": sentences} if sentences else None)

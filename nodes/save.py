@@ -19,7 +19,7 @@ from .adapt import vae as vaes
 from .adapt.form import Form
 from .adapt.progress import warn
 from .adapt.queue import ancestry
-from .film import fps_of
+from .film import fps_of, story_of
 
 PREFIX = "video/CausalCine"
 
@@ -96,7 +96,7 @@ class CausalCineSaveVideo(Form):
             unfinished,
             fps,
             size,
-            metadata=files.metadata(cls.hidden),
+            metadata=files.metadata(cls.hidden, story_of(samples)),
             called=filename_prefix,
             on_wait=stop,
         ) as video:

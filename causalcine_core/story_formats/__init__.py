@@ -75,7 +75,7 @@ def load_story(path: Path) -> Story:
             return form.read_one(StoryFile(file), number)
         text = read_text(file)
         if file.suffix.lower() == ".json":
-            return story_from_dict(decoded(text))
+            return story_from_dict(decoded(text), number)
         if file.suffix.lower() == ".jsonl":
             return LONGLIVE.read_one(text, number)
         return parse_story(text, number)
@@ -102,7 +102,7 @@ def parse_story(text: str, number: int | None = None) -> Story:
         return parse_story(inner, number)
     data = None if LONGLIVE.detect(text) else _data_of(text)
     if data is not None:
-        return story_from_dict(data)
+        return story_from_dict(data, number)
     text = re.sub(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", text)
     return next(form for form in TEXT_FORMS if form.detect(text)).read_one(text, number)
 

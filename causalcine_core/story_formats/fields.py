@@ -22,6 +22,7 @@ _FILM: Mapping[str, Sequence[str]] = {
 }
 
 _ALIKE = 0.8  # of a field's name and a known one: more is a slip of the pen
+_MOST_COMPARED = 1000  # names that are compared with the known ones
 
 
 def decoded(text: str, *, column: int = 0) -> Any:
@@ -60,7 +61,7 @@ class Fields:
     """
 
     def __init__(self) -> None:
-        self.ignored: list[str] = []
+        self.ignored: dict[str, None] = {}  # for its order
         self.renamed: dict[str, str] = {}
 
     def of(self, data: object, name: str, known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -74,13 +75,14 @@ class Fields:
         for field in data:
             if field in taken.values() or (field in names and data[field] is None):
                 continue
-            near = difflib.get_close_matches(field[:40], names, 1, _ALIKE)
-            if field not in names and near and near[0] not in data:
+            few = len(self.ignored) < _MOST_COMPARED
+            near = difflib.get_close_matches(field[:40], names, 1, _ALIKE) if few and field not in names else []
+            if near and near[0] not in data:
                 raise InputError(
                     f'{name} has an unknown field {checks.show(field)}, did you mean "{near[0]}"? allowed are {", ".join(names)}'
                 )
             place = "" if name == "the story" else re.sub(r"\[\d+\]", "[]", name) + "."
-            self.ignored.append(place + field[:40])
+            self.ignored[place + field[:40]] = None
         found = {ours: field for ours, field in taken.items() if field is not None}
         self.renamed |= {ours: field for ours, field in found.items() if field != known[ours][0]}
         return {ours: given[field] for ours, field in found.items()}

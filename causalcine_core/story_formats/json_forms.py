@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,13 +23,14 @@ LONG = 60  # seconds: a shot whose length nobody wrote down, but follows from fr
 _CUTS = ("shot_cut_frames", "num_frames")
 
 
-def story_from_dict(data: object) -> Story:
-    """A story from decoded JSON, in any of `JSON_FORMS`; what is none of them is read as our own, and refused by name."""
+def story_from_dict(data: object, number: int | None = None) -> Story:
+    """A story from decoded JSON, in any of `JSON_FORMS`; what is none of them is read as our own, and refused by name. number: as of
+    `Form.read_one`."""
     if not isinstance(data, dict | list):
         raise InputError(
             f'a JSON story must be an object such as {{"shots": [...]}}, or a list, got {checks.show(data)}'
         )
-    return next((form for form in JSON_FORMS if form.detect(data)), SHOT_LIST).read_one(data)
+    return next((form for form in JSON_FORMS if form.detect(data)), SHOT_LIST).read_one(data, number)
 
 
 # --- texts by first frame
@@ -101,7 +102,7 @@ def _read_captions(data: Any) -> Story:
 
 
 def _at_cuts(
-    texts: Sequence[str], told: dict[str, Any], how: str, hints: Sequence[str], ignored: Sequence[str]
+    texts: Sequence[str], told: dict[str, Any], how: str, hints: Sequence[str], ignored: Iterable[str]
 ) -> Story:
     """A story of texts and of the frames that `told` has of their cuts."""
     frames, ends = _lengths(told.pop("shot_cut_frames", None), told.pop("num_frames", None), len(texts))

@@ -15,6 +15,7 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...causalcine_core.errors import InputError
+from ...causalcine_core.story_formats.film import STORY_FIELD
 
 DEFAULT = "CausalCine"
 LONGEST_PART, LONGEST = 180, 900  # bytes of one name and of the whole prefix: file systems allow 255 and 4,096
@@ -87,14 +88,15 @@ def publish(file: Path, name: str, number: int) -> Path:
         return target
 
 
-def metadata(hidden: Any) -> dict[str, str]:
-    """Prompt and workflow as fields of a video file, unless the user turned that off."""
+def metadata(hidden: Any, story: str | None) -> dict[str, str]:
+    """Prompt, workflow and story as fields of a video file, unless the user turned that off."""
     if args.disable_metadata:
         return {}
     fields = dict(hidden.extra_pnginfo or {})
     if hidden.prompt is not None:
         fields["prompt"] = hidden.prompt
-    return {name: json.dumps(value) for name, value in fields.items()}
+    told = {} if story is None else {STORY_FIELD: story}
+    return {name: json.dumps(value) for name, value in fields.items()} | told
 
 
 def _date(layout: str) -> str:

@@ -133,6 +133,10 @@ def test_comfyui_reads_the_workflow_back(server: Server, main: Path) -> None:
     fields = json.loads(out)
     assert json.loads(fields["workflow"]) == {"text": "é=;#\\\n"}
     assert json.loads(fields["prompt"])["3"]["class_type"] == "CausalCineSampler"
+    story = Story.load(path)
+    assert story.to_dict() == json.loads(fields["causalcine_story"])
+    told = Story.parse(film(seed=32)["2"]["inputs"]["story"])
+    assert ([shot.prompt for shot in story.shots], story.seed) == ([shot.prompt for shot in told.shots], 32)
 
 
 def test_seconds_asked_are_seconds_got_or_it_is_said(server: Server) -> None:

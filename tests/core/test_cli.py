@@ -241,7 +241,10 @@ TEXTS = {
     "NaN length": ('{"shots": [{"prompt": "a", "seconds": NaN}]}', "shots[0].seconds"),
     "10,000 shots": (json.dumps({"shots": [{"prompt": "a"}] * 10_000}), "9,999"),
     "size off the stride": ('{"width": 40, "height": 32, "shots": [{"prompt": "a"}]}', "32x32 or 48x32"),
-    "unknown field": ('{"shots": [{"prompt": "a", "length": 3}]}', '"length"'),
+    "misspelled field": (
+        '{"shots": [{"prompt": "a", "secnods": 3}]}',
+        'unknown field "secnods", did you mean "seconds"?',
+    ),
     "wrong type": ('{"shots": "a"}', "shots"),
     "not UTF-8": ("\udcff", "UTF-8"),
     "cut of a later version": ('{"shots": [{"prompt": "a", "cut": "smooth"}]}', "shots[0].cut"),

@@ -135,6 +135,11 @@ def test_files_of_several_stories_need_a_number(tmp_path):
         assert Story.load(f"{path}#2").shots[0].prompt == "c"
         with pytest.raises(InputError, match="holds 2 stories, and none of number 3"):
             Story.load(f"{path}#3")
+    for name in ("a.json", "p.txt"):
+        (tmp_path / "p.txt").write_text("a\n\nb")
+        assert Story.load(f"{tmp_path / name}#1") == Story.load(tmp_path / name)
+        with pytest.raises(InputError, match="this holds 1 story, and none of number 2"):
+            Story.load(f"{tmp_path / name}#2")
     (tmp_path / "odd#2").write_text("a name with a number")
     assert Story.load(tmp_path / "odd#2").shots[0].prompt == "a name with a number"
 
