@@ -71,7 +71,7 @@ def tables(quality: dict[str, Any]) -> str:
         "",
         "Called by name only, last seen before the local window:",
         "",
-        f"| figure | routed (top-k {recipe['top_k']}) | without (top-k 0) | gain | n | ceiling | floor / goal |",
+        f"| figure | {quality['memory']} (top-k {recipe['top_k']}) | without (top-k 0) | gain | n | ceiling | floor / goal |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, (floor, goal) in _RECALL.items():

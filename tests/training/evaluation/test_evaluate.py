@@ -222,6 +222,7 @@ def test_another_memory_is_another_run_on_the_same_stories(readers, tmp_path):
     other = reports[1]["against"]
     assert other["run"] == "nano-even" and other["figures"]["setting"]["n"] == 5
     assert "more than nano-even" in (folders[1] / "quality.md").read_text()
+    assert "| figure | even (top-k 2) |" in (folders[0] / "quality.md").read_text()
     with pytest.raises(InputError, match="as many stories"):
         main(["nano", "--stories", "2", "--long", "0", "--memory", "even", "--against", "output/evaluate/nano-window"])
 
