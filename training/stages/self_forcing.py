@@ -71,7 +71,7 @@ class SelfForcingRecipe:
     ratio: int = 5
     exit: Literal["drawn", "last"] = "drawn"
     limits: dict[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(VITALS[:2], (0.5, 1.5)))
-    agreement: float = 0.5
+    agreement: float = 0.8
     preview: Preview = field(default_factory=Preview)
 
     def __post_init__(self) -> None:
