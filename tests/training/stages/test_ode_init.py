@@ -27,6 +27,7 @@ from training.stages import ode_init, teacher_forcing
 from training.stages.ode_init import OdeInit, OdeInitRecipe
 from training.trainer import Trainer
 
+from ...gpu import GPU, pretended_gpu
 from .. import reference
 from ..conftest import RECIPE, SHOTS, changed
 from ..test_trainer import SLOW_AT_STEP_5, assert_same
@@ -231,6 +232,28 @@ def test_a_student_that_has_seen_a_path_ends_where_it_ends(stage, films):
     trainer = Trainer(made, made.recipe, films.parent, torch.device("cpu"))
     course = [float(trainer.update()["x0"]) for _ in range(25)]
     assert course[-1] < 0.35 * course[0]
+
+
+def test_it_computes_where_its_recipe_says(films, tmp_path, monkeypatch):
+    """On the pretended GPU, which refuses tensors that lie elsewhere: paths and losses of the CPU, a first chunk of levels of its
+    own among them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where kernels are chosen
+    levels = {"levels": [1000, 500], "first_levels": [1000, 750, 500], "shift": 1.0}
+    recipe = read(OdeInitRecipe, changed(TINY, student=levels, draws=2))
+    here = OdeInit(recipe, torch.device("cpu"), films)
+    torch.nn.init.xavier_uniform_(here.model.net.head.head.weight)
+    here.teacher.load_state_dict(here.model.state_dict())
+    with torch.no_grad():
+        expected = [here.losses(batch)["x0"].item() for batch in here.draw(0).batches]
+    with pretended_gpu(), torch.no_grad():
+        there = OdeInit(recipe, GPU, films)
+        there.model.load_state_dict(here.model.state_dict())
+        there.teacher.load_state_dict(here.model.state_dict())
+        assert {p.device for p in (*there.model.parameters(), *there.teacher.parameters())} == {GPU}
+        found = [there.losses(batch)["x0"] for batch in there.draw(0).batches]
+        assert {loss.device for loss in found} == {GPU}
+        assert [loss.item() for loss in found] == pytest.approx(expected, rel=1e-5)
+    assert min(expected) > 0
 
 
 # --- runs
