@@ -2,11 +2,12 @@
 
     python -m training.pack save ~/causalcine-train/base/state.pt pieces [--compact] [--keep weights moments]
     python -m training.pack restore pieces ~/causalcine-train/base/state.pt
+    python -m training.pack codec ~/causalcine-train/codec/vae.safetensors vae.safetensors
 
 What is kept of each part are its averaged weights, matrices in bfloat16 and all that is small in float32; a run that goes on begins
 with them, its moments at zero, and reads whatever data lies there. `--keep weights` keeps the weights themselves beside their
 averages, `--keep moments` the optimizers' moments; `--compact` rounds weights and averages to eight bits, as in the built-in model.
-What a stage keeps of its own goes along, but for its place in the data.
+What a stage keeps of its own goes along, but for its place in the data. `codec` writes a VAE in eight bits, as it is exported.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from causalcine_core.atomic import write_atomic
 from causalcine_core.errors import InputError
+from causalcine_core.vae import load_vae
 from causalcine_core.weights.int8 import compact, expand
 from causalcine_core.weights.tensors import read_tensors, write_tensors, write_torch
 
@@ -171,10 +173,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     back = commands.add_parser("restore", help="pieces to a state")
     back.add_argument("pieces", type=Path)
     back.add_argument("state", type=Path)
+    codec = commands.add_parser("codec", help="a VAE in eight bits")
+    codec.add_argument("vae", type=Path)
+    codec.add_argument("out", type=Path)
     args = parser.parse_args(argv)
     if args.what == "save":
         for path in save(read_state(args.state), args.pieces, args.keep, args.compact):
             print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
+    elif args.what == "codec":
+        write_tensors(args.out, compact(load_vae(args.vae).state_dict()))
     else:
         state = load(args.pieces)
         if args.state.exists():

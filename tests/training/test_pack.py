@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from causalcine_core.errors import InputError
+from causalcine_core.vae import VAEConfig, WanVAE, load_vae
+from causalcine_core.weights.tensors import write_tensors
 from training import pack
 from training.components.checkpoint import read_state
 from training.data.shards import Shards, save_shard
@@ -114,3 +116,14 @@ def test_frozen_weights_are_carried_as_they_are():
     parts = pack.unpacked(pack.packed(state))["parts"]
     assert {name: float(t[0]) for name, t in parts["x"]["weights"].items()} == {"a": 2.0, "frozen": 0.0}
     assert {name: float(t[0]) for name, t in parts["y"]["weights"].items()} == {"a": 1.0, "frozen": 0.0}
+
+
+def test_a_codec_in_eight_bits_is_read_as_any_other(tmp_path):
+    torch.manual_seed(0)
+    vae = WanVAE(VAEConfig(dim=8, dim_mult=(1, 1, 1, 1), num_res_blocks=1))
+    write_tensors(tmp_path / "a.safetensors", vae.state_dict())
+    pack.main(["codec", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")])
+    back = load_vae(tmp_path / "b.safetensors").state_dict()
+    for name, weight in vae.state_dict().items():
+        assert back[name].dtype == torch.float32
+        torch.testing.assert_close(back[name], weight, atol=float(weight.abs().max()) / 200, rtol=0)
