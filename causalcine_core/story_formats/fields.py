@@ -82,7 +82,7 @@ class Fields:
                     f'{name} has an unknown field {checks.show(field)}, did you mean "{near[0]}"? allowed are {", ".join(names)}'
                 )
             place = "" if name == "the story" else re.sub(r"\[\d+\]", "[]", name) + "."
-            self.ignored[place + field[:40]] = None
+            self.ignored[place + (field[:40] if field.isprintable() else checks.show(field))] = None
         found = {ours: field for ours, field in taken.items() if field is not None}
         self.renamed |= {ours: field for ours, field in found.items() if field != known[ours][0]}
         return {ours: given[field] for ours, field in found.items()}

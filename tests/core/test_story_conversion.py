@@ -199,6 +199,13 @@ def test_every_fault_is_one_sentence_that_names_the_field(name, files, says, tmp
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
+def test_names_that_are_left_out_are_told_in_one_line_however_they_are_spelled():
+    data = {"a\nb\ud800": 1, **{f"field {i}": i for i in range(20_000)}, "shots": ["a"]}
+    story = Story.from_dict(data)
+    assert story.ignored[:2] == ('"a\\nb\\ud800"', "field 0") and len(story.ignored) == 20_001
+    assert "\n" not in story.notes[1] and story.notes[1].endswith("field 6 and 19,993 more")
+
+
 def test_prose_with_bullets_brackets_or_semicolons_stays_text():
     for text in (
         "- a fox runs",
