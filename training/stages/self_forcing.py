@@ -70,7 +70,7 @@ class SelfForcingRecipe:
     films: Films = field(default_factory=Films)
     ratio: int = 5
     exit: Literal["drawn", "last"] = "drawn"
-    limits: dict[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(VITALS[:2], (0.5, 1.5)))
+    limits: dict[str, tuple[float, float]] = field(default_factory=lambda: dict.fromkeys(VITALS[:2], (0.3, 1.5)))
     agreement: float = 0.8
     preview: Preview = field(default_factory=Preview)
 

@@ -20,7 +20,7 @@ from training.components.checkpoint import FIELDS, FORMAT, read_state
 from training.components.pieces import Films, Pieces
 from training.data.shards import save_shard
 from training.pack import load, save
-from training.recipe import read
+from training.recipe import plain, read, read_recipe
 from training.stages import self_forcing
 from training.stages.self_forcing import SelfForcing, SelfForcingRecipe, main
 from training.trainer import Trainer
@@ -571,6 +571,12 @@ def test_what_cannot_begin_is_refused_in_one_sentence(recipe_file, folder, base,
     with pytest.raises(InputError, match="holds films in chunks of 1 latent frames: the student makes 3"):
         main(options(recipe, tmp_path / "empty", tmp_path / "a", "--start-from", base))
     assert not (tmp_path / "a" / "state.pt").exists()
+
+
+def test_the_recipe_of_the_repository_is_read():
+    recipe = read_recipe(SelfForcingRecipe, Path(__file__).parents[3] / "training" / "recipes" / "self_forcing.yaml")
+    assert recipe.optimizer.betas == (0.0, 0.999) and recipe.films.longest > 20
+    assert read(SelfForcingRecipe, plain(recipe)) == recipe  # as a state keeps it
 
 
 @pytest.mark.parametrize(
