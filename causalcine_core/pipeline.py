@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .atomic import check_output
 from .card import Card
+from .decoding import Decoding
 from .distributed.sequence_parallel import SequenceParallel
-from .errors import FilmStoppedError, InputError, NotFiniteError
+from .errors import FilmStoppedError, InputError
 from .executors import Executor, Job, LocalExecutor
 from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned, told
 from .memory import MemorySettings
@@ -32,11 +33,9 @@ from .story import Shot, Story, pace_notes
 from .story_formats.film import STORY_FIELD
 from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot
 from .threads import one_thread
-from .vae import VAEConfig, VAEState, WanVAE, frames_to_uint8, vae_from_weights
+from .vae import VAEConfig, WanVAE, vae_from_weights
 from .weights.built_in import model_path
 from .weights.checkpoint import Checkpoint, assign
-
-WIDER = 8  # positions that a weight of a VAE's decoder meets for each of the latent, about: later layers have more
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,10 @@ class Pipeline:
         return cls(describe_network(net, f"random-{seed}"), text, vae, recipe, "random")
 
     @property
+    def _decoding(self) -> Decoding:
+        return Decoding(self.vae, self.network)
+
+    @property
     def executor(self) -> Executor:
         """Who makes the chunks: whoever was given, or this process."""
         return self._executor or LocalExecutor(self.network)
@@ -232,7 +235,7 @@ class Pipeline:
             find_layer,
         )
         stream = self.executor.run(job, on_step)
-        return self._decoded(stream, state, overlap) if decode else stream
+        return self._decoding.stream(stream, state, overlap) if decode else stream
 
     def stream(
         self,
@@ -259,44 +262,6 @@ class Pipeline:
             state = self.start(story, **asked)
         return Session(self, state, on_event)
 
-    def _decoded(self, stream: Iterator[Chunk], state: State, overlap: bool) -> Iterator[Chunk]:
-        """Chunks with their frames. What decodes beside the next chunk does so in a GPU stream of its own."""
-        device = next(self.vae.parameters()).device
-        overlap = overlap and state.settings.budget is None  # it holds one more state, which no budget counts
-        aside = torch.cuda.Stream(device) if overlap and device.type == "cuda" else None
-        waiting: tuple[Chunk, Tensor] | None = None
-        decoder = self._decoder_of(state)
-        del state  # so that only who gave it holds what it remembers
-
-        def done(chunk: Chunk, frames: Tensor) -> Chunk:
-            with torch.cuda.stream(aside):
-                return replace(chunk, frames=frames.cpu().numpy())
-
-        try:
-            for chunk in stream:
-                with torch.cuda.stream(aside):
-                    frames, decoder = self._decode(chunk.latent, decoder)
-                newest = replace(chunk, state=replace(chunk.state, decoder=decoder)), frames
-                ready, waiting = (waiting, newest) if overlap else (newest, None)
-                if ready is not None:
-                    yield done(*ready)
-                del chunk, newest, ready
-        except FilmStoppedError:
-            if waiting is not None:
-                yield done(*waiting)
-            raise
-        if waiting is not None:
-            yield done(*waiting)
-
-    def _decoder_of(self, state: State) -> VAEState | None:
-        """The decoder's part of a state; where it was never decoded, or was cut back, what decoding its latents leaves."""
-        decoder, weight = state.decoder, next(self.vae.parameters())
-        if decoder is not None:
-            return decoder.to(weight.device)
-        for latent in state.latents:
-            _, decoder = self._decode(latent, decoder)
-        return decoder
-
     @property
     def reading(self) -> Reading:
         """How much of a prompt the text encoder reads."""
@@ -312,24 +277,6 @@ class Pipeline:
         """Text of a prompt for the transformer: `[1, T, text_dim]`."""
         with one_thread(self.network.device):  # a short text is little work
             return self.text.encode([prompt])
-
-    @torch.no_grad()
-    def _decode(self, latent: Tensor, decoder: VAEState | None) -> tuple[Tensor, VAEState]:
-        """Frames uint8 `[F, H, W, 3]` of a film's next latents, and the decoder's state after them."""
-        weight = next(self.vae.parameters())
-        latent, before = latent.to(weight.device, weight.dtype), decoder
-
-        def trial() -> Tensor:
-            return self.vae.decode(latent, before)[0]
-
-        work = 2.0 * WIDER * sum(p.numel() for p in self.vae.decoder.parameters()) * latent[0, 0].numel() * len(latent)
-        with self.network.as_passes(("decode", before is None, *latent.shape), work, trial):
-            video, decoder = self.vae.decode(latent, before)
-            if not torch.isfinite(video).all():
-                raise NotFiniteError(
-                    "the decoder gives numbers that are none (NaN or infinity): the VAE or the state's decoder is damaged"
-                )
-            return frames_to_uint8(video), decoder
 
     def generate(
         self,
@@ -370,7 +317,7 @@ class Pipeline:
         stream = self.run(begun, overlap=self.network.device.type == "cuda", **run)
         check_encoder()
         if whole:
-            stream = chain(self.replay(begun), stream)
+            stream = chain(self._decoding.replay(begun), stream)
         warnings = self.check(story, settings.get("state"))
         carried = self._carried(story, begun, whole, settings)
         return partial(self._film, stream, Path(output), begun.recipe.timeline.fps, on_chunk, warnings, carried)
@@ -427,14 +374,6 @@ class Pipeline:
     def told(self, state: State, begin: int = 0) -> Story:
         """The story that makes a film again, or what of it follows on its first `begin` pixel frames."""
         return told(state, self.model, begin)
-
-    def replay(self, state: State) -> Iterator[Chunk]:
-        """The chunks that a film has, decoded once more; `state` of each is the film's."""
-        decoder: VAEState | None = None
-        for record, latent in zip(state.records, state.latents, strict=True):
-            frames, decoder = self._decode(latent, decoder)
-            done = Chunk(record.plan.index, record.plan.shot, latent, record.routing, state, record.seconds)
-            yield replace(done, frames=frames.cpu().numpy())
 
     def check(self, story: Story | None, state: State | None = None) -> list[str]:
         """Warnings about a story that can be made but not as written: words the encoder lacks, global text that has no room. state:
