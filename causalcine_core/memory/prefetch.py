@@ -26,9 +26,8 @@ class Prefetch:
         on_gpu = store.device.type == "cuda"
         self._stream = torch.cuda.Stream(store.device) if on_gpu else None
 
-    def read(self, layer: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, k, S, H, D]` of chosen frames, `[B, k]` into the far ones."""
-        wanted = chosen.tolist()
+    def read(self, layer: int, wanted: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, k, S, H, D]` of frames: of each branch k numbers of far ones."""
         k, v = self._taken(layer, wanted)
         self._choices[layer] = wanted
         self._foretell((layer + 1) % self._store.layers)

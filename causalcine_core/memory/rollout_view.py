@@ -70,9 +70,10 @@ class RolloutView:
             memory.rows(torch.cat([self._far, near]).max()[None]) if self._k and self._routing.shared else None
         )
         self._chosen: list[Tensor | None] = [None] * store.layers
+        self._placed: list[list[int]] | None = None  # by place a choice is known without asking the device
         if self._k and self._routing.place is not None:
-            placed = torch.tensor(self._routing.place(len(self._far), self._k), device=store.device)
-            self._chosen = [placed.expand(store.batch, -1)] * store.layers
+            self._placed = [list(self._routing.place(len(self._far), self._k))] * store.batch
+            self._chosen = [torch.tensor(self._placed, device=store.device)] * store.layers
         self._buffer = AttentionBuffer(rope, store.layers, Extent(self._k, len(near), frames, seen.gap))
 
     @property
@@ -119,7 +120,7 @@ class RolloutView:
         chosen = self._chosen[layer]
         assert chosen is not None
         if self._prefetch is not None:
-            k, v = self._prefetch.read(layer, chosen)
+            k, v = self._prefetch.read(layer, self._placed or chosen.tolist())
         else:
             k, v = self.memory.store.read(layer, self._far_rows, chosen)
         return (k, v) if self._turns is None else (rotate(k, self._turns[1][chosen]), v)

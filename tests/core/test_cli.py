@@ -582,7 +582,7 @@ def test_a_gpu_without_memory_left_is_said_in_one_sentence(folder, run, monkeypa
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
         )
 
-    monkeypatch.setattr(Pipeline, "generate", full)
+    monkeypatch.setattr(Pipeline, "filming", full)
     code, _, err = run("generate", "story.json", "-o", "film.mp4")
     assert code == 1
     assert "causalcine: the GPU has no memory left: lower width" in err[-1]

@@ -113,6 +113,6 @@ def test_with_activation_checkpointing_a_block_runs_once_more_on_the_way_back(ch
     watched = replace(compute, enter=lambda *given: runs.append(1) or compute.enter(*given))
     passes = replace(passes, runner=replace(passes.runner, compute=watched))
     (one,) = unroll(passes, planned(1), text, seed=SEED, exit_step=1)
-    assert len(runs) == 3 * TINY.num_layers  # two denoise, one writes
+    assert len(runs) == 2 * TINY.num_layers
     one.clean.sum().backward()
-    assert len(runs) == (4 if checkpointed else 3) * TINY.num_layers
+    assert len(runs) == (3 if checkpointed else 2) * TINY.num_layers

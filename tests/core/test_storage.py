@@ -202,7 +202,7 @@ def test_a_wrong_guess_of_what_is_recalled_costs_time_only():
         for layer in range(2):
             chosen = torch.tensor(choice)
             for ours, theirs in zip(
-                ahead.read(layer, chosen), store.cold.read(layer, rows.gather(1, chosen)), strict=True
+                ahead.read(layer, chosen.tolist()), store.cold.read(layer, rows.gather(1, chosen)), strict=True
             ):
                 assert torch.equal(ours, theirs)
             held.append(list(ahead._pages))
