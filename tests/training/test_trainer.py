@@ -62,6 +62,22 @@ teacher_forcing.main(sys.argv[1:])
 """
 
 
+def kill_at_step(step: int, command: list[str]) -> None:
+    """Run a training that logs each update, and kill it (-9) when it has made so many."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{") and json.loads(line)["step"] == step:
+                break
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(recipe_file, shards, tmp_path):
     """kill -9 after the first save, in a process of its own; then --resume: weights, averages, moments, teacher, data place and
     counters equal those of a run in one go, bit for bit."""
@@ -70,18 +86,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(recipe_file, 
     work = tmp_path / "killed"
     options = map(str, (recipe, "--data", shards, "--work", work, "--threads", 1))
     command = [sys.executable, "-c", SLOW_AT_STEP_5, *options]
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if json.loads(line)["step"] == 4:  # one update beyond the save at 3
-                break
-    finally:
-        process.kill()
-        process.wait()
+    kill_at_step(4, command)  # one update beyond the save at 3
     assert read_state(work / "state.pt")["step"] == 3
     assert_same(train(recipe, shards, work, "--resume"), whole)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +27,7 @@ from training.trainer import Trainer
 from ...gpu import GPU, pretended_gpu
 from .. import reference
 from ..conftest import RECIPE, SHOTS, changed
-from ..test_trainer import SLOW_AT_STEP_5, assert_same
+from ..test_trainer import SLOW_AT_STEP_5, assert_same, kill_at_step
 
 ROOT = Path(__file__).parents[3]
 IDS = {",": 2, "[character1]": 3, "a": 4, "cat": 5, "red": 6}  # of the sorted vocabulary, behind padding and unknown
@@ -291,21 +288,8 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(films, base, 
         "ode_init.main", f"ode_init.CAPTION_VOCABULARY = {list(IDS)}\node_init.main"
     )
     options = [str(tmp_path / "whole.yaml"), "--data", str(films), "--work", str(tmp_path / "killed"), "--threads", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *options, "--start-from", str(base)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if json.loads(line)["step"] == 4:  # one update beyond the save at 3
-                break
-    finally:
-        process.kill()
-        process.wait()
+    # one update beyond the save at 3
+    kill_at_step(4, [sys.executable, "-c", command, *options, "--start-from", str(base)])
     assert read_state(tmp_path / "killed" / "state.pt")["step"] == 3
     base.unlink()  # the teacher is in the state
     assert_same(run("killed", "--resume", **settings), whole)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from ... import reference as engine
 from ...gpu import GPU, pretended_gpu
 from ..conftest import RECIPE, SHOTS, changed
 from ..reference import Shape, chunk_logit, encode_text, packed_pass
-from ..test_trainer import assert_same
+from ..test_trainer import assert_same, kill_at_step
 
 IDS = {",": 2, "[character1]": 3, "a": 4, "cat": 5, "red": 6}  # of the sorted vocabulary, behind padding and unknown
 STUDENT = {"steps": 3, "window": 1, "top_k": 2, "shift": 2.0}
@@ -489,19 +487,9 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(recipe_file, 
     films = {"batch": 2, "micro_batch": 1, "lengths": [2, 3], "longest": 40, "history": 3}
     recipe = recipe_file(run={"steps": 9, "save_every": 4}, films=films, adversarial=ADVERSARIAL)
     main(options(recipe, folder, tmp_path / "whole", "--start-from", base))
-    work, root = tmp_path / "killed", Path(__file__).parents[3]
+    work = tmp_path / "killed"
     command = [sys.executable, "-c", SLOW_AT_STEP_6, *options(recipe, folder, work, "--start-from", base)]
-    process = subprocess.Popen(
-        command, cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{") and json.loads(line)["step"] == 5:  # one update beyond the save at 4
-                break
-    finally:
-        process.kill()
-        process.wait()
+    kill_at_step(5, command)  # one update beyond the save at 4
     held = read_state(work / "state.pt")
     assert held["step"] == 4 and len(held["own"]["living"]) == 2
     main(options(recipe, folder, work, "--resume"))
