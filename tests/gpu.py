@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 GPU = torch.device("cuda", 0)
 OURS = ("causalcine_core", "benchmarks", "nodes")
 HALF = (torch.bfloat16, torch.float16)
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "matmul", "linear", "conv1d", "conv2d", "conv3d")
 
 
 class OnGpu(Tensor):

@@ -270,7 +270,7 @@ def _told(run: Callable[..., Any]) -> Callable[..., Any]:
 
             if not isinstance(error, TorchDynamoException):
                 raise
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).strip().splitlines()[:2])  # who raised, and what
             raise InputError(f"torch.compile does not work here ({reason}): do without it") from error
 
     return told

@@ -164,7 +164,7 @@ def test_a_cancel_reaches_an_encoder_that_hangs(server: Server, tmp_path: Path) 
             assert run.events[-1][0] == "execution_interrupted"
     finally:
         server.post("/test_environment", {"IMAGEIO_FFMPEG_EXE": ""})
-    assert not list((server.base / "output/hang").iterdir())
+    assert not list(server.base.glob("output/hang/*"))
 
 
 @pytest.mark.parametrize("place", ["shots", "negative"])
