@@ -115,6 +115,17 @@ def test_a_chunk_is_written_under_the_seed_that_it_was_made_with(pipe):
         assert torch.equal(kept, changed.memory.tensors()[name]), name
 
 
+def test_the_texts_that_are_read_next_are_those_of_what_is_to_be_written_too(pipe):
+    """The newest chunk is written under its own words when the next one begins; a film without its memory, chunk by chunk."""
+    state = last(pipe, Story([Shot("a fox", seconds=CHUNK), Shot("runs", seconds=CHUNK)]), seed=1)
+    begun = pipe.start(story("sleeps"), state=state)
+    assert begun.read_next(begun.planned) == [1, 2]
+    assert begun.read_next(begun.planned, elsewhere=True) == [1, 2]
+    forgotten = replace(begun, memory=None)
+    assert forgotten.read_next(begun.planned) == [0, 1, 2]
+    assert forgotten.read_next(begun.planned, elsewhere=True) == [1, 2]
+
+
 def test_a_budget_is_not_shared_by_films_side_by_side():
     with pytest.raises(InputError, match=r"memory\.budget is 1 GiB for 2 films side by side"):
         begin(network(tiny_net()), tiny_recipe(), MemorySettings(budget=1), size=SIZE, seed=0, batch=2)
