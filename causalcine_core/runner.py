@@ -162,7 +162,7 @@ def prepare_network(
 
 def describe_network(net: CausalWanTransformer, identity: str) -> Runner:
     """A network of ours, as the rollout wants it."""
-    config, weight = net.config, net.get_parameter("blocks.0.self_attn.q.weight")
+    config, weight = net.config, net.get_submodule("blocks.0.self_attn.q").weight
     return Runner(
         net,
         config.num_layers,

@@ -1,6 +1,7 @@
 """Write a trained run as one checkpoint with its card.
 
     python -m training.export --work DIR --vae VAE --out causalcine_core/assets/nano.safetensors
+    python -m training.export --work DIR --lora --out LORA.safetensors         # the adapters of a run with lora.rank, alone
 
 With nano's text encoder the file is all-in-one: network, text encoder and VAE; otherwise the network alone, under Wan's own
 names. The card says which command, data, seed, hardware and time made it; `--quality` puts a report of `training.evaluation`
@@ -25,24 +26,15 @@ from causalcine_core.vae import load_vae
 from causalcine_core.weights.checkpoint import FORMAT, save_weights
 from causalcine_core.weights.header import read_header
 from causalcine_core.weights.int8 import compact
+from causalcine_core.weights.lora import merge_lora
+from causalcine_core.weights.tensors import read_tensors, write_tensors
 
 from .components.card import card
 from .components.checkpoint import read_state
+from .components.lora import Lora, adapters, base
 from .components.student import Student
+from .model import averaged
 from .recipe import read
-
-
-def averaged(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    """The weights of a run's transformer or text encoder, `net.` or `text.`: averaged where it trains, else as they are.
-
-    Raises InputError where the run trains no transformer.
-    """
-    if "model" not in state["parts"]:
-        raise InputError(f"a run of stage {state['stage']} trains no transformer: there is nothing to export")
-    part = state["parts"]["model"]
-    weights = {**part["weights"], **(part["average"] or {})}
-    return {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
-
 
 MANY_STEPS = {"steps": 10, "sampler": "unipc", "guidance": 3.0}
 
@@ -68,19 +60,42 @@ def export(state: Mapping[str, Any], vae: Path, out: Path, quality: Mapping[str,
     told = card(state, vae=dict(read_header(vae, "VAE").metadata), quality=dict(quality))
     header = {"model": config.to_dict(), "recipe": recipe.to_dict(), "card": told}
     out.parent.mkdir(parents=True, exist_ok=True)
-    net = averaged(state, "net.")
+    weights = averaged(state)
+    net = _part(weights, "net.")
     if text is None:
         save_weights(out, net, {"format": FORMAT, "kind": "network", **header})
         return
-    parts = {"model": net, "text": averaged(state, "text."), "vae": load_vae(vae).state_dict()}
+    parts = {"model": net, "text": _part(weights, "text."), "vae": load_vae(vae).state_dict()}
     header["text"] = TextConfig.from_dict(text).to_dict()
     save_checkpoint(out, header, **{name: compact(weights) for name, weights in parts.items()})
+
+
+def export_lora(state: Mapping[str, Any], out: Path) -> None:
+    """Write the adapters of a run, averaged, as a LoRA file under ComfyUI's names, and read it back into the weights that they were
+    trained on. Raises InputError where the run trains none."""
+    lora = read(Lora, state["recipe"].get("lora", {}), "lora")
+    part = state["parts"].get("model")
+    found = adapters({**part["weights"], **(part["average"] or {})}, lora) if part is not None else {}
+    if not found:
+        raise InputError(
+            f"a run of stage {state['stage']} with lora.rank {lora.rank} has no adapters: leave --lora out"
+        )
+    told = {"causalcine": json.dumps({"format": FORMAT, "kind": "lora", "card": card(state)})}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(out, found, told)
+    merge_lora(base(_part(part["weights"], "net.")), read_tensors(out, "LoRA")[0], source=f"LoRA {out}")
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.export", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--vae", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--vae", type=Path)
+    what.add_argument("--lora", action="store_true", help="the adapters alone, as a LoRA file for ComfyUI")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quality", type=Path, help="report of training.evaluation, JSON")
     parser.add_argument("--steps", type=int, help="of a model of many steps; 10")
@@ -89,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", default="96x96", help="WIDTHxHEIGHT in pixels")
     args = parser.parse_args(argv)
     state = read_state(args.work / "state.pt")
+    if args.lora:
+        export_lora(state, args.out)
+        print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {state['step']} steps")
+        return
     width, height = (int(n) for n in args.size.split("x"))
     sampling = {name: getattr(args, name) for name in MANY_STEPS if getattr(args, name) is not None}
     quality = json.loads(args.quality.read_text()) if args.quality else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,10 @@ from causalcine_core.model.transformer import Compute, View, forward
 from causalcine_core.runner import pick_compute, pick_dtype
 
 from .components.checkpoint import read_state
+from .components.lora import Lora, add_adapters, merged, plain_name, without_adapters
 from .components.precision import inference_dtypes, rounded
 from .components.text import TextEncoder
-from .recipe import Run
+from .recipe import Run, read
 
 OUTER = ("net.patch_embedding", "net.head", "text.tokens", "text.positions")  # of a `Model`: what Muon does not train
 
@@ -64,7 +65,26 @@ class Model(nn.Module):
         super().__init__()
         self.config, self.text, self.dtype, self.compute = config, text, dtype, compute
         self.net = CausalWanTransformer(config, device=device).initialize()
+        self.lora = Lora()
         self._dtypes = inference_dtypes(config, dtype) if dtype != torch.float32 else {}
+
+    def adapt(self, lora: Lora) -> None:
+        """From here on its adapters alone are trained, of which a rank of 0 makes none."""
+        if lora.rank:
+            self.lora = lora
+            self.requires_grad_(False)
+            add_adapters(self.net, lora)
+            names = [name for name, _ in self.net.named_parameters()] if self._dtypes else []
+            self._dtypes = {name: self._dtypes[plain_name(name)] for name in names}
+
+    def weights(self, averaged: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """All weights under the names of a plain model, adapters merged. averaged: those that stand in for its own, by their names
+        in `state_dict`."""
+        return merged(self.state_dict() | dict(averaged or {}), self.lora)
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Weights of a plain model, as `weights` gives them; its adapters begin anew. Raises RuntimeError where they do not fit."""
+        self.load_state_dict(without_adapters(weights, self))
 
     def frozen_copy(self) -> Model:
         """The same weights in tensors of their own, that are never trained."""
@@ -95,22 +115,30 @@ class Model(nn.Module):
         """
         given = f"{option} {path}"
         if path.suffix == ".pt":
-            parts = read_state(path)["parts"]
-            if "model" not in parts:
-                raise InputError(f"{given} is the state of a run that trains no transformer")
-            weights = {**parts["model"]["weights"], **(parts["model"]["average"] or {})}
-            _load(self, weights, given)
+            _take(self, averaged(read_state(path), given), given)
             return
         file = read_network(path)
         if file.config != self.config:
             raise InputError(f"{given} holds a network of another shape than the recipe's model")
-        _load(self.net, file.weights, given)
+        weights = {f"net.{name}": weight for name, weight in file.weights.items()}
         if isinstance(self.text, nn.Module):
-            _load(self.text, load_checkpoint(path).text, given)
+            weights |= {f"text.{name}": weight for name, weight in load_checkpoint(path).text.items()}
+        _take(self, weights, given)
 
 
-def _load(module: nn.Module, weights: dict[str, Tensor], given: str) -> None:
+def averaged(state: Mapping[str, Any], given: str = "") -> dict[str, Tensor]:
+    """The weights of a run's model, under the names of a plain one: averaged where it trains, else as they are. given: what gave the
+    state, for the InputError where the run trains no transformer."""
+    if "model" not in state["parts"]:
+        given = given or f"a run of stage {state['stage']}"
+        raise InputError(f"{given} trains no transformer: there are no weights of one to take")
+    part = state["parts"]["model"]
+    lora = read(Lora, state["recipe"].get("lora", {}), "lora")
+    return merged({**part["weights"], **(part["average"] or {})}, lora)
+
+
+def _take(model: Model, weights: dict[str, Tensor], given: str) -> None:
     try:
-        module.load_state_dict(weights)
+        model.take(weights)
     except RuntimeError as error:
         raise InputError(f"{given} does not fit the recipe's model ({str(error).splitlines()[-1].strip()})") from None

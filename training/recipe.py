@@ -228,6 +228,18 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def completed(recipe: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data of an older recipe of this kind, with the defaults of fields that there were none of when it was kept."""
+    newer = {}
+    for field in dataclasses.fields(recipe):
+        if field.name not in data and field.default_factory is not dataclasses.MISSING:
+            newer[field.name] = field.default_factory()
+        elif field.name not in data and field.default is not dataclasses.MISSING:
+            newer[field.name] = field.default
+    whole = {name: dataclasses.asdict(one) if dataclasses.is_dataclass(one) else one for name, one in newer.items()}  # type: ignore[arg-type]
+    return {**_plain(whole), **data}
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> dict[str, tuple[Any, Any]]:
     """Old and new value of every field in which two recipes, as plain data, differ. A field that one lacks is None there."""
     out: dict[str, tuple[Any, Any]] = {}

@@ -27,7 +27,7 @@ from . import HOME
 from .components.checkpoint import PATIENCE, StateFile
 from .components.metrics import Log, machine, remaining
 from .components.previews import save_sheet
-from .recipe import differences, plain, read_recipe
+from .recipe import completed, differences, plain, read_recipe
 from .stage import Stage, Update
 
 
@@ -189,7 +189,7 @@ class Trainer:
                 "weights by --start-from"
             )
         print(f"goes on at step {state['step']}, after {remaining(state['seconds'])} of training", flush=True)
-        for field, (old, new) in differences(state["recipe"], plain(self.recipe)).items():
+        for field, (old, new) in differences(completed(self.recipe, state["recipe"]), plain(self.recipe)).items():
             if any(field == fixed or field.startswith(f"{fixed}.") for fixed in self.stage.fixed):
                 raise InputError(
                     f"{field} is {old} in {self.file.path} and cannot be changed to {new} in a run that goes on"

@@ -139,5 +139,7 @@ def test_where_compiling_fails_one_sentence_says_so():
 
     pipe = Pipeline.random()
     pipe.network = replace(pipe.network, compute=Compute().compiled(backend=broken))
-    with pytest.raises(InputError, match=r"torch.compile does not work here .*OSError: no compiler here.*do without it"):
+    with pytest.raises(
+        InputError, match=r"torch.compile does not work here .*OSError: no compiler here.*do without it"
+    ):
         next(pipe.stream(Story([Shot("a cat")]), decode=False))

@@ -16,6 +16,7 @@ from training import export
 from training.components.checkpoint import read_state
 from training.components.text import UMT5
 from training.data.shards import Shards
+from training.model import averaged
 from training.stages.teacher_forcing import main
 from training.world import make_film
 from training.world.shards import make_shards
@@ -133,7 +134,7 @@ def test_a_run_becomes_a_checkpoint_that_makes_films_and_begins_another_run(reci
 
 def test_what_trains_no_transformer_is_not_exported(tmp_path):
     with pytest.raises(InputError, match="a run of stage vae trains no transformer"):
-        export.averaged({"stage": "vae", "parts": {"codec": {}}}, "net.")
+        averaged({"stage": "vae", "parts": {"codec": {}}})
     with pytest.raises(InputError, match="there is no state"):
         export.main(["--work", str(tmp_path), "--vae", "v", "--out", "o"])
 

@@ -27,6 +27,7 @@ from causalcine_core.weights.header import read_header
 from ..model import Model, how
 from ..recipe import Run
 from .checkpoint import read_state
+from .lora import Lora
 from .text import Text, make_text
 
 
@@ -93,15 +94,16 @@ class Teacher:
 
 
 def make_student(
-    config: WanConfig, text: Text, run: Run, vocabulary: Sequence[str], device: torch.device
+    config: WanConfig, text: Text, run: Run, vocabulary: Sequence[str], device: torch.device, lora: Lora | None = None
 ) -> tuple[Model, Model]:
     """A student and its teacher, of fresh weights, all of the teacher's frozen. The student's text encoder is frozen too, nano's as a
-    UMT5 is: it reads as the model did that it begins with."""
+    UMT5 is: it reads as the model did that it begins with. lora: adapters of the student."""
     dtype, compute = how(run, device)
     student = Model(config, make_text(text, config, vocabulary, device), dtype, compute, device)
     teacher = student.frozen_copy()
     if isinstance(student.text, nn.Module):
         student.text.requires_grad_(False)
+    student.adapt(lora or Lora())
     return student, teacher
 
 
@@ -117,7 +119,7 @@ def begin(student: Model, teacher: Model, path: Path, recipe: Teacher) -> None:
     if recipe.file:
         teacher.start_from(Path(model_path(recipe.file)), "teacher.file")
     else:
-        teacher.load_state_dict(student.state_dict())
+        teacher.take(student.weights())
 
 
 def holds_student(path: Path) -> bool:

@@ -22,6 +22,7 @@ from causalcine_core import checks
 from causalcine_core.model import WanConfig
 from causalcine_core.sampling import predict_clean, sampling_levels
 
+from ..components.lora import Lora
 from ..components.packed import PackedPass, window_of
 from ..components.student import Student, Teacher, begin, make_student
 from ..components.text import Text
@@ -53,6 +54,7 @@ class OdeInitRecipe:
     ema: EMA = field(default_factory=EMA)
     model: WanConfig = field(default_factory=lambda: read_model("nano", "model"), metadata={"read": read_model})
     text: Text = field(default_factory=Text)
+    lora: Lora = field(default_factory=Lora)
     student: Student = field(default_factory=Student)
     teacher: Teacher = field(default_factory=Teacher)
     solver_steps: int = 48
@@ -64,6 +66,7 @@ class OdeInitRecipe:
         checks.whole(self.solver_steps, "solver_steps", 1, MOST_STEPS)
         checks.whole(self.draws, "draws", 1, self.student.steps)
         checks.whole(self.clip_window, "clip_window", 0, 1024)
+        self.lora.check(self.optimizer, "optimizer")
         solver_levels(self.student.recipe(), self.solver_steps)
 
 
@@ -84,14 +87,16 @@ class OdeInit(Stage[Batch]):
 
     name = "ode_init"
     recipe_type = OdeInitRecipe
-    fixed = ("model", "text.encoder", "text.heads", "text.layers", "teacher.file")
+    fixed = ("model", "text.encoder", "text.heads", "text.layers", "teacher.file", "lora")
     needs_start = True
 
     def __init__(self, recipe: OdeInitRecipe, device: torch.device, data: Path):
         self.recipe, self.run, self.device = recipe, recipe.run, device
         self.source = Source(data, recipe.mixture)
         torch.manual_seed(recipe.run.seed)
-        self.model, self.teacher = make_student(recipe.model, recipe.text, recipe.run, CAPTION_VOCABULARY, device)
+        self.model, self.teacher = make_student(
+            recipe.model, recipe.text, recipe.run, CAPTION_VOCABULARY, device, recipe.lora
+        )
         part = Part(self.model, recipe.optimizer, recipe.ema)
         assert part.average is not None
         self.parts, self.average = {"model": part}, part.average

@@ -26,6 +26,7 @@ from causalcine_core.sampling import sampling_levels, shifted
 
 from ..components.heads import Heads
 from ..components.likeness import chunk_features, energy_distance
+from ..components.lora import Lora
 from ..components.packed import PackedPass
 from ..components.pieces import Films, Piece, Pieces
 from ..components.rollouts import Rollouts, TeacherRollouts
@@ -50,7 +51,8 @@ TRUE_FILMS = 64  # at most, whose signs of life make up their range
 class SelfForcingRecipe:
     """A run.
 
-    optimizer, fake_optimizer, heads_optimizer: of the student, the fake denoiser and its heads. ema: of the student. ratio: updates
+    optimizer, fake_optimizer, heads_optimizer: of the student, the fake denoiser and its heads. lora: adapters of the student and
+    of the fake denoiser. ema: of the student. ratio: updates
     of the fake denoiser before each of the student. exit: at which of its passes the student is trained, one drawn for each
     update or always the last one. limits: lowest and highest that a sign of the student's films may come to, in times of the lowest
     and the highest of true ones; beyond them the run is stopped. agreement: largest distance, in shares of the noise, between
@@ -64,6 +66,7 @@ class SelfForcingRecipe:
     ema: EMA = field(default_factory=EMA)
     model: WanConfig = field(default_factory=lambda: read_model("nano", "model"), metadata={"read": read_model})
     text: Text = field(default_factory=Text)
+    lora: Lora = field(default_factory=Lora)
     student: Student = field(default_factory=Student)
     teacher: Teacher = field(default_factory=Teacher)
     adversarial: Adversarial = field(default_factory=Adversarial)
@@ -76,6 +79,8 @@ class SelfForcingRecipe:
 
     def __post_init__(self) -> None:
         checks.whole(self.ratio, "ratio", 1, 1000)
+        self.lora.check(self.optimizer, "optimizer")
+        self.lora.check(self.fake_optimizer, "fake_optimizer")
         checks.number(self.agreement, "agreement", 0, 1e6)
         for name in self.limits:
             checks.choice(name, "limits", VITALS)
@@ -107,7 +112,7 @@ class SelfForcing(Stage[Batch]):
 
     name = "self_forcing"
     recipe_type = SelfForcingRecipe
-    fixed = ("model", "text.encoder", "text.heads", "text.layers", *(f"adversarial.{name}" for name in HEADS))
+    fixed = ("model", "text.encoder", "text.heads", "text.layers", "lora", *(f"adversarial.{name}" for name in HEADS))
     needs_start = True
     best = "distance"
 
@@ -116,9 +121,12 @@ class SelfForcing(Stage[Batch]):
         chunk = recipe.student.recipe().timeline.chunk
         self.pieces = Pieces(data, recipe.films, chunk)
         torch.manual_seed(recipe.run.seed)
-        self.student, self.teacher = make_student(recipe.model, recipe.text, recipe.run, CAPTION_VOCABULARY, device)
+        self.student, self.teacher = make_student(
+            recipe.model, recipe.text, recipe.run, CAPTION_VOCABULARY, device, recipe.lora
+        )
         self.fake = self.teacher.frozen_copy()
         self.fake.net.requires_grad_(True)
+        self.fake.adapt(recipe.lora)
         student = Part(self.student, recipe.optimizer, recipe.ema, OUTER)
         assert student.average is not None
         self.parts = {"model": student, "fake": Part(self.fake, recipe.fake_optimizer, outer=OUTER)}
@@ -279,7 +287,7 @@ class SelfForcing(Stage[Batch]):
 
     def start_from(self, path: Path) -> None:
         begin(self.student, self.teacher, path, self.recipe.teacher)
-        self.fake.load_state_dict(self.teacher.state_dict())
+        self.fake.take(self.teacher.weights())
         self.average.reset()
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from causalcine_core.memory import ROUTINGS, ResolvedMemory
 from causalcine_core.model import WanConfig
 from causalcine_core.sampling import add_noise
 
+from ..components.lora import Lora
 from ..components.packed import PackedPass, window_of
 from ..components.text import Text, make_text
 from ..data.mixture import Mixture, Source
@@ -52,6 +53,7 @@ class TeacherForcingRecipe:
     ema: EMA = field(default_factory=EMA)
     model: WanConfig = field(default_factory=lambda: read_model("nano", "model"), metadata={"read": read_model})
     text: Text = field(default_factory=Text)
+    lora: Lora = field(default_factory=Lora)
     shift: float = 3.0
     text_dropout: float = 0.1
     window: int = 3
@@ -68,6 +70,7 @@ class TeacherForcingRecipe:
         for name in ("window", "top_k", "clip_window"):
             checks.whole(getattr(self, name), name, 0, 1024)
         checks.choice(self.routing, "routing", ROUTINGS)
+        self.lora.check(self.optimizer, "optimizer")
         checks.whole(self.teacher_every, "teacher_every", 0, 10**9)
         for name, weight in self.auxiliary.items():
             checks.choice(name, "auxiliary", LOSSES)
@@ -99,7 +102,7 @@ class TeacherForcing(Stage[Batch]):
 
     name = "teacher_forcing"
     recipe_type = TeacherForcingRecipe
-    fixed = ("model", "text.encoder", "text.heads", "text.layers")
+    fixed = ("model", "text.encoder", "text.heads", "text.layers", "lora")
 
     def __init__(self, recipe: TeacherForcingRecipe, device: torch.device, data: Path):
         self.recipe, self.run, self.device = recipe, recipe.run, device
@@ -109,10 +112,11 @@ class TeacherForcing(Stage[Batch]):
         self.model = Model(
             recipe.model, make_text(recipe.text, recipe.model, CAPTION_VOCABULARY, device), dtype, compute, device
         )
+        self.teacher = self.model.frozen_copy() if recipe.teacher_every else None
+        self.model.adapt(recipe.lora)
         part = Part(self.model, recipe.optimizer, recipe.ema, OUTER)
         assert part.average is not None
         self.parts, self.average = {"model": part}, part.average
-        self.teacher = self.model.frozen_copy() if recipe.teacher_every else None
         self.weights = {name: recipe.auxiliary.get(name, 0.0) for name in LOSSES}
 
     def draw(self, step: int) -> Update[Batch]:
@@ -205,7 +209,7 @@ class TeacherForcing(Stage[Batch]):
 
     def updated(self, step: int) -> None:
         if self.teacher is not None and (step + 1) % self.recipe.teacher_every == 0:
-            self.teacher.load_state_dict(self.model.state_dict() | self.average.state_dict())
+            self.teacher.take(self.model.weights(self.average.state_dict()))
 
     def refresh(self) -> None:
         self.source.refresh()
@@ -220,7 +224,7 @@ class TeacherForcing(Stage[Batch]):
         self.model.start_from(path)
         self.average.reset()
         if self.teacher is not None:
-            self.teacher.load_state_dict(self.model.state_dict())
+            self.teacher.take(self.model.weights())
 
     def state_dict(self) -> dict[str, Any]:
         text = getattr(self.model.text, "config", None)
@@ -232,8 +236,7 @@ class TeacherForcing(Stage[Batch]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.teacher is not None:
-            averaged = self.model.state_dict() | self.average.state_dict()
-            self.teacher.load_state_dict(state["followed"] or averaged)
+            self.teacher.take(state["followed"] or self.model.weights(self.average.state_dict()))
         self.source.load_state_dict(state["data"])
 
 

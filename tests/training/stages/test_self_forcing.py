@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
@@ -241,6 +242,22 @@ def test_updates_take_turns_and_each_trains_its_own(trainer):
         assert moved == ({"model"} if step % 3 == 2 else {"fake", "heads"})
         assert all(p.grad is None for p in stage.teacher.parameters())
     assert made.samples == {"fake": 8, "student": 4}
+
+
+def test_with_adapters_student_and_fake_denoiser_learn_by_them_alone(trainer):
+    slow = {"learning_rate": 1e-3, "muon_learning_rate": 0}
+    made = trainer(lora={"rank": 2}, optimizer=slow, fake_optimizer=slow)
+    for _ in range(3):
+        models = {"fake": made.stage.fake, "model": made.stage.student}
+        before = {name: copy.deepcopy(model.state_dict()) for name, model in models.items()}
+        made.update()
+        moved = {
+            (name, "lora_" in weight)
+            for name, model in models.items()
+            for weight, value in model.state_dict().items()
+            if not torch.equal(value, before[name][weight])
+        }
+        assert moved == ({("model", True)} if made.step == 3 else {("fake", True)})
 
 
 def test_no_gradient_of_a_chunk_reaches_an_earlier_one_or_a_denoiser(trainer, monkeypatch):
