@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -162,7 +162,7 @@ def prepare_network(
 
 def describe_network(net: CausalWanTransformer, identity: str) -> Runner:
     """A network of ours, as the rollout wants it."""
-    config, weight = net.config, net.get_submodule("blocks.0.self_attn.q").weight
+    config, weight = net.config, cast(Tensor, net.get_submodule("blocks.0.self_attn.q").weight)
     return Runner(
         net,
         config.num_layers,
