@@ -18,12 +18,13 @@ from .. import checks
 from ..errors import InputError
 from ..story import Story
 from .fields import decoded
-from .files import FILE_FORMS, StoryFile
+from .files import FILE_FORMS
 from .form import Form, noted, pieces
 from .json_forms import JSON_FORMS, story_from_dict
 from .peers import LONGLIVE
 from .reading import MAX_BYTES, read_text
 from .shot_lists import story_to_dict
+from .tables import StoryFile
 from .tagged import TAGGED_TEXT
 from .text_forms import PLAIN_TEXT, looks_like_more
 from .times import Times

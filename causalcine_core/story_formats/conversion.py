@@ -15,8 +15,9 @@ from ..atomic import check_output, write_atomic
 from ..errors import InputError
 from ..story import Story, listed, shots_named
 from . import FILE_FORMS, JSON_FORMS, TEXT_FORMS, Form, load_story
-from .files import FOLDER, TABLE
+from .files import FOLDERS
 from .peers import LONGLIVE
+from .tables import HELIOS, TABLE
 from .writing import USUAL_FPS, seconds
 
 
@@ -24,7 +25,9 @@ def _suffix(form: Form[Any]) -> str:
     """How the name of a file of this form ends."""
     if form in JSON_FORMS:
         return ".json"
-    return {LONGLIVE.name: ".jsonl", TABLE.name: ".csv", FOLDER.name: ""}.get(form.name, ".txt")
+    if form in FOLDERS:
+        return ""
+    return {LONGLIVE.name: ".jsonl", TABLE.name: ".csv", HELIOS.name: ".csv"}.get(form.name, ".txt")
 
 
 WRITTEN: Mapping[str, Form[Any]] = {
@@ -58,21 +61,21 @@ def convert_story(story: Story, output: Path, form: str | None = None) -> Conver
             f"{', '.join(WRITTEN)}"
         )
     to = WRITTEN[name]
-    if to is FOLDER and os.path.lexists(output):
+    if to in FOLDERS and os.path.lexists(output):
         raise InputError(f"output {output} is there already; a folder is never replaced")
-    check_output(output, output.suffix.lower() if to is FOLDER else _suffix(to))
+    check_output(output, output.suffix.lower() if to in FOLDERS else _suffix(to))
     assert to.write is not None
     files = to.write(story, output.name)
     for beside in files:
-        if to is not FOLDER:
+        if to not in FOLDERS:
             check_output(output.with_name(beside), Path(beside).suffix)
     trial = Path(tempfile.mkdtemp(prefix=".causalcine-", dir=output.parent))
     try:
         for beside, text in files.items():
-            (trial / beside).parent.mkdir(exist_ok=True)
+            (trial / beside).parent.mkdir(parents=True, exist_ok=True)
             (trial / beside).write_text(text, encoding="utf-8", newline="\n")
         again = _read_again(trial / output.name, story, name)
-        if to is FOLDER:
+        if to in FOLDERS:
             os.replace(trial / output.name, output)
         else:
             _place(trial, output, list(files))

@@ -16,6 +16,7 @@ from .peers import SCOPE, SHOTSTREAM, STORYMEM
 from .shot_lists import SHOT_LIST, listed_items
 from .tagged import split_tagged, tagged
 from .tags import has_tags
+from .timelines import ECHOSHOT, LTX
 from .writing import USUAL_FPS, as_json, frame_ends, head, lengths
 
 LONG = 60  # seconds: a shot whose length nobody wrote down, but follows from frame numbers, is said from here on
@@ -170,4 +171,14 @@ _CAPTIONS: Form[Any] = Form(
     _read_captions,
     _write_captions,
 )
-JSON_FORMS: tuple[Form[Any], ...] = (SCOPE, STORYMEM, SHOT_LIST, _CAPTIONS, SHOTSTREAM, _TAGGED, _FRAME_KEYS)
+JSON_FORMS: tuple[Form[Any], ...] = (
+    SCOPE,
+    STORYMEM,
+    LTX,
+    ECHOSHOT,
+    SHOT_LIST,
+    _CAPTIONS,
+    SHOTSTREAM,
+    _TAGGED,
+    _FRAME_KEYS,
+)

@@ -45,7 +45,8 @@ _SHOT_LINE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _LIST_MARK = re.compile(r"(?:^[ \t]*(?P<n>\d{1,5})[.):](?=\s)|(?<=\s)(?P<m>\d{1,5})\)(?=\s))", re.MULTILINE)
-_KINDS = ((_SHOT_MARK, "Shot 1:"), (_SHOT_LINE, "Shot 1"), (_LIST_MARK, "1)"))
+_BRACKET_MARK = re.compile(r"\[(?P<n>\d{1,5})\](?=\s)")  # EchoShot's, as ComfyUI-WanVideoWrapper takes them
+_KINDS = ((_SHOT_MARK, "Shot 1:"), (_SHOT_LINE, "Shot 1"), (_LIST_MARK, "1)"), (_BRACKET_MARK, "[1]"))
 
 
 def _marks(text: str) -> tuple[list[re.Match[str]], str]:
@@ -54,7 +55,7 @@ def _marks(text: str) -> tuple[list[re.Match[str]], str]:
         marks = list(kind.finditer(text))
         numbers = [int(_group(mark, "n", "m") or 0) for mark in marks]
         before = text[: marks[0].start()].strip() if marks else ""
-        if marks and numbers == list(range(1, len(marks) + 1)) and not (before and kind is _LIST_MARK):
+        if marks and numbers == list(range(1, len(marks) + 1)) and not (before and kind in (_LIST_MARK, _BRACKET_MARK)):
             return marks, looks
     return [], ""
 
@@ -69,7 +70,7 @@ def _has_numbers(text: str) -> bool:
 
 
 def _read_numbers(text: str) -> Story:
-    """`Shot 1: a Shot 2: b` (text before it is global) or `1) a 2) b`."""
+    """`Shot 1: a Shot 2: b` (text before it is global) or `1) a 2) b`, or `[1] a [2] b`."""
     marks, looks = _marks(text)
     before, texts = sections(text, marks)
     times = Times()

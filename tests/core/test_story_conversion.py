@@ -53,6 +53,13 @@ SAMPLES: list[tuple[str, str, object, dict, tuple[str, ...]]] = [
         {"startTime": 0, "endTime": 2.5, "prompts": [{"text": R, "weight": 100}]},
         {"id": "p", "startTime": 2.5, "endTime": 4, "text": S, "transitionSteps": 4}]},
      {"cut": "soft", "shots": [A | {"seconds": 2.5}, B | {"seconds": 1.5, "blend": 4}]}, ("settings", "prompts[].id")),
+    ("ltx-director", "s.json", {"global_prompt": "Snow.", "retakeMode": False, "motionSegments": [], "segments": [
+        {"id": "b", "start": 61, "length": 36, "prompt": S}, {"id": "a", "start": 0, "length": 61, "prompt": R, "type": "text"}]},
+     {"global": "Snow.", "cut": "soft", "shots": timed(61 / 24, 1.5)},
+     ("retakeMode", "motionSegments", "segments[].id", "segments[].type")),
+    ("echoshot", "s.json", {"inner_t": [[7, 11]], "cap_list": [[R, S]], "style": "x"},
+     {"shots": timed(25, 44, "frames")}, ("style",)),
+    ("echoshot", "s.json", {"cap_list": [[R, S]]}, {"shots": TWO}, ()),
     ("holocine-json", "s.json", {"prompt": "[global caption] Snow. [per shot caption] a fox runs [shot cut] it sleeps",
                                  "shot_cut_frames": [37], "model": "full"},
      {"global": "Snow.", "shots": timed(37, unit="frames")}, ("model",)),
@@ -64,6 +71,7 @@ SAMPLES: list[tuple[str, str, object, dict, tuple[str, ...]]] = [
      {"global": "Snow.", "shots": TWO}, ()),
     ("dashes", "s.txt", "[2.5s] a fox runs\n---\nit sleeps", {"shots": timed(2.5)}, ()),
     ("numbers", "s.txt", "Snow.\n\nShot 1 (2.5s): a fox runs\nShot 2: it sleeps", {"global": "Snow.", "shots": timed(2.5)}, ()),
+    ("numbers", "s.txt", "[1] a fox runs [2] it sleeps", {"shots": TWO}, ()),
     ("ranges", "s.txt", "Snow. [0-2.5s] a fox runs [2.5-4s] it sleeps", {"global": "Snow.", "shots": timed(2.5, 1.5)}, ()),
     ("beginnings", "s.txt", "[0:00] a fox runs [0:05] it sleeps", {"shots": timed(5.0)}, ()),
     ("infinity-rope", "s.txt", "a fox runs[5s] | it sleeps[2.5s#]", {"shots": timed(5.0, 2.5)}, ()),
@@ -79,6 +87,11 @@ SAMPLES: list[tuple[str, str, object, dict, tuple[str, ...]]] = [
      {"global": "Snow.", "shots": timed(81, 81, "frames")}, ("video_path",)),
     ("longlive2", "s", {"s/0.json": {"caption": R, "fps": 24}, "s/1.json": {"caption": S}, "s/a.mp4": "",
                         "s/shot_durations.txt": "2 3\n"}, {"shots": timed(8 / 3, 4.0)}, ("*.json.fps", "a.mp4")),
+    ("longlive2-images", "s", {"s/prompts/fox.txt": "a fox runs\n\nit sleeps\n", "s/images/fox.png": ""}, {"shots": TWO}, ("images",)),
+    ("helios-csv", "s.csv", {"demo/s.csv": 'id,prompt_index,prompt,action_keys\n7,1,it sleeps,W\n7,0,"a fox runs",A\n'},
+     {"cut": "soft", "shots": TWO}, ("action_keys",)),
+    ("helios-csv", "s.csv", {"demo/s.csv": "id, prompt_index, prompt\n8, 1, a fox runs\n8, 2, it sleeps\n"},
+     {"cut": "soft", "shots": TWO}, ()),
 ]  # fmt: skip
 
 
@@ -123,9 +136,22 @@ def test_every_form_of_the_table_has_a_sample():
 def test_files_of_several_stories_need_a_number(tmp_path):
     lines = '{"prompts": ["a", "b"]}\n\n{"prompts": ["c"]}\n'
     table = "shot_num_from_caption,json_path,frame_number\n1,a.json,\n1,b.json,\n"
-    for name, text in (("s.jsonl", lines), ("s.txt", lines), ("i.txt", "a[5s] | b[5s]\nc[1s#]; x"), ("t.csv", table)):
+    helios, echo = (
+        "id,prompt_index,prompt\nx,0,a\ny,0,c\nx,1,b\n",
+        '{"cap_list": [["a", "b"], ["c"]], "inner_t": [[2, 3], [4]]}',
+    )
+    several = [
+        ("s.jsonl", lines),
+        ("s.txt", lines),
+        ("i.txt", "a[5s] | b[5s]\nc[1s#]; x"),
+        ("t.csv", table),
+        ("h.csv", helios),
+    ]
+    put(tmp_path, "folder", {"folder/prompts/1.txt": "a\nb", "folder/prompts/2.txt": "c"})
+    for name, text in (*several, ("e.json", echo), ("folder", None)):
         path = tmp_path / name
-        path.write_text(text)
+        if text is not None:
+            path.write_text(text)
         for shot in "ac", "bc":
             (tmp_path / f"{shot[0]}.json").write_text(json.dumps({"shot1": shot[1]}))
         with pytest.raises(
@@ -181,6 +207,19 @@ FAULTS = [
     ("s.csv", {"demo/s.csv": 'json_path,frame_number\na.json,"[[0, 5], [5, 9]]"\n', "a.json": {"shot1": "a"}},
      "must be a list of 1 pairs"),
     ("s.csv", {"demo/s.csv": "json_path\na.json\n", "a.json": {"prompt": "a"}}, 'a.json of row 1 has no "shot1"'),
+    ("s.csv", {"demo/s.csv": "id,prompt_index,prompt\n1,0,a\n1,2,b\n"}, "prompt_index 1 is missing beside row 1"),
+    ("s.csv", {"demo/s.csv": "id,prompt_index,prompt\n1,0,a\n1,0,b\n"}, "prompt_index of row 2 is 0, and so is that of row 1"),
+    ("s.csv", {"demo/s.csv": "id,prompt_index,prompt\n1,x,a\n"}, 'prompt_index of row 1 must be a whole number from 0 to'),
+    ("s.csv", {"demo/s.csv": "id,prompt_index,prompt\n1,0,\n"}, "prompt of row 1"),
+    ("s.csv", {"demo/s.csv": "id,prompt_index,prompt\n"}, "this holds no stories"),
+    ("s.json", {"segments": [{"start": 0, "length": 0, "prompt": "a"}]}, "segments[0].length must be a whole number from 1"),
+    ("s.json", {"segments": [{"start": 0, "length": 9, "prompt": " "}]}, "segments[0].prompt"),
+    ("s.json", {"segments": [{"start": 0, "length": 9, "prompt": "a"}], "frame_rate": 0}, "frame_rate must be a number from 1 to 120"),
+    ("s.json", {"cap_list": [["a", 7]]}, "text 2 of cap_list must be text"),
+    ("s.json", {"cap_list": [["a"]], "inner_t": [[7, 8]]}, "each of inner_t must be a list of 1 whole number"),
+    ("s.json", {"cap_list": [["a"]], "inner_t": 7}, "inner_t must be a list of 1 lists of latent frames"),
+    ("s", {"s/prompts/a.txt": "\n"}, "a.txt in prompts is empty; it needs a line for each shot"),
+    ("s", {"s/prompts/a.md": "a"}, "this holds no stories"),
     ("s", {"s/x.txt": "a"}, "this folder holds no story: one of LongLive 2.0 has 0.json"),
     ("s", {"s/0.json": {"caption": "a"}, "s/2.json": {"caption": "a"}}, "1.json is missing"),
     ("s", {"s/0.json": {"text": "a"}}, "caption in 0.json must be text"),
@@ -206,6 +245,14 @@ def test_names_that_are_left_out_are_told_in_one_line_however_they_are_spelled()
     assert "\n" not in story.notes[1] and story.notes[1].endswith("field 6 and 19,993 more")
 
 
+def test_segments_that_lie_apart_are_told():
+    story = Story.from_dict(
+        {"segments": [{"start": 0, "length": 24, "prompt": "a"}, {"start": 30, "length": 24, "prompt": "b"}]}
+    )
+    assert story.notes[1] == "each shot is as long as its own segment: frame 30 begins where 24 was expected"
+    assert [shot.seconds for shot in story.shots] == [1.0, 1.0]
+
+
 def test_prose_with_bullets_brackets_or_semicolons_stays_text():
     for text in (
         "- a fox runs",
@@ -213,6 +260,8 @@ def test_prose_with_bullets_brackets_or_semicolons_stays_text():
         "- a\nand b",
         "a list: - a - b",
         "a cat [5s]\na dog [3s]",
+        "as told in [1] a fox runs [2] and sleeps",
+        "[2] a fox runs [3] it sleeps",
     ):
         assert [shot.prompt for shot in Story.parse(text).shots] == [" ".join(text.split())], text
 
@@ -241,8 +290,8 @@ def test_a_full_story_keeps_its_texts_in_every_form_and_the_rest_is_said(form, t
     ends = {
         ".json": [f.name for f in JSON_FORMS],
         ".jsonl": ["longlive"],
-        ".csv": ["shotstream-csv"],
-        "": ["longlive2"],
+        ".csv": ["shotstream-csv", "helios-csv"],
+        "": ["longlive2", "longlive2-images"],
     }
     suffix = next((end for end, names in ends.items() if form in names), ".txt")
     made = convert_story(story, tmp_path / f"out{suffix}", form)
@@ -267,7 +316,7 @@ def test_a_full_story_keeps_its_texts_in_every_form_and_the_rest_is_said(form, t
          "infinity-rope needs the length of each shot; none is named for shots 1 and 2"),
         ({"shots": ["a", "b"]}, "scope", "scope needs the length of each shot"),
         ({"shots": ["a", "b"]}, "by-frame", "by-frame needs the length of each shot; none is named for shot 1"),
-        ({"shots": ["a"]}, "film", "--to must be one of scope, storymem, json"),
+        ({"shots": ["a"]}, "film", "--to must be one of scope, storymem, ltx-director"),
     ],
 )  # fmt: skip
 def test_what_would_be_another_story_is_not_written(told, form, says, tmp_path):

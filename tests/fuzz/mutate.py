@@ -7,6 +7,8 @@ fit; only some mutations break the file itself.
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import json
 import struct
 from collections.abc import Callable
@@ -104,6 +106,25 @@ def mutated_json(data: bytes, rng: Random) -> bytes:
         value = change_value(value, rng)
     made = dumped(value, rng).encode("utf-8", "surrogatepass")
     return damaged(made, rng) if rng.random() < 0.2 else made
+
+
+def mutated_table(data: bytes, rng: Random) -> bytes:
+    """A table of comma-separated values, changed in one to three places; now and then as bytes."""
+    rows = list(csv.reader(data.decode().splitlines()))
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        changed = change_value(rows, rng)
+        rows = [row for row in changed if isinstance(row, list)] if isinstance(changed, list) else []
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([cell if isinstance(cell, str) else _spelled(cell) for cell in row] for row in rows)
+    made = text.getvalue().encode("utf-8", "surrogatepass")
+    return damaged(made, rng) if rng.random() < 0.2 else made
+
+
+def _spelled(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except ValueError:  # a whole number of more digits than Python spells
+        return "1" * 5000
 
 
 def change_value(value: Any, rng: Random) -> Any:

@@ -10,10 +10,12 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -31,7 +33,7 @@ from causalcine_core.vae.tiny import TinyDecoder
 from causalcine_core.weights.checkpoint import save_weights
 from causalcine_core.weights.tensors import read_tensors
 
-from .mutate import damaged, mutated, mutated_json
+from .mutate import damaged, mutated, mutated_json, mutated_table
 
 SECONDS = 5  # of computing, that one call may take
 STORY = {
@@ -52,7 +54,36 @@ TEXTS = (
     "a fox runs | it sleeps",
     "1. a fox\n2. it sleeps",
     '{"0": "a fox", "9": "it sleeps"}',
+    "[1] a fox runs [2] it sleeps",
+    "[0-2.5s] a fox runs [2.5-4s] it sleeps",
+    "a fox runs[5s] | it sleeps[2.5s#] ; running | sleeping",
+    "- a fox runs\n- it sleeps",
+    '{"prompts": ["a fox runs", "it sleeps"], "switch_frame_indices": "40"}\n{"prompts": ["a fox runs"]}',
     json.dumps({"prompt": "[global caption] a [per shot caption] b [shot cut] c", "shot_cut_frames": [9]}),
+)
+JSONS: tuple[Any, ...] = (  # of other tools
+    {"prompt": "[global caption] a [per shot caption] b [shot cut] c", "shot_cut_frames": [9], "num_frames": 20},
+    {"global_caption": "snow", "shot_captions": ["a fox runs", "it sleeps"], "shot_cut_frames": [37], "num_frames": 81},
+    {"global_caption": "snow", "shot1": "a fox runs", "shot2": "it sleeps"},
+    {"scenes": [{"scene_num": 1, "video_prompts": ["a fox runs", "it sleeps"], "cut": [True, False]}]},
+    {
+        "prompts": [
+            {"startTime": 0, "endTime": 2.5, "prompts": [{"text": "a fox", "weight": 1}]},
+            {"startTime": 2.5, "endTime": 4, "text": "b"},
+        ]
+    },
+    {
+        "global_prompt": "snow",
+        "segments": [{"start": 0, "length": 61, "prompt": "a fox"}, {"start": 61, "length": 36, "prompt": "b"}],
+    },
+    {"inner_t": [[7, 11], [3]], "cap_list": [["a fox runs", "it sleeps"], ["c"]]},
+    {"title": "t", "scenes": [{"description": "a fox runs", "duration": "2.5s"}, "it sleeps"]},
+    ["a fox runs", {"prompt": "it sleeps", "seconds": 2}],
+    {"0": "a fox runs", "24": "it sleeps"},
+)
+TABLES = (
+    b'shot_num_from_caption,json_path,frame_number\n2,a.json,"[[0, 81], [81, 162]]"\n1,b.json,\n',
+    b"id,prompt_index,prompt\n0,0,a fox runs\n0,1,it sleeps\n1,0,snow\n",
 )
 
 
@@ -104,7 +135,8 @@ class Bench:
         folder.mkdir()
 
     def _listing(self) -> set[Path]:
-        return {path for path in self.folder.rglob("*") if self.out not in path.parents and path.parent != self.files}
+        mutated = (self.out, self.files)
+        return {path for path in self.folder.rglob("*") if not any(folder in path.parents for folder in mutated)}
 
     def _guard(self, way: Callable[[Bench, Path], None], path: Path) -> None:
         try:
@@ -234,6 +266,7 @@ def go_on_by_command(bench: Bench, path: Path) -> None:
 def check(bench: Bench, path: Path) -> None:
     run("story", "check", path)
     run("story", "check", path, "--json")
+    run("story", "convert", path, bench.out / "story.json")
 
 
 def _film(make: Callable[[], object]) -> None:
@@ -317,12 +350,51 @@ def _change(name: str, change: Callable[[bytes, Random], bytes]) -> Callable[[Be
 
 
 def _change_story(bench: Bench, rng: Random) -> Path:
-    good = bench.good["story"]
-    if rng.random() < 0.7:
+    if rng.random() < 0.4:
         return _change("story", mutated_json)(bench, rng)
-    path = bench.files / good.with_suffix(".txt").name
+    return rng.choice((_change_text, _change_others, _change_table, _change_folder))(bench, rng)
+
+
+def _change_text(bench: Bench, rng: Random) -> Path:
+    path = bench.files / f"story.{rng.choice(('txt', 'txt', 'jsonl'))}"
     path.write_bytes(damaged(rng.choice(TEXTS).encode(), rng))
     return path
+
+
+def _change_others(bench: Bench, rng: Random) -> Path:
+    path = bench.files / "story.json"
+    path.write_bytes(mutated_json(json.dumps(rng.choice(JSONS)).encode(), rng))
+    return path.with_name(path.name + rng.choice(("", "", "#1", "#2")))
+
+
+def _change_table(bench: Bench, rng: Random) -> Path:
+    """A table, and the captions that its rows name, of which one is changed."""
+    path, captions = bench.files / "story.csv", {"shot1": "a fox runs", "shot2": "it sleeps"}
+    in_table = rng.random() < 0.7
+    data = rng.choice(TABLES)
+    path.write_bytes(mutated_table(data, rng) if in_table else data)
+    text = json.dumps(captions).encode()
+    (bench.files / "a.json").write_bytes(text if in_table else mutated_json(text, rng))
+    return path.with_name(path.name + rng.choice(("#1", "#2", "")))
+
+
+def _change_folder(bench: Bench, rng: Random) -> Path:
+    """A folder of LongLive 2.0, of either kind, of which one file is changed or missing."""
+    folder = Path(tempfile.mkdtemp(dir=bench.files))
+    files = {
+        "0.json": b'{"caption": "a fox runs"}',
+        "1.json": b'{"caption": "it sleeps"}',
+        "shot_durations.txt": b"2 3",
+    }
+    if rng.random() < 0.4:
+        files = {"prompts/a.txt": b"a fox runs\nit sleeps\n", "images/a.png": b""}
+    changed = rng.choice(list(files))
+    for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        change = mutated_json if name.endswith(".json") else damaged
+        if name != changed or rng.random() < 0.8:
+            (folder / name).write_bytes(change(data, rng) if name == changed else data)
+    return folder
 
 
 def _change_index(bench: Bench, rng: Random) -> Path:
