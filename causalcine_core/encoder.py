@@ -1,4 +1,4 @@
-"""ffmpeg, which writes our videos: found, tried once a process, and never waited for without end.
+"""ffmpeg, which writes our videos and reads sound: found, tried once a process, and never waited for without end.
 
 Frames go to it through a pipe, by a thread of their own: whoever waits for that thread can be interrupted, sees when ffmpeg dies
 and gives up when nothing moves any more.
@@ -17,26 +17,26 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
+
+from .mp4 import pictures
 
 PATIENCE = 30.0  # seconds without any progress after which ffmpeg counts as stuck
 POLL = 0.05  # seconds between two looks at how far it is
 PIECE = 1 << 18  # bytes handed to it at a time: what it takes is progress
 CURE = "pip install imageio-ffmpeg brings one that works, and IMAGEIO_FFMPEG_EXE in the environment names another"
 
-EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"  # of the scaler: no rounding downwards
-_BT709 = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-
 _started: weakref.WeakSet[Encoder] = weakref.WeakSet()  # those of this process
 _starting = threading.Lock()  # held while one is started; whoever forks this process waits for it
 
 
 class EncoderError(OSError):
-    """ffmpeg is missing, fails, or is stuck. One sentence that says so and what to do."""
+    """ffmpeg is missing, fails, or is stuck. One sentence that says so and what to do. said: ffmpeg's own words in it, if any."""
+
+    said: str | None = None
 
 
 def check_encoder(on_wait: Callable[[], object] | None = None) -> str:
@@ -62,7 +62,7 @@ def _working() -> set[str]:
 
 def _try(program: str, on_wait: Callable[[], object] | None) -> None:
     with tempfile.TemporaryDirectory(prefix="causalcine-") as folder:
-        encoder = Encoder(program, Path(folder) / "trial.mp4", 16, (64, 64), on_wait=on_wait)
+        encoder = Encoder(program, Path(folder) / "trial.mp4", pictures(16, (64, 64)), on_wait=on_wait)
         try:
             encoder.write(memoryview(bytes(2 * 64 * 64 * 3)))
             encoder.finish()
@@ -73,14 +73,12 @@ def _try(program: str, on_wait: Callable[[], object] | None) -> None:
 
 
 class Encoder:
-    """One ffmpeg at work on one mp4: H.264, yuv420p, BT.709, ready to stream.
+    """One ffmpeg at work on one file, of frames that are handed to it or of other files.
 
     Args:
         program: what to start.
         path: of the file that it makes; what there is it replaces.
-        rate: frames per second.
-        size: width and height in pixels, both even.
-        metadata: text fields of the file.
+        arguments: what it is told (`mp4`), but for that path.
         on_wait: called every POLL seconds while ffmpeg is waited for; what it raises ends the wait.
         patience: seconds without any progress (bytes taken, or written) after which ffmpeg counts as stuck;
             None: PATIENCE.
@@ -92,30 +90,17 @@ class Encoder:
         self,
         program: str,
         path: Path,
-        rate: Fraction | int,
-        size: tuple[int, int],
+        arguments: Sequence[str],
         *,
-        metadata: Mapping[str, str] | None = None,
         on_wait: Callable[[], object] | None = None,
         patience: float | None = None,
     ):
         self._path, self._on_wait = path, on_wait
         self._patience = PATIENCE if patience is None else patience
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
-        self._metadata = _metadata_file(metadata or {})
         self._given: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         self._taken, self._bytes = threading.Event(), 0
-        # fmt: off
-        command = [
-            program, "-hide_banner", "-loglevel", "error", "-y",
-            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}",
-            "-r", f"{rate.numerator}/{rate.denominator}", "-i", "-",
-            "-f", "ffmetadata", "-i", str(self._metadata), "-map", "0:v", "-map_metadata", "1",
-            "-vf", f"scale=in_range=pc:out_range=tv:out_color_matrix=bt709:flags={EXACT},setparams={_BT709}",
-            "-c:v", "libx264", "-preset", "fast", "-crf", "16", "-pix_fmt", "yuv420p", "-tag:v", "avc1",
-            "-movflags", "+faststart+use_metadata_tags", "-f", "mp4", str(path.absolute()),
-        ]
-        # fmt: on
+        command = [program, "-hide_banner", "-loglevel", "error", "-y", *arguments, str(path.absolute())]
         try:
             with _starting:
                 self._process = subprocess.Popen(
@@ -128,12 +113,12 @@ class Encoder:
                 )
                 _started.add(self)
         except OSError as error:
-            self._discard()
+            self._log.close()
             raise EncoderError(
                 f"ffmpeg, which writes the video, cannot be started ({program}: {error.strerror or error}): {CURE}"
             ) from None
         except BaseException:
-            self._discard()
+            self._log.close()
             raise
         self._feeder = threading.Thread(target=self._feed, name="frames to ffmpeg", daemon=True)
         self._feeder.start()
@@ -151,14 +136,14 @@ class Encoder:
         self._given.put(data)
         self._wait(lambda: self._taken.wait(POLL), "took no more frames")
         if self._process.poll() is not None:
-            raise EncoderError(self._complaint())
+            raise self._complaint()
 
     def finish(self) -> None:
         """No more frames: the file is whole when this comes back."""
         self._given.put(None)
         self._wait(lambda: _ended(self._process, POLL), "did not finish the file")
         if self._process.returncode != 0:
-            raise EncoderError(self._complaint())
+            raise self._complaint()
 
     def stop(self) -> None:
         """End ffmpeg, if it still runs, and whatever it started. Leaves the file that it made or was making."""
@@ -167,7 +152,7 @@ class Encoder:
             _ended(self._process, 5)
         self._given.put(None)
         self._feeder.join(1)
-        self._discard()
+        self._log.close()
 
     def _feed(self) -> None:
         """The thread: what is given goes into the pipe, a piece at a time."""
@@ -202,19 +187,26 @@ class Encoder:
             return (self._bytes,)
         return self._bytes, file.st_size, file.st_mtime_ns
 
-    def _complaint(self) -> str:
+    def _complaint(self) -> EncoderError:
         """Why it ended, in its own words about the file, and what to do."""
         _ended(self._process, 5)
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         if not lines:
-            return f"ffmpeg stopped with code {self._process.returncode}: {CURE}"
+            return EncoderError(f"ffmpeg stopped with code {self._process.returncode}: {CURE}")
         said = re.sub(r"^(\[[^]]*\] ?)+", "", lines[0]).rstrip(". ")
-        return f"ffmpeg said: {said}; " + ("make room there" if "No space left" in said else CURE)
+        error = EncoderError(f"ffmpeg said: {said}; " + ("make room there" if "No space left" in said else CURE))
+        error.said = said
+        return error
 
-    def _discard(self) -> None:
-        self._log.close()
-        self._metadata.unlink(missing_ok=True)
+
+def run_ffmpeg(path: Path, arguments: Sequence[str], on_wait: Callable[[], object] | None = None) -> None:
+    """Have ffmpeg make a file of other files, as an `Encoder` of these arguments. Raises EncoderError."""
+    encoder = Encoder(check_encoder(on_wait), path, arguments, on_wait=on_wait)
+    try:
+        encoder.finish()
+    finally:
+        encoder.stop()
 
 
 def _let_go() -> None:
@@ -246,15 +238,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-
-
-def _metadata_file(metadata: Mapping[str, str]) -> Path:
-    """A file in ffmpeg's metadata format: an argument could not hold a whole workflow."""
-
-    def escaped(text: str) -> str:
-        return "".join("\\" + c if c in "=;#\\\n" else c for c in text.replace("\0", ""))
-
-    lines = [";FFMETADATA1", *(f"{escaped(name)}={escaped(str(value))}" for name, value in metadata.items()), ""]
-    with tempfile.NamedTemporaryFile("wb", suffix=".txt", delete=False) as file:
-        file.write("\n".join(lines).encode("utf-8", "replace"))
-    return Path(file.name)

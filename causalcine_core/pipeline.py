@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ from .threads import one_thread
 from .vae import VAEConfig, WanVAE, vae_from_weights
 from .weights.built_in import model_path
 from .weights.checkpoint import Checkpoint, assign
+
+if TYPE_CHECKING:
+    from .sound import Sound
 
 
 @dataclass(frozen=True)
@@ -285,6 +288,7 @@ class Pipeline:
         output: str | os.PathLike[str],
         on_chunk: Callable[[Chunk], None] | None = None,
         whole: bool = False,
+        sound: Sound | None = None,
         **settings: Any,
     ) -> Video:
         """Make a film and write it as it grows. Takes `stream`'s settings; the file appears when it is whole.
@@ -292,9 +296,10 @@ class Pipeline:
         With `state`, the file holds the new part only, or, with `whole`, the film from its beginning; frame ranges in the
         report are of the whole film. The file carries the story of what it holds, which `Story.load` reads back. on_chunk:
         called with every chunk as soon as it is made, before it is written: whatever fails later, its state is good. Where the
-        film stops early, the file holds what was made, and the FilmStoppedError has its state.
+        film stops early, the file holds what was made, and the FilmStoppedError has its state. sound: of the whole film, from
+        its first frame on; a file that holds the new part only has the sound of that part.
         """
-        make = self.filming(story, output=output, on_chunk=on_chunk, whole=whole, **settings)
+        make = self.filming(story, output=output, on_chunk=on_chunk, whole=whole, sound=sound, **settings)
         del settings
         return make()
 
@@ -305,6 +310,7 @@ class Pipeline:
         output: str | os.PathLike[str],
         on_chunk: Callable[[Chunk], None] | None = None,
         whole: bool = False,
+        sound: Sound | None = None,
         **settings: Any,
     ) -> Callable[[], Video]:
         """`generate` in two steps: everything is checked now, and the film is made when what comes back is called. For whoever lets go
@@ -319,19 +325,24 @@ class Pipeline:
         if whole:
             stream = chain(self._decoding.replay(begun), stream)
         warnings = self.check(story, settings.get("state"))
-        carried = self._carried(story, begun, whole, settings)
-        return partial(self._film, stream, Path(output), begun.recipe.timeline.fps, on_chunk, warnings, carried)
+        fps = begun.recipe.timeline.fps
+        how: dict[str, Any] = {"fps": fps, "metadata": self._carried(story, begun, whole, settings)}
+        if sound is not None:
+            here = 0 if whole else begun.frames
+            end = begun.planned[-1].frames[1] if begun.planned else begun.frames
+            warnings += sound.notes(here / fps, (end - here) / fps) if end > here else []
+            how |= {"sound": sound, "begin": here / fps}
+        return partial(self._film, stream, Path(output), on_chunk, warnings, how)
 
     def _film(
         self,
         stream: Iterator[Chunk],
         output: Path,
-        fps: float,
         on_chunk: Callable[[Chunk], None] | None,
         warnings: Sequence[str],
-        carried: Mapping[str, str],
+        how: Mapping[str, Any],
     ) -> Video:
-        """Write the chunks of a stream as they come. carried: text fields of the file."""
+        """Write the chunks of a stream as they come. how: arguments of the writer."""
         from .report import build_report
         from .video import VideoWriter
 
@@ -344,7 +355,7 @@ class Pipeline:
                     on_chunk(chunk)
                 if writer is None:
                     size = (chunk.frames.shape[2], chunk.frames.shape[1])
-                    writer = VideoWriter(output, fps, size, metadata=carried)
+                    writer = VideoWriter(output, size=size, **how)
                     writer.__enter__()
                 writer.write(chunk.frames)
         except FilmStoppedError as stopped:

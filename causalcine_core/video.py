@@ -1,7 +1,8 @@
 """Video files in bounded memory.
 
 `VideoWriter` streams frames into ffmpeg, so that a film of any length costs the memory of one chunk. The file
-appears under its name only when it is whole. "Frame" means a pixel frame: uint8 RGB.
+appears under its name only when it is whole; on request another one grows beside it meanwhile, which players can follow.
+"Frame" means a pixel frame: uint8 RGB.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import check_output, write_atomic
-from .encoder import EXACT, Encoder, EncoderError, check_encoder
+from .encoder import Encoder, EncoderError, check_encoder
 from .errors import InputError
+from .mp4 import EXACT, joined, metadata_file, pictures
+from .sound import Sound
 from .story import check_fps
 
 Frames = NDArray[np.uint8]
@@ -36,7 +41,7 @@ def to_frames(frames: Any) -> Frames:
 
 
 class VideoWriter:
-    """Writes an mp4 (H.264, yuv420p, BT.709, ready to stream) chunk by chunk.
+    """Writes an mp4 (H.264, yuv420p, BT.709, AAC where there is sound, ready to stream) chunk by chunk.
 
         with VideoWriter("out.mp4", fps=16, size=(832, 480)) as video:
             for chunk in stream:
@@ -47,6 +52,8 @@ class VideoWriter:
         fps: frames per second, 1 to 120, whole or not, kept exactly.
         size: width and height in pixels, both even; nothing is ever rescaled.
         metadata: text fields stored in the file (`comment`, `prompt`, ...).
+        sound: a track under the pictures, cut where they end; where it ends before them, nothing follows.
+        begin: seconds of the film at which this video begins: its sound begins there too.
         keep_partial: on an exception inside `with`, keep the film so far; otherwise nothing is left behind.
         on_wait: called again and again while the encoder is waited for; what it raises goes on, and ends the file.
         called: what errors call the file, where `path` is not the name that the user knows.
@@ -63,6 +70,8 @@ class VideoWriter:
         size: tuple[int, int],
         *,
         metadata: Mapping[str, str] | None = None,
+        sound: Sound | None = None,
+        begin: float = 0,
         keep_partial: bool = False,
         on_wait: Callable[[], object] | None = None,
         called: str | None = None,
@@ -72,13 +81,18 @@ class VideoWriter:
         self.size = width, height = size
         if width % 2 or height % 2 or width < 2 or height < 2:
             raise InputError(f"a video must have an even width and height, got {width}x{height}")
-        rate = Fraction(repr(check_fps(fps)))
+        self._rate = Fraction(repr(check_fps(fps)))
         self.frames = 0
         self._called, self._keep_partial = called or str(self.path), keep_partial
-        self._partial = self.path.parent / f".causalcine-{secrets.token_hex(6)}.mp4"
-        program = check_encoder(on_wait)
-        options: dict[str, Any] = {"metadata": metadata, "on_wait": on_wait, "patience": patience}
-        self._encoder = Encoder(program, self._partial, rate, size, **options)
+        self._sound, self._begin = sound, begin
+        self._start = partial(Encoder, check_encoder(on_wait), on_wait=on_wait, patience=patience)
+        self._partial, self._joined = (self.path.parent / f".causalcine-{secrets.token_hex(6)}.mp4" for _ in "12")
+        self._fields = metadata_file(metadata or {})
+        try:
+            self._encoder = self._start(self._partial, pictures(self._rate, size, self._fields))
+        except BaseException:
+            self._fields.unlink(missing_ok=True)
+            raise
 
     def write(self, frames: Any) -> None:
         """Append frames: uint8 `[F H W 3]`, an array or a tensor."""
@@ -96,14 +110,26 @@ class VideoWriter:
                 raise ValueError(f"no frames were written to {self._called}")
             with self._named():
                 self._encoder.finish()
-            write_atomic(self.path, lambda place: os.replace(self._partial, place))
+                self._encoder.stop()
+                done = self._with_sound()
+            write_atomic(self.path, lambda place: os.replace(done, place))
         finally:
             self.abort()
+
+    def _with_sound(self) -> Path:
+        """The file of pictures, or one that has them and the sound."""
+        track = self._sound.track(self._begin, float(self.frames / self._rate)) if self._sound else None
+        if track is None:
+            return self._partial
+        self._encoder = self._start(self._joined, joined(self._partial, self._fields, track))
+        self._encoder.finish()
+        return self._joined
 
     def abort(self) -> None:
         """Stop and leave nothing behind; does nothing after `close`."""
         self._encoder.stop()
-        self._partial.unlink(missing_ok=True)
+        for path in (self._partial, self._joined, self._fields):
+            path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -111,7 +137,9 @@ class VideoWriter:
         try:
             yield
         except EncoderError as error:
-            said = str(error).replace(str(self._partial.absolute()), self._called)
+            said = str(error)
+            for path in (self._partial, self._joined):
+                said = said.replace(str(path.absolute()), self._called)
             raise EncoderError(f"writing {self._called} failed: {said}") from None
 
     def __enter__(self) -> VideoWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import comfy.model_management as mm
@@ -13,9 +14,11 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..causalcine_core.encoder import EncoderError, check_encoder
 from ..causalcine_core.errors import InputError
+from ..causalcine_core.sound import Sound
 from ..causalcine_core.video import VideoWriter
 from .adapt import files
 from .adapt import vae as vaes
+from .adapt.audio import sound_of
 from .adapt.form import Form
 from .adapt.progress import warn
 from .adapt.queue import ancestry
@@ -51,6 +54,11 @@ class CausalCineSaveVideo(Form):
                     default=PREFIX,
                     tooltip="Start of the file's name; / makes subfolders of ComfyUI's output. %date:yyyy-MM-dd% works.",
                 ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Sound under the film from its first frame on, cut where the film ends.",
+                ),
             ],
             outputs=[io.Video.Output(display_name="VIDEO", tooltip="The file.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -69,10 +77,9 @@ class CausalCineSaveVideo(Form):
 
     @classmethod
     def execute(
-        cls, samples: dict[str, Any], vae: Any, fps: float = 0.0, filename_prefix: str = PREFIX
+        cls, samples: dict[str, Any], vae: Any, fps: float = 0.0, filename_prefix: str = PREFIX, audio: Any = None
     ) -> io.NodeOutput:
-        stop = mm.throw_exception_if_processing_interrupted
-        _check_encoder(filename_prefix, stop)
+        _check_encoder(filename_prefix, mm.throw_exception_if_processing_interrupted)
         latent = samples["samples"]
         vaes.check(vae, latent)
         if latent.shape[0] != 1:
@@ -87,26 +94,38 @@ class CausalCineSaveVideo(Form):
                     f"the film was made for {made_at:g} fps: at {fps:g} its {total / made_at:.1f} s play in {total / fps:.1f} s"
                 ]
             )
+        with sound_of(audio) as sound:
+            if sound is not None:
+                warn(sound.notes(0, total / fps))
+            path, subfolder = cls._write(vae, latent, total, fps, filename_prefix, story_of(samples), sound)
+        cls.written.keep(ancestry(), path)
+        shown = ui.SavedResult(path.name, subfolder, io.FolderType.output)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([shown]))
+
+    @classmethod
+    def _write(
+        cls, vae: Any, latent: torch.Tensor, total: int, fps: float, prefix: str, story: str | None, sound: Sound | None
+    ) -> tuple[Path, str]:
+        """The film of `total` frames as a file of that prefix; where it is, and in which subfolder."""
+        stop = mm.throw_exception_if_processing_interrupted
         stride = vae.spacial_compression_decode()
         size = (latent.shape[4] * stride, latent.shape[3] * stride)
-        folder, name, subfolder, number = files.reserve(filename_prefix, size)
+        folder, name, subfolder, number = files.reserve(prefix, size)
         unfinished = folder / f".{secrets.token_hex(8)}.mp4"
         bar = comfy.utils.ProgressBar(total)
         with VideoWriter(
             unfinished,
             fps,
             size,
-            metadata=files.metadata(cls.hidden, story_of(samples)),
-            called=filename_prefix,
+            metadata=files.metadata(cls.hidden, story),
+            sound=sound,
+            called=prefix,
             on_wait=stop,
         ) as video:
             for frames in vaes.frames(vae, latent):
                 video.write((frames * 255).round().to(torch.uint8))
                 bar.update(len(frames))
-        path = files.publish(unfinished, name, number)
-        cls.written.keep(ancestry(), path)
-        shown = ui.SavedResult(path.name, subfolder, io.FolderType.output)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([shown]))
+        return files.publish(unfinished, name, number), subfolder
 
 
 def _check_encoder(prefix: str, on_wait: Callable[[], object] | None = None) -> None:

@@ -10,10 +10,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..causalcine_core.plan import plan
+from ..causalcine_core.sound import cut_to
 from ..causalcine_core.story import MAX_BLEND, Shot, Story, join_prompt
 from ..causalcine_core.story_formats import SHOT_SYNTAX
 from ..causalcine_core.text import fit_shot
 from .adapt import clip as clips
+from .adapt.audio import sound_of
 from .adapt.form import Form
 from .adapt.progress import warn
 
@@ -97,6 +99,12 @@ class CausalCineShotList(Form):
                     optional=True,
                     tooltip=f"How shots follow one another. {CUT_TIP}",
                 ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Shots change in the longest pauses of this sound, and the last one ends with it. For "
+                    "stories whose shots name no length. To hear it, connect it to CausalCine Save Video too.",
+                ),
             ],
             outputs=[ShotsType.Output(display_name="SHOTS", tooltip="For CausalCine Sampler.")],
         )
@@ -107,9 +115,11 @@ class CausalCineShotList(Form):
 
     @classmethod
     def execute(
-        cls, clip: Any, story: str, global_text: str = "", seconds: float = 3.0, cut: str = AS_MODEL
+        cls, clip: Any, story: str, global_text: str = "", seconds: float = 3.0, cut: str = AS_MODEL, audio: Any = None
     ) -> io.NodeOutput:
         read = Story.parse(story)
+        with sound_of(audio) as sound:
+            read = cut_to(read, sound) if sound else read
         timed = [shot if shot.seconds or shot.frames else replace(shot, seconds=seconds) for shot in read.shots]
         told = {
             "shots": timed,

@@ -76,6 +76,7 @@ def build_parser() -> Parser:
     check.set_defaults(module="story_check", passes_on=False)
     _add_story(check)
     check.add_argument("--model", default="nano", metavar="nano|FILE", help="whose chunks the cuts land on")
+    _add_sound(check)
     check.add_argument("--json", action="store_true", help="print the report, without chunks, as the last line")
     text = "Write a story in another form, whole or not at all, and say what that form cannot hold."
     rewrite = actions.add_parser("convert", help=text, description=text, allow_abbrev=False)
@@ -158,6 +159,17 @@ def _add_story(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("story", metavar="STORY", help=f"story file; forms: {SHOT_SYNTAX}; also {FILE_SYNTAX}")
 
 
+def _add_sound(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--audio", metavar="FILE", help="sound under the film from its first frame on, of any file that ffmpeg reads")
+    add(
+        "--cut-times",
+        metavar="TIMES",
+        help="seconds of the film at which shots change, and maybe at which it ends: 2.5,4,9.1, a text file with them, or sound: the "
+        "longest pauses of --audio, and its end; for stories whose shots name no length",
+    )
+
+
 def _add_memory(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--window", type=_value, metavar="W", help="chunks of local history; default: as the model was trained")
@@ -179,6 +191,7 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add(
         "--seed", type=_value, metavar="N", help="0 to 2^64 - 1; default: the story's, else 0 (in continue: the film's)"
     )
+    _add_sound(parser)
     _add_memory(parser)
     add(
         "--routing",

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,12 +27,18 @@ from ..story import Story, check_seed, check_size
 from .arguments import memory_settings
 from .console import shot_table
 from .progress import Watch
+from .timing import read_sound, timed
+
+if TYPE_CHECKING:
+    from ..sound import Sound
 
 
 def make_film(args: argparse.Namespace, story: Story | None, continued: str | None) -> None:
     """continued: a state file to go on from. It is read here: whoever called would hold what it remembers until the film is made."""
     files = output_files(args) if is_first_rank() else {}
+    sound = read_sound(args)
     asked: dict[str, Any] = {"state": State.load(continued) if continued is not None else None}
+    story = timed(args, story, sound, asked["state"])
     if args.seed is not None:
         check_seed(args.seed)
     if story is not None and story.width is not None and story.height is not None:
@@ -49,7 +55,7 @@ def make_film(args: argparse.Namespace, story: Story | None, continued: str | No
     pipe = Pipeline.from_pretrained(args.model, sharding=sharding, **how)
     asked |= {"memory": memory_settings(args), "seed": args.seed, "steps": args.steps, "guidance": args.guidance}
     if is_first_rank():
-        _write_film(args, pipe, story, asked, files, keep=sharding is None and not args.small_state)
+        _write_film(args, pipe, story, asked, files, sound, keep=sharding is None and not args.small_state)
     else:
         stream = pipe.stream(story, decode=False, **asked)
         del asked["state"]
@@ -64,6 +70,7 @@ def _write_film(
     story: Story | None,
     asked: dict[str, Any],
     files: Mapping[str, Path],
+    sound: Sound | None,
     keep: bool,
 ) -> None:
     """Makes the film and every file of it; after any failure, the state of the chunks that were made. keep: in a state, what is
@@ -73,7 +80,13 @@ def _write_film(
     hints = [*notes[1:], *pipe.check(story, state)]
     made = state.frames if state and not args.whole else 0
     watch = Watch(_shots(story, state, args.whole), made)
-    how = {"output": files["video"], "whole": args.whole, "on_step": watch.step, "on_chunk": watch.chunk}
+    how = {
+        "output": files["video"],
+        "whole": args.whole,
+        "on_step": watch.step,
+        "on_chunk": watch.chunk,
+        "sound": sound,
+    }
     make = pipe.filming(story, **how, **asked)
     del state, asked["state"]  # what it remembers is freed as the film goes on
     try:

@@ -9,6 +9,7 @@ import json
 from ..plan import plan
 from ..story import Story, check_size, pace_notes
 from .console import shot_table
+from .timing import read_sound, timed
 
 
 def run(args: argparse.Namespace) -> None:
@@ -18,6 +19,8 @@ def run(args: argparse.Namespace) -> None:
     from ..text import prompt_notes
     from ..weights.built_in import model_path
 
+    sound = read_sound(args)
+    story = timed(args, story, sound) or story
     card = Card.read(model_path(args.model))
     recipe = card.recipe
     pace = pace_notes(story.fps, recipe.timeline.fps)
@@ -26,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     size = (recipe.picture.width, recipe.picture.height)
     check_size(*size)
     planned = plan(story, **dataclasses.asdict(recipe.timeline))
+    heard = sound.notes(0, planned.frames / planned.fps) if sound else []
     report = check_report(
         planned,
         recipe=recipe,
@@ -33,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         size=size,
         seed=story.seed or 0,
         model={"name": args.model, **card.fields["model"]},
-        warnings=[*story.notes[1:], *pace, *prompt_notes(card.text, planned.shots)],
+        warnings=[*story.notes[1:], *pace, *heard, *prompt_notes(card.text, planned.shots)],
     )
     report["settings"]["global"] = story.global_prompt
     if args.json:
