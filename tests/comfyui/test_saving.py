@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import threading
 import time
+import wave
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -17,6 +19,8 @@ from causalcine_core import Pipeline, Story
 
 from .graphs import film, node, saved
 from .server import Refused, Server
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -122,8 +126,6 @@ def test_the_file_is_one_that_players_play(server: Server) -> None:
 
 
 def test_comfyui_reads_the_workflow_back(server: Server, main: Path) -> None:
-    import subprocess
-
     from .server import python_of
 
     run = server.run(film(seed=32), extra_data={"extra_pnginfo": {"workflow": {"text": "é=;#\\\n"}}})
@@ -196,6 +198,29 @@ def test_memory_is_flat_with_the_length_of_the_film(server: Server) -> None:
     assert frames == 10_001
     assert (peak - before) / 1e6 < 150
     assert (server.memory() - before) / 1e6 < 60
+
+
+def test_a_sound_lies_under_the_film_and_shots_change_in_its_pauses(server: Server) -> None:
+    """An AUDIO of ComfyUI's own loader: noise to 1.2 s, a pause to 1.8 s, noise to 3.2 s."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32000 * 32 // 10)
+    noise[32000 * 12 // 10 : 32000 * 18 // 10] = 0
+    with wave.open(str(server.base / "input/voice.wav"), "wb") as file:
+        file.setparams((1, 2, 32000, 0, "NONE", ""))
+        file.writeframes((noise * 32767).astype("<i2").tobytes())
+    graph = film(story="a red robot walks\n\na red robot sleeps", seed=36)
+    graph["6"] = node("LoadAudio", audio="voice.wav")
+    for key in ("2", "4"):
+        graph[key]["inputs"]["audio"] = ["6", 0]
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    path = server.path(run.files("4")[0])
+    assert [shot.seconds for shot in Story.load(path).shots] == pytest.approx([1.5, 1.7], abs=0.03)
+    said = subprocess.run([FFMPEG, "-hide_banner", "-i", path], capture_output=True, text=True, check=False).stderr
+    assert "Audio: aac" in said and "32000 Hz, mono" in said
+    assert any("the sound " in text and "pictures" in text for text in run.texts), run.texts
+    assert list((server.base / "temp").glob("causalcine-*")) == []
+    graph["2"]["inputs"]["story"] = "one\n\ntwo\n\nthree"
+    assert "the sound has 1 pauses of 0.3 s or more, and 3 shots need 2" in server.run(graph).error
 
 
 def test_two_films_side_by_side_are_refused_by_name(server: Server) -> None:

@@ -18,8 +18,8 @@ from causalcine_core.video import VideoWriter, read_video
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-# Colours as its shaders make them. Without a GPU its own conversion, libyuv's, has a factor of BT.709 that does not fit its eight bits:
-# blue is off by up to 12 levels, whatever the file.
+# Colours as its shaders make them. Without a GPU another conversion, libyuv's, has a factor of BT.709 that does not fit its eight
+# bits: blue is off by up to 12 levels, whatever the file.
 GPU = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 SIDE = 32  # pixels of a patch
 BARS = [(255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0)]
