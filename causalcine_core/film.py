@@ -12,6 +12,7 @@ from .cut import Cut
 from .errors import InputError
 from .memory import KVMemory, MemorySettings, RemoteMemory, ResolvedMemory
 from .plan import BLEND, Plan, PlannedShot, cut_short, plan
+from .references import Reference, grown
 from .sampling import Recipe, State
 from .sampling.passes import limited
 from .story import Shot, Story, check_seed, check_size, join_prompt
@@ -34,6 +35,7 @@ class Asked:
     guidance: float | None = None
     width: int | None = None
     height: int | None = None
+    cast: Sequence[Reference] | None = None
 
     def __post_init__(self) -> None:
         if self.seed is not None:
@@ -80,7 +82,7 @@ def continued(state: State, model: Model, story: Story | None, asked: Asked) -> 
     """A film that goes on: its state under what is asked now, nothing planned anew yet.
 
     Raises InputError that names the first thing which a film cannot change on its way: its model, size, frame rate, negative prompt,
-    how it is cut into chunks, how its memory is kept, and whether it is guided.
+    how it is cut into chunks, how its memory is kept, whether it is guided, and whom of its cast it knows already.
     """
     if state.model != model.fingerprint:
         raise InputError(f"state was made by another model ({state.model}) than {model.name} ({model.fingerprint})")
@@ -99,7 +101,14 @@ def continued(state: State, model: Model, story: Story | None, asked: Asked) -> 
     same = (recipe, settings, seed) == (state.recipe, state.settings, state.seed)
     pending = state.pending if same and story is None else ()
     return replace(
-        state, recipe=recipe, given=model.recipe, settings=settings, memory=memory, seed=seed, pending=pending
+        state,
+        recipe=recipe,
+        given=model.recipe,
+        settings=settings,
+        memory=memory,
+        seed=seed,
+        pending=pending,
+        references=_cast_in_force(state, asked.cast),
     )
 
 
@@ -227,7 +236,7 @@ def _memory_back(state: State, chunks: int) -> KVMemory | None:
     memory = state.local_memory
     if memory is None or memory.limit is not None or memory.store.cold is not memory.store.hot:
         return None
-    return memory.without(max(0, len(memory.lengths) - max(0, chunks - 1)))
+    return memory.without(max(0, memory.chunks - max(0, chunks - 1)))
 
 
 def _recipe_in_force(state: State, recipe: Recipe) -> Recipe:
@@ -243,6 +252,24 @@ def _recipe_in_force(state: State, recipe: Recipe) -> Recipe:
     if "levels" in changed or "steps" in changed:
         changed |= {name: recipe.to_dict()[name] for name in ("steps", "levels")}
     return state.recipe.changed(**changed) if changed else state.recipe
+
+
+def _cast_in_force(state: State, asked: Sequence[Reference] | None) -> tuple[Reference, ...]:
+    """The cast of a film that goes on: who is new comes behind those it knows, for its memory has each at its place."""
+    if asked is None:
+        return state.references
+    cast = grown(asked, state.references)
+    if len(cast) > len(state.references):
+        if state.settings.budget is not None:
+            raise InputError(
+                f"cast: memory.budget of {state.settings.budget:g} GiB was shared out when the film began, with "
+                f"{len(state.references)} pictures and not {len(cast)}: give the whole cast to the first part, or no budget"
+            )
+        if state.recipe.rolling and state.pending:
+            raise InputError(
+                "cast: chunks are under way already (sampler rolling): give the whole cast to the first part"
+            )
+    return cast
 
 
 def _check_same(state: State, model: Model, story: Story | None, asked: Asked) -> None:
@@ -280,5 +307,5 @@ def _settings_in_force(
     top_k = settings.top_k if now.top_k == then.top_k else now.top_k
     resolved = replace(asked.resolve(window, top_k), budget=settings.budget, storage=settings.storage)
     if isinstance(memory, KVMemory) and resolved != settings:
-        memory = limited(memory, recipe, resolved)
+        memory = limited(memory, recipe, resolved, len(state.references))
     return resolved, memory

@@ -26,6 +26,7 @@ from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
 from .plan import PlannedShot
+from .references import Reference, check_pictures
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .session import Event, Session
@@ -176,6 +177,7 @@ class Pipeline:
         guidance: float | None = None,
         width: int | None = None,
         height: int | None = None,
+        cast: Sequence[Reference] | None = None,
     ) -> State:
         """A film that is planned and not made: what `run` makes.
 
@@ -188,12 +190,15 @@ class Pipeline:
             steps: denoising passes a chunk; None: as the model wants.
             guidance: 1 is none; None: as the model wants.
             width, height: pixels; None: as the story, then the model says.
+            cast: pictures that the film may recall at any time, of its size; None: none, or those that the film has. A film that goes
+                on keeps its own, and may get more behind them.
 
         Raises InputError in one sentence for what cannot be made.
         """
-        asked = Asked(memory, seed, steps, guidance, width, height)
+        asked = Asked(memory, seed, steps, guidance, width, height, cast)
         if state is not None:
             begun = continued(state, self.model, story, asked)
+            check_pictures(begun.references, self.network.channels, begun.size)
         elif story is not None:
             begun = self._begun(story, asked)
         else:
@@ -204,7 +209,8 @@ class Pipeline:
         recipe, size = begun_recipe(self.model, story, asked), begun_size(self.model, story, asked)
         seed = first(asked.seed, story.seed, 0)
         memory, here = asked.memory or MemorySettings(), self._executor is None
-        begun = begin(self.network, recipe, memory, size=size, seed=seed, here=here)
+        cast = asked.cast or ()
+        begun = begin(self.network, recipe, memory, size=size, seed=seed, here=here, references=cast)
         return replace(begun, given=self.recipe, size=size)
 
     def run(
@@ -227,13 +233,13 @@ class Pipeline:
 
         Raises FilmStoppedError, with the state so far, where the film cannot go on.
         """
-        shots = {shot.index: shot for shot in state.shots}
+        texts = state.texts
         for index in state.read_next(state.planned):
-            self.fit(shots[index])  # what is too long is refused here, before anything is made
+            self.fit(texts[index])  # what is too long is refused here, before anything is made
         negative = fit_prompt("", state.recipe.guidance.negative, self.reading, name="negative").text
         job = Job(
             state,
-            lambda shot: self.encode(self.fit(shots[shot])),
+            lambda shot: self.encode(self.fit(texts[shot])),
             self.encode(negative) if state.recipe.guidance.on else None,
             find_layer,
         )

@@ -1,7 +1,7 @@
 """The report of a film, as JSON and as a picture of what was remembered.
 
 The keys of the report are a contract (docs/design.md): frame ranges are `[first, end)` in pixel frames of the whole
-film; `routing` names latent frames, as `chunk.routing` does, one row a layer, -1 for none.
+film; `routing` names latent frames, as `chunk.routing` does, one row a layer, -1 for none and -2 - i for picture i of `cast`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def build_report(
             f"{memory.evicted} of {state.records[-1].plan.latents[1]} latent frames were forgotten, those that were "
             f"recalled least: the memory budget is {state.settings.budget:g} GiB"
         )
+    if state.references:
+        head["cast"] = [one.to_dict() for one in state.references]
     return head | {"chunks": chunks, "memory": _memory(memory)}
 
 

@@ -19,6 +19,7 @@ from ..causalcine_core.executors.executor import Executor, lies_with
 from ..causalcine_core.memory.store import GIB
 from ..causalcine_core.model import WanConfig
 from ..causalcine_core.needs import working_bytes
+from ..causalcine_core.numbering import called
 from ..causalcine_core.pipeline import Pipeline
 from ..causalcine_core.plan import PlannedShot
 from ..causalcine_core.sampling import Recipe, State
@@ -65,9 +66,9 @@ class ShotTexts:
 
     def encode_all(self, state: State, executor: Executor) -> None:
         """Everything that the film will read, now: an encoder that runs later could push the model off its device."""
-        shots = {shot.index: shot for shot in state.shots}
+        texts = state.texts
         for shot in state.read_next(state.planned, elsewhere=lies_with(executor, state)):
-            self.encode([fit_shot(shots[shot], self.reading).text], f"shot {shot + 1}")
+            self.encode([fit_shot(texts[shot], self.reading).text], called(shot))
         if state.recipe.guidance.on:
             self.encode([state.recipe.guidance.negative], "negative")
 
@@ -121,7 +122,7 @@ def on_device(pipe: Pipeline, model: Any, start: State, given: State | None, pre
     tokens = start.size[0] * start.size[1] // (runner.patch[0] * runner.patch[1])
     working = working_bytes(models.config_of(model), recipe, settings, tokens, runner.dtype)
     store = memory_for(passes_of(runner, start, start.size), start).store
-    film = most_held(recipe, settings, start.planned) if start.planned else 0
+    film = most_held(recipe, settings, start.planned, len(start.references)) if start.planned else 0
     growth, on_host = (there - held for there, held in zip(store.bytes_for(film), store.held, strict=True))
     others = [] if preview is None else [preview.patcher]
     mm.load_models_gpu([model, *model.get_nested_additional_models(), *others], memory_required=working + growth)

@@ -16,9 +16,10 @@ from ..sampling import Chunk, State, StepInfo
 class Job:
     """Chunks to make, and all that they are made of.
 
-    state: where the film is, never changed; what is made are its `planned` chunks. text_of: text `[B, T, text_dim]` of a shot,
-    asked at most once for each shot that `State.read_next` names. negative: text `[B, T, text_dim]` of the unguided branch, needed
-    where the recipe guides. find_layer: wait for every layer, so that a NotFiniteError names the first that is at fault.
+    state: where the film is, never changed; what is made are its `planned` chunks. text_of: text `[B, T, text_dim]` of a shot or of
+    a picture of the cast, asked at most once for each number that `State.read_next` names. negative: text `[B, T, text_dim]` of the
+    unguided branch, needed where the recipe guides. find_layer: wait for every layer, so that a NotFiniteError names the first that
+    is at fault.
     """
 
     state: State

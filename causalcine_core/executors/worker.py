@@ -173,7 +173,7 @@ class Worker:
         memory = self._memories.pop(state.memory.id)
         if state.settings.budget is None:
             self._memories[state.memory.id] = memory  # as the one that was used last
-        return limited(memory, state.recipe, state.settings)
+        return limited(memory, state.recipe, state.settings, len(state.references))
 
     def _on_step(self, info: StepInfo) -> None:
         if self.rank == 0:

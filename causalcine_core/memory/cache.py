@@ -3,6 +3,9 @@
 `KVMemory` is a value. Appending a chunk gives a new table; older tables, and forks, go on seeing exactly what they saw. A
 slot returns to the store when the last table that holds it is gone. Under a budget a table keeps as many frames as fit:
 what routing used least goes first.
+
+At its head may be references, the pictures of a cast: a chunk of one frame each, which are no part of the film. What belongs to
+which is told here and nowhere else: outside, frames have the numbers of `numbering`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from ..checks import show
 from ..errors import InputError
+from ..numbering import mirrored
 from .slab import Slab, Slot, numbers
 from .store import FrameStore, Rows
 
@@ -25,7 +29,8 @@ class KVMemory:
 
     lengths: latent frames of every chunk. slots: of every frame, None where it was evicted; who holds a slot keeps it.
 
-    limit: frames that may be kept beyond those that are near; None: all of them.
+    limit: frames that may be kept beyond those that are near; None: all of them. references: how many of the first chunks are
+    pictures of the cast.
 
     The rest says of each frame, `[frames]` on the CPU: place, its slot's number, -1 where it was evicted; cold, whether
     that is in the cold tier; uses, how often routing took it, in layers; turns, how many chunks could have taken it.
@@ -39,6 +44,7 @@ class KVMemory:
     cold: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     uses: Tensor = field(default_factory=lambda: torch.zeros(0))
     turns: Tensor = field(default_factory=lambda: torch.zeros(0))
+    references: int = 0
 
     @classmethod
     def empty(cls, store: FrameStore) -> KVMemory:
@@ -69,6 +75,40 @@ class KVMemory:
         """Where these frames `[n]` lie; none may be evicted."""
         return self.store.rows(self.place[frames], self.cold[frames])
 
+    @property
+    def chunks(self) -> int:
+        """Chunks of the film that are written."""
+        return len(self.lengths) - self.references
+
+    @property
+    def head(self) -> KVMemory:
+        """Its references alone."""
+        return self.without(self.chunks)
+
+    def behind(self, head: KVMemory) -> KVMemory:
+        """The film's part of this memory behind other references, which are all that `head` holds."""
+        n = self.references  # chunks and frames: each has one
+        return replace(
+            head,
+            lengths=(*head.lengths, *self.lengths[n:]),
+            slots=(*head.slots, *self.slots[n:]),
+            limit=self.limit,
+            place=torch.cat([head.place, self.place[n:]]),
+            cold=torch.cat([head.cold, self.cold[n:]]),
+            uses=torch.cat([head.uses, self.uses[n:]]),
+            turns=torch.cat([head.turns, self.turns[n:]]),
+            references=len(head.lengths),
+        )
+
+    def numbers(self, frames: Tensor) -> Tensor:
+        """Frames of this memory, by the numbers that they have outside."""
+        return torch.where(frames < self.references, mirrored(frames), frames - self.references)
+
+    def _frames(self, numbers: Tensor) -> Tensor:
+        """The other way, without those that are -1."""
+        numbers = numbers[numbers != -1]
+        return torch.where(numbers < 0, mirrored(numbers), numbers + self.references)
+
     def without(self, chunks: int) -> KVMemory:
         """This memory before its last `chunks` chunks were written."""
         lengths = self.lengths[: len(self.lengths) - chunks]
@@ -87,12 +127,12 @@ class KVMemory:
         """The memory with one more chunk.
 
         far: frames `[n]` that the chunk could recall and did not see anyway: they go to the cold tier, and are what a budget
-        may evict. recalled: frame numbers that it did recall, int64 `[layers, B, k]`, -1 for none; a use is counted in shares, so
+        may evict. recalled: numbers of frames that it did recall, int64 `[layers, B, k]`, -1 for none; a use is counted in shares, so
         that a frame which every layer of every branch recalled counts one.
         """
         uses, turns = self.uses.clone(), self.turns.clone()
         if recalled is not None and recalled.numel():
-            uses += torch.bincount(recalled[recalled >= 0], minlength=self.frames) / recalled.shape[:2].numel()
+            uses += torch.bincount(self._frames(recalled), minlength=self.frames) / recalled.shape[:2].numel()
         turns[far] += 1
         table, place, cold = list(self.slots), self.place.clone(), self.cold.clone()
         for frame in self._least_used(far, uses, turns).tolist():
@@ -112,6 +152,7 @@ class KVMemory:
             torch.cat([cold, new.bool()]),
             torch.cat([uses, new]),
             torch.cat([turns, new]),
+            self.references,
         )
 
     def _least_used(self, far: Tensor, uses: Tensor, turns: Tensor) -> Tensor:
@@ -123,6 +164,8 @@ class KVMemory:
     def tensors(self) -> dict[str, Tensor]:
         """Everything needed to rebuild this memory, as flat tensors for a file."""
         out = {"lengths": torch.tensor(self.lengths, dtype=torch.int64), "uses": self.uses, "turns": self.turns}
+        if self.references:
+            out["references"] = torch.tensor([self.references])
         for name, slab in self._tiers().items():
             frames = ((self.place >= 0) & (self.cold == (name == "cold"))).nonzero()[:, 0]
             out[f"{name}.frames"] = frames
@@ -141,12 +184,15 @@ class KVMemory:
         n = len(_part(tensors, "uses", share, None))
         if min(lengths, default=1) < 1 or sum(lengths) != n:
             raise InputError(f"memory.lengths must be those of chunks of {n} frames in all, got {show(list(lengths))}")
+        references = int(_part(tensors, "references", whole, (1,))) if "references" in tensors else 0
+        if not 0 <= references <= len(lengths) or any(length != 1 for length in lengths[:references]):
+            raise InputError(f"memory.references must say how many chunks of one frame come first, got {references}")
         uses, turns = (_part(tensors, name, share, (n,)) for name in ("uses", "turns"))
         store.reserve(n)
-        known = {"lengths", "uses", "turns"}
+        known = {"lengths", "uses", "turns", "references"}
         slots: list[Slot | None] = [None] * n
         place, cold = torch.full((n,), -1), torch.zeros(n, dtype=torch.bool)
-        memory = cls(store, lengths, tuple(slots), store.limit, place, cold, uses, turns)
+        memory = cls(store, lengths, tuple(slots), store.limit, place, cold, uses, turns, references)
         for name, slab in memory._tiers().items():
             frames = _part(tensors, f"{name}.frames", whole, None)
             if len(frames) and not 0 <= int(frames.min()) <= int(frames.max()) < n:

@@ -126,12 +126,12 @@ class RolloutView:
         return (k, v) if self._turns is None else (rotate(k, self._turns[1][chosen]), v)
 
     def recalled(self) -> Tensor:
-        """What the last pass recalled: int64 `[layers, B, k]`, frame numbers and -1 for none, on the CPU."""
+        """What the last pass recalled: int64 `[layers, B, k]`, numbers of frames as outside (`numbering`), on the CPU."""
         store = self.memory.store
         out = torch.full((store.layers, store.batch, self._asked_k), -1, dtype=torch.int64)
         chosen = [layer for layer in self._chosen if layer is not None]
         if chosen:  # of all layers: brought over at once
-            out[:, :, : self._k] = self._far[torch.stack(chosen).cpu()]
+            out[:, :, : self._k] = self.memory.numbers(self._far)[torch.stack(chosen).cpu()]
         return out
 
 
@@ -143,8 +143,8 @@ class WritingView:
     """
 
     def __init__(self, view: RolloutView, recalled: Tensor | None = None):
-        """view: what the chunk saw when it was made. recalled: int64 `[layers, B, k]`, frames that it recalled then, which count as
-        uses of them; None: those count already."""
+        """view: what the chunk saw when it was made. recalled: int64 `[layers, B, k]`, numbers of frames that it recalled then, which
+        count as uses of them; None: those count already."""
         store = view.memory.store
         slots = store.hot.allocate(view.frames)
         self.view = view

@@ -21,7 +21,8 @@ from .schedule import add_noise, chunk_generator
 
 @dataclass(frozen=True)
 class Passes:
-    """size: latent height and width. films: made side by side. recipe, settings: in force for the chunks that are made."""
+    """size: latent height and width. films: made side by side. recipe, settings: in force for the chunks that are made. references:
+    pictures of the cast."""
 
     runner: Runner
     recipe: Recipe
@@ -29,20 +30,27 @@ class Passes:
     size: tuple[int, int]
     rope: Rope
     films: int = 1
+    references: int = 0
 
     @classmethod
     def of(
-        cls, runner: Runner, recipe: Recipe, settings: ResolvedMemory, size: tuple[int, int], films: int = 1
+        cls,
+        runner: Runner,
+        recipe: Recipe,
+        settings: ResolvedMemory,
+        size: tuple[int, int],
+        films: int = 1,
+        references: int = 0,
     ) -> Passes:
-        return cls(runner, recipe, settings, size, Rope(runner.head_dim, runner.grid(size), runner.device), films)
+        rope = Rope(runner.head_dim, runner.grid(size), runner.device)
+        return cls(runner, recipe, settings, size, rope, films, references)
 
     def blank(self) -> KVMemory:
         """A memory of nothing yet, in a store of its own. Raises InputError for a budget that is too small."""
         runner = self.runner
         layers, branches, *frame = self.shape
-        return KVMemory.empty(
-            open_store(self.recipe, self.settings, layers, branches, frame, runner.dtype, runner.device)
-        )
+        where = runner.dtype, runner.device, self.references
+        return KVMemory.empty(open_store(self.recipe, self.settings, layers, branches, frame, *where))
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -61,18 +69,26 @@ class Passes:
             self.settings,
             self.rope,
             chunks * chunk.length,
-            shot_start=chunk.take,
+            shot_start=memory.references + chunk.take,
             cut=Cut.parse(chunk.cut, keep=cut.keep, jump=cut.jump),
             sink=recipe.visibility.sink,
+            references=memory.references,
             angles=self._angles(memory, chunk, shots),
             total=sharding.total if sharding else None,
         )
 
+    def view_of_reference(self, memory: KVMemory) -> RolloutView:
+        """What a picture of the cast sees that is to follow on those which a memory has: itself. The view is over these alone."""
+        head, sharding = memory.head, self.runner.sharding
+        total = sharding.total if sharding else None
+        return RolloutView(head, self.settings, self.rope, 1, references=head.references + 1, total=total)
+
     def _angles(self, memory: KVMemory, chunk: PlannedChunk, shots: Sequence[int]) -> Tensor | None:
-        """Radians `[frames]` by which shots are turned against that of `chunk`."""
+        """Radians `[frames]` by which shots are turned against that of `chunk`; pictures of the cast, which are of none, are not."""
         angle = self.recipe.visibility.shot_angle
         if not angle:
             return None
+        shots = [chunk.shot] * memory.references + list(shots)
         of_frames = [shot for shot, length in zip(shots, memory.lengths, strict=False) for _ in range(length)]
         return angle * (torch.tensor(of_frames, dtype=torch.float64) - chunk.shot)
 
@@ -109,16 +125,19 @@ def open_store(
     frame_shape: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
+    references: int = 0,
 ) -> FrameStore:
-    """The store of a film: its budget is shared out by what this recipe always has in view."""
-    near, chunk = most_near(recipe, settings), recipe.timeline.chunk
+    """The store of a film: its budget is shared out by what this recipe always has in view. references: pictures of the cast, which
+    are never forgotten either."""
+    near, chunk = references + most_near(recipe, settings), recipe.timeline.chunk
     return FrameStore(layers, branches, frame_shape, dtype, device, settings=settings, near=near, chunk=chunk)
 
 
-def limited(memory: KVMemory, recipe: Recipe, settings: ResolvedMemory) -> KVMemory:
-    """A memory under other settings: what its store's budget pays for is shared out as if they were new. Raises InputError where it is
-    too little for them."""
-    limit = memory.store.limit_under(settings, most_near(recipe, settings), recipe.timeline.chunk)
+def limited(memory: KVMemory, recipe: Recipe, settings: ResolvedMemory, references: int = 0) -> KVMemory:
+    """A memory under other settings: what its store's budget pays for is shared out as if they were new. references: pictures of the
+    film's cast. Raises InputError where it is too little for them."""
+    near = references + most_near(recipe, settings)
+    limit = memory.store.limit_under(settings, near, recipe.timeline.chunk)
     return replace(memory, limit=limit)
 
 
@@ -127,7 +146,8 @@ def most_near(recipe: Recipe, settings: ResolvedMemory) -> int:
     return recipe.visibility.sink + (settings.window + 2) * recipe.timeline.chunk
 
 
-def most_held(recipe: Recipe, settings: ResolvedMemory, chunks: Sequence[PlannedChunk]) -> int:
-    """Slots that a film takes whose next chunks these are: its latent frames, and those that are written once more."""
+def most_held(recipe: Recipe, settings: ResolvedMemory, chunks: Sequence[PlannedChunk], references: int = 0) -> int:
+    """Slots that a film takes whose next chunks these are: its latent frames, those that are written once more, and the pictures of
+    its cast."""
     again = recipe.visibility.recompute or any(chunk.rewrite for chunk in chunks)
-    return chunks[-1].latents[1] + (settings.written_again(recipe.timeline.chunk) if again else 0)
+    return references + chunks[-1].latents[1] + (settings.written_again(recipe.timeline.chunk) if again else 0)

@@ -1,7 +1,8 @@
 """Prefill: what was made is written into memory, a pass for each chunk, when the next one begins (paper, Sec. 3.3 and 3.4).
 
 So a memory lacks its film's newest chunk. A film whose memory was left out of a file, or lies elsewhere, is written anew by the
-same steps, and so is a window that is to be remembered under other words.
+same steps, and so is a window that is to be remembered under other words. Pictures of a cast stand at the head of memory: each is
+written once, under its own caption and seeing itself alone, before the first chunk that may recall it.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ class Prefill:
     @torch.no_grad()
     def before(self, chunks: Sequence[PlannedChunk], state: State, memory: KVMemory) -> Filled:
         """The memory with all in it that was made before `chunks`, the first of which is made next."""
+        memory = self._with_cast(state, memory)
         plans, fused = [record.plan for record in state.records], None
-        for i in range(len(memory.lengths), len(plans)):
+        for i in range(memory.chunks, len(plans)):
             following = plans[i + 1 : i + 2] or chunks
             self._texts.hold([plans[i], *following])
             if following is chunks and self._fuses(chunks[0], state, memory):
@@ -78,6 +80,18 @@ class Prefill:
                 memory = self._followed(following[0], state, memory)
         self._texts.hold([*plans[-1:], *chunks])
         return Filled(memory, fused)
+
+    def _with_cast(self, state: State, memory: KVMemory) -> KVMemory:
+        """The memory with all pictures of the film's cast at its head."""
+        for i, reference in enumerate(state.references[memory.references :], memory.references):
+            chunk = reference.planned(i)
+            self._texts.hold([chunk])
+            clean = normalize(reference.latent).to(self._passes.runner.device)
+            clean = clean.expand(self._passes.films, -1, -1, -1, -1)
+            view = self._passes.view_of_reference(memory)
+            head = self._passes.write(self._passes.context(clean, 0, chunk), self._texts.of(chunk), view)
+            memory = memory.behind(head)
+        return memory
 
     def _fuses(self, chunk: PlannedChunk, state: State, memory: KVMemory) -> bool:
         """Whether the newest chunk is written in the first pass of `chunk`, which follows it: where one pass of both takes less time
@@ -97,7 +111,7 @@ class Prefill:
     def _followed(self, following: PlannedChunk, state: State, memory: KVMemory) -> KVMemory:
         """The memory with one more chunk of the film, as `following`, the one after that, is to see it: where that or the recipe asks
         for it, its window is written once more, under the text that is then in force."""
-        passes, end = self._passes, len(memory.lengths) + 1
+        passes, end = self._passes, memory.chunks + 1
         recipe, settings = passes.recipe, passes.settings
         anew = recipe.visibility.recompute
         again = min(end, settings.window) if following.rewrite or anew else 0

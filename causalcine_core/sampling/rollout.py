@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..memory import KVMemory, MemorySettings
 from ..plan import PlannedChunk
+from ..references import Reference, check_pictures
 from ..runner import Runner
 from ..vae import denormalize
 from .chunk import Making, StepInfo, make_chunk
@@ -26,7 +27,7 @@ from .texts import Texts
 
 @dataclass(frozen=True)
 class Chunk:
-    """One finished chunk. latent: VAE space `[B, C, c, h, w]`. routing: int64 `[layers, k]`, -1 for none. frames: uint8
+    """One finished chunk. latent: VAE space `[B, C, c, h, w]`. routing: int64 `[layers, k]`, as `ChunkRecord.routing`. frames: uint8
     `[F, H, W, 3]` where a decoder runs, else None."""
 
     index: int
@@ -47,6 +48,7 @@ def begin(
     seed: int,
     batch: int = 1,
     here: bool = True,
+    references: Sequence[Reference] = (),
 ) -> State:
     """The state before the first chunk. Nothing is allocated yet.
 
@@ -58,17 +60,19 @@ def begin(
         seed: 0 to 2^64 - 1.
         batch: films made side by side, that never touch one another.
         here: whether the film is made in this process; else those who make it check its budget, of their heads.
+        references: pictures of its cast.
 
-    Raises InputError where a budget is too small, or is to be shared by several films.
+    Raises InputError where a budget is too small, or is to be shared by several films, and for a picture that does not fit.
     """
+    check_pictures(references, runner.channels, size)
     resolved = settings.resolve(recipe.visibility.window, recipe.visibility.top_k)
     if batch > 1 and resolved.budget is not None:
         raise InputError(
             f"memory.budget is {resolved.budget:g} GiB for {batch} films side by side, which would forget each other's frames: make "
             "them one by one, or set no budget"
         )
-    memory = Passes.of(runner, recipe, resolved, size, batch).blank() if here else None
-    return State(memory, recipe, resolved, seed, size, runner.fingerprint, recipe)
+    memory = Passes.of(runner, recipe, resolved, size, batch, len(references)).blank() if here else None
+    return State(memory, recipe, resolved, seed, size, runner.fingerprint, recipe, references=tuple(references))
 
 
 def passes_of(runner: Runner, state: State, size: tuple[int, int]) -> Passes:
@@ -77,7 +81,7 @@ def passes_of(runner: Runner, state: State, size: tuple[int, int]) -> Passes:
         films = state.local_memory.store.batch // state.recipe.branches
     else:
         films = state.latents[0].shape[0] if state.latents else 1
-    return Passes.of(runner, state.recipe, state.settings, size, films)
+    return Passes.of(runner, state.recipe, state.settings, size, films, len(state.references))
 
 
 def memory_for(passes: Passes, state: State) -> KVMemory:
@@ -125,8 +129,8 @@ def rollout(
     Args:
         runner: the network.
         chunks: what to make, following on the chunks that `state` already has.
-        text_of: text `[B, T, text_dim]` of a shot, asked once when the shot begins; where something of an earlier shot is still
-            to be written into memory, of that shot too.
+        text_of: text `[B, T, text_dim]` of a shot, asked once when the shot begins; where something of an earlier shot, or of the
+            cast, is still to be written into memory, of that too. A picture of the cast has a number of its own (`numbering`).
         state: where to start; never changed. Where its memory was left out, or lies on other workers, it is written anew.
         size: latent height and width.
         negative: text of the unguided branch, needed when the recipe guides.
@@ -147,7 +151,7 @@ def rollout(
     store, make = memory.store, make_jointly if recipe.rolling else make_chunk
     if chunks:
         with store.lock:
-            store.reserve(most_held(recipe, state.settings, chunks))
+            store.reserve(most_held(recipe, state.settings, chunks, len(state.references)))
 
     def seed(chunk: PlannedChunk) -> int:
         return (shot_seeds or {}).get(chunk.shot, film_seed)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..memory import KVMemory, RemoteMemory, ResolvedMemory
+from ..numbering import mirrored
 from ..plan import PlannedChunk, PlannedShot, cut_short
+from ..references import Reference
 from ..vae import VAEState
 from .recipe import Recipe
 
@@ -19,7 +21,7 @@ from .recipe import Recipe
 @dataclass(frozen=True)
 class ChunkRecord:
     """What a finished chunk was: its place, how long it took, the seed of its noise, and which frames each layer recalled, int64
-    `[layers, B, k]` of all branches, -1 for none."""
+    `[layers, B, k]` of all branches, by their numbers (`numbering`): -1 for none."""
 
     plan: PlannedChunk
     seconds: float
@@ -52,7 +54,7 @@ class State:
     fingerprint of the network that wrote the memory. latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a
     finished chunk. shots: of the whole film, asked and actual. planned: chunks that were planned but not made yet. pending: the
     first of these, where several are made at once and some of their passes are done. decoder: of the streaming decode, if one
-    runs.
+    runs. references: pictures of the cast, which memory has at its head and the film has not.
     """
 
     memory: KVMemory | RemoteMemory | None
@@ -68,6 +70,7 @@ class State:
     planned: tuple[PlannedChunk, ...] = ()
     pending: tuple[Pending, ...] = ()
     decoder: VAEState | None = None
+    references: tuple[Reference, ...] = ()
 
     @property
     def local_memory(self) -> KVMemory | None:
@@ -85,12 +88,20 @@ class State:
         return [record.plan.shot for record in self.records]
 
     def read_next(self, chunks: Sequence[PlannedChunk], *, elsewhere: bool = False) -> list[int]:
-        """Shots whose text is read to make these chunks: theirs, and those of what is to be written into memory before. elsewhere:
-        whether its RemoteMemory is still held."""
+        """Numbers of the texts that are read to make these chunks: of their shots, and of what is to be written into memory before,
+        pictures of the cast among it. elsewhere: whether its RemoteMemory is still held."""
         local = self.local_memory
-        written = len(local.lengths) if local is not None else max(0, self.chunks - 1) if elsewhere else 0
-        unwritten = [record.plan for record in self.records[written:]]
+        written = local.chunks if local is not None else max(0, self.chunks - 1) if elsewhere else 0
+        cast = [reference.planned(i) for i, reference in enumerate(self.references)]
+        unwritten = cast[local.references if local is not None else 0 :]
+        unwritten += [record.plan for record in self.records[written:]]
         return list(dict.fromkeys(shot for chunk in (*unwritten, *chunks) for shot, _ in chunk.mixture))
+
+    @property
+    def texts(self) -> dict[int, PlannedShot]:
+        """By its number everything that has a text of its own: shots, and pictures of the cast."""
+        cast = {mirrored(i): reference.captioned(i) for i, reference in enumerate(self.references)}
+        return cast | {shot.index: shot for shot in self.shots}
 
     @property
     def frames(self) -> int:

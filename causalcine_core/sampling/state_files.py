@@ -5,9 +5,10 @@ has. Everything that grows with the film lies in a few tensors, however long it 
 
     film                `uint8 [n]`, JSON: shots, chunks made and planned
     latents             `[B, C, F, h, w]`, VAE space
-    recalled            `int32 [chunks, layers, branches, k]`, -1 for none
+    recalled            `int32 [chunks, layers, branches, k]`, numbers of frames (`numbering`)
     pending.0 ...       `[B, C, c, h, w]` of chunks that are half made
     decoder.*           of the streaming decode
+    cast                `[1, C, n, h, w]`, VAE space: pictures of the cast, where there is one
     memory.*            keys and values, where they are kept; those that workers hold are left out, and the header has their id
 """
 
@@ -27,7 +28,10 @@ from torch.nn.functional import pad
 from .. import checks
 from ..errors import InputError, about
 from ..memory import KVMemory, RemoteMemory, ResolvedMemory
+from ..numbering import mirrored
 from ..plan import PlannedChunk, PlannedShot
+from ..references import TENSOR as CAST
+from ..references import cast_of, check_pictures
 from ..story import MAX_FRAMES, MAX_SEED
 from ..vae import SCALES, VAEState
 from ..weights.metadata import STATE_ENTRY, parse_entry, read_entry
@@ -57,11 +61,15 @@ def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = Tru
         "planned": [_short(asdict(chunk), PlannedChunk) for chunk in state.planned],
         "pending": [part.passes for part in state.pending],
     }
+    if state.references:
+        film["cast"] = [one.to_dict() for one in state.references]
     tensors = {FILM: torch.frombuffer(bytearray(json.dumps(film).encode()), dtype=torch.uint8)}
     if state.records:
         most = max(record.recalled.shape[2] for record in state.records)
         recalled = [pad(r.recalled, (0, most - r.recalled.shape[2]), value=-1) for r in state.records]
         tensors |= {LATENTS: state.film(), RECALLED: torch.stack(recalled).to(torch.int32)}
+    if state.references:
+        tensors[CAST] = torch.cat([one.latent for one in state.references], 2)
     tensors |= {f"pending.{i}": part.x for i, part in enumerate(state.pending)}
     if state.decoder is not None:
         tensors |= {f"decoder.{name}": t.cpu() for name, t in state.decoder.tensors().items()}
@@ -118,16 +126,17 @@ def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
 def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     recipe, settings = Recipe.from_dict(entry["recipe"]), ResolvedMemory.from_dict(entry["settings"])
     film = parse_entry(_bytes(tensors.pop(FILM, None)), FILM)
-    checks.fields(
-        film, FILM, ("shots", "records", "planned", "pending"), needed=("shots", "records", "planned", "pending")
-    )
+    needed = ("shots", "records", "planned", "pending")
+    checks.fields(film, FILM, (*needed, "cast"), needed=needed)
     shots = tuple(_shot(item, f"shots[{i}]") for i, item in enumerate(_items(film, "shots", entry["shots"])))
     plans = tuple(_plan(item, f"records[{i}]") for i, item in enumerate(_items(film, "records", entry["chunks"])))
     planned = tuple(_chunk(item, f"planned[{i}]") for i, item in enumerate(_items(film, "planned")))
     _check_plan([plan for plan, *_ in plans], planned, len(shots))
     size = _size(entry["size"])
     made = [plan for plan, *_ in plans]
-    latents, recalled = _made(tensors, made, recipe, size)
+    references = cast_of(film["cast"], tensors.get(CAST)) if "cast" in film else ()
+    latents, recalled = _made(tensors, made, recipe, size, len(references))
+    check_pictures(references, latents[0].shape[1] if latents else references[0].latent.shape[1], size)
     records = tuple(
         ChunkRecord(plan, seconds, _first(choice, k), seed)
         for (plan, seconds, seed, k), choice in zip(plans, recalled, strict=True)
@@ -136,8 +145,9 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     decoder = _group(tensors, "decoder.")
     kept = _group(tensors, "memory.")
     remote = RemoteMemory(entry["remote"]) if "remote" in entry else None
+    films = len(latents[0]) if latents else 1
     return State(
-        memory=_memory(kept, recipe, settings, made, len(latents[0]) if latents else 1) if kept else remote,
+        memory=_memory(kept, recipe, settings, made, films, len(references)) if kept else remote,
         recipe=recipe,
         given=Recipe.from_dict(entry["given"]),
         settings=settings,
@@ -150,6 +160,7 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
         planned=planned,
         pending=pending,
         decoder=VAEState.from_tensors(decoder) if decoder else None,
+        references=references,
     )
 
 
@@ -271,7 +282,11 @@ def _size(value: object) -> tuple[int, int]:
 
 
 def _made(
-    tensors: Mapping[str, Tensor], plans: Sequence[PlannedChunk], recipe: Recipe, size: tuple[int, int]
+    tensors: Mapping[str, Tensor],
+    plans: Sequence[PlannedChunk],
+    recipe: Recipe,
+    size: tuple[int, int],
+    references: int,
 ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
     """Latents of each chunk, and what each recalled."""
     if not plans:
@@ -291,8 +306,9 @@ def _made(
         or recalled.numel() == 0 < recalled.shape[3]
     ):
         raise InputError(f"recalled must be of {branches} branches, got {_shape(recalled)}")
-    if recalled.numel() and not -1 <= int(recalled.min()) <= int(recalled.max()) < sum(lengths):
-        raise InputError(f"recalled must hold frames from 0 to {sum(lengths) - 1}, or -1")
+    least = mirrored(references - 1)
+    if recalled.numel() and not least <= int(recalled.min()) <= int(recalled.max()) < sum(lengths):
+        raise InputError(f"recalled must hold frames from 0 to {sum(lengths) - 1}, or numbers from {least} to -1")
     return tuple(part.contiguous() for part in latents.split(lengths, 2)), recalled.unbind(0)
 
 
@@ -327,17 +343,26 @@ def _pending(
 
 
 def _memory(
-    tensors: dict[str, Tensor], recipe: Recipe, settings: ResolvedMemory, plans: Sequence[PlannedChunk], films: int
+    tensors: dict[str, Tensor],
+    recipe: Recipe,
+    settings: ResolvedMemory,
+    plans: Sequence[PlannedChunk],
+    films: int,
+    references: int,
 ) -> KVMemory:
     keys, layers = tensors.get("hot.keys.0"), sum(name.startswith("hot.keys.") for name in tensors)
     if keys is None or keys.ndim != 5 or not keys.is_floating_point():
         raise InputError(f"memory.hot.keys.0 must be [branches, frames, tokens, heads, channels], got {_shape(keys)}")
     branches, _, *frame = keys.shape
-    store = open_store(recipe, settings, layers, branches, frame, keys.dtype, torch.device("cpu"))
+    store = open_store(recipe, settings, layers, branches, frame, keys.dtype, torch.device("cpu"), references)
     memory = KVMemory.from_tensors(tensors, store)
     if branches != films * recipe.branches:
         raise InputError(f"memory must be of {films * recipe.branches} branches, got {branches}")
-    if memory.lengths != tuple(plan.length for plan in plans[: len(memory.lengths)]):
+    if memory.references > references:
+        raise InputError(
+            f"memory.references must be up to {references}, the pictures of the cast, got {memory.references}"
+        )
+    if memory.lengths[memory.references :] != tuple(plan.length for plan in plans[: memory.chunks]):
         raise InputError(f"memory.lengths must be those of the film's chunks, got {checks.show(list(memory.lengths))}")
     return memory
 

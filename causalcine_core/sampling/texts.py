@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from ..errors import InputError
 from ..model.transformer import TextKV, TextLayers
+from ..numbering import called
 from ..plan import PlannedChunk
 from ..runner import Runner
 
@@ -38,7 +39,7 @@ class Texts:
         mixture = chunk.mixture
         if mixture not in self._layers:
             for shot in {shot for shot, _ in mixture} - self._shots.keys():
-                self._shots[shot] = self._fitted(self._text_of(shot), f"the text of shot {shot + 1}")
+                self._shots[shot] = self._fitted(self._text_of(shot), f"the text of {called(shot)}")
             self._layers[mixture] = self._projected(mixture)
         return self._layers[mixture]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import InputError
+from ..numbering import called
 from ..plan import PlannedShot
 from ..story import join_prompt, shots_named
 
@@ -94,7 +95,7 @@ def _most(count: int, start: int, fits: Callable[[int], bool]) -> int:
 def fit_shot(shot: PlannedShot, reading: Reading, of: str = "") -> Fitted:
     """The prompt of a planned shot as its encoder reads it whole. Raises InputError, which names the shot, where it cannot. of: what
     its number counts in, behind it, where that is not the whole film."""
-    return fit_prompt(shot.shared, shot.caption, reading, phrase=shot.phrase, name=f"shot {shot.index + 1}{of}")
+    return fit_prompt(shot.shared, shot.caption, reading, phrase=shot.phrase, name=f"{called(shot.index)}{of}")
 
 
 def fit_notes(shots: Sequence[PlannedShot], reading: Reading) -> list[str]:

@@ -22,6 +22,7 @@ from causalcine_core.executors import Executor, Job, LocalExecutor, serializatio
 from causalcine_core.executors.ray_executor import RayExecutor
 from causalcine_core.executors.worker import Task
 from causalcine_core.memory import MemorySettings, RemoteMemory, ResolvedMemory
+from causalcine_core.references import reference
 from causalcine_core.sampling import State, begin
 
 from ..helpers import TINY, network, planned, text, tiny_net, tiny_recipe
@@ -112,6 +113,19 @@ def test_a_crew_makes_the_film_of_this_process_and_its_memory_is_found_by_its_id
     for fork in forks:
         same(fork, run(alone, fork.chunks - 4, here()))
     assert len({fork.memory for fork in forks}) == 3 and all(crew.holds(fork.memory.id) for fork in forks)
+
+
+def test_a_cast_is_remembered_by_the_crew(crew):
+    """From the first chunk, and of somebody who comes later."""
+    pictures = [torch.randn(1, 16, 1, *SIZE, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    cast = tuple(reference(f"who {i}", picture) for i, picture in enumerate(pictures))
+    begun = replace(start(top_k=9), references=cast[:1])
+    films = []
+    for executor in (crew, here()):
+        first = run(begun, 3, executor)
+        films.append(run(replace(first, references=cast), 2, executor))
+    same(*films)
+    assert {-2, -3} <= {int(number) for number in films[0].records[-1].recalled.flatten()}
 
 
 def test_a_memory_that_is_not_here_is_written_anew(crew, tmp_path):
