@@ -10,6 +10,7 @@ which is told here and nowhere else: outside, frames have the numbers of `number
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -172,6 +173,15 @@ class KVMemory:
             parts = slab.tensors(slab.rows(self.place[frames]))
             out |= {f"{name}.{key}": t.cpu() for key, t in parts.items()}
         return out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values among `tensors`, without making them."""
+        total = 0
+        for name, slab in self._tiers().items():
+            frames = int(((self.place >= 0) & (self.cold == (name == "cold"))).sum())
+            total += sum(math.prod(shape) * dtype.itemsize for shape, dtype in slab.parts(frames).values())
+        return total
 
     def _tiers(self) -> dict[str, Slab]:
         return {"hot": self.store.hot} | ({} if self.store.cold is self.store.hot else {"cold": self.store.cold})

@@ -4,6 +4,7 @@ from ..runner import Runner
 from .chunk import StepInfo
 from .denoise import ChunkVelocity, denoise
 from .families import FAMILIES, Choice, Family, choose_family, find_family
+from .label import Label
 from .recipe import SAMPLERS, Recipe
 from .rollout import Chunk, begin, rollout
 from .schedule import add_noise, chunk_generator, predict_clean, reshifted, sampling_levels, shifted, warped
@@ -17,6 +18,7 @@ __all__ = [
     "ChunkRecord",
     "ChunkVelocity",
     "Family",
+    "Label",
     "Pending",
     "Recipe",
     "Runner",

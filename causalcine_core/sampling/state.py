@@ -130,14 +130,24 @@ class State:
         """This state and one more chunk."""
         return replace(self, memory=memory, latents=(*self.latents, latent), records=(*self.records, record))
 
-    def save(self, path: str | os.PathLike[str], *, memory: bool = True) -> None:
+    def save(self, path: str | os.PathLike[str], *, memory: bool = True, picture: bytes = b"") -> None:
         """Write one safetensors file. It appears under its name only when it is whole.
 
-        memory: without it the file is small, a film's latents and little more, whatever the model's size.
+        Args:
+            path: of the file.
+            memory: without it the file is small, a film's latents and little more, whatever the model's size.
+            picture: a JPEG or PNG of up to 8 KiB, for who looks for the file.
         """
         from .state_files import save_state
 
-        save_state(self, path, memory=memory)
+        save_state(self, path, memory=memory, picture=picture)
+
+    def nbytes(self, *, memory: bool = True) -> int:
+        """About how many bytes `save` will write."""
+        kept = self.local_memory.nbytes if memory and self.local_memory is not None else 0
+        parts = [*self.latents, *(part.x for part in self.pending), *(record.recalled.int() for record in self.records)]
+        decoder = self.decoder.tensors().values() if self.decoder is not None else ()
+        return kept + sum(tensor.nbytes for tensor in (*parts, *decoder))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:

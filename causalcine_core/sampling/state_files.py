@@ -1,7 +1,8 @@
 """Films on disk: one safetensors file that another process goes on from, bit for bit.
 
 The header's entry `causalcine_state` says what film it is (recipe, memory settings, seed, model) and how many chunks and shots it
-has. Everything that grows with the film lies in a few tensors, however long it is:
+has; `causalcine_label` says how long it plays, its last words, and may hold a picture. Everything that grows with the film lies in a
+few tensors, however long it is:
 
     film                `uint8 [n]`, JSON: shots, chunks made and planned
     latents             `[B, C, F, h, w]`, VAE space
@@ -34,19 +35,23 @@ from ..references import TENSOR as CAST
 from ..references import cast_of, check_pictures
 from ..story import MAX_FRAMES, MAX_SEED
 from ..vae import SCALES, VAEState
-from ..weights.metadata import STATE_ENTRY, parse_entry, read_entry
+from ..weights.header import read_header
+from ..weights.metadata import LABEL_ENTRY, STATE_ENTRY, parse_entry, read_entry
 from ..weights.tensors import read_tensors, write_tensors
+from .label import Label, label_entry, label_of
 from .passes import open_store
 from .recipe import Recipe
 from .state import ChunkRecord, Pending, State
 
 FORMAT = 3
 WHAT = "state file"
-FILM, LATENTS, RECALLED = "film", "latents", "recalled"
+FILM, LATENTS, RECALLED, MEMORY = "film", "latents", "recalled", "memory."
 
 
-def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = True) -> None:
-    """Write a state; it appears under its name only when it is whole. memory: whether keys and values go with it."""
+def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = True, picture: bytes = b"") -> None:
+    """Write a state; it appears under its name only when it is whole. memory: whether keys and values go with it. picture: of its
+    label, a JPEG or PNG of up to 8 KiB."""
+    label = label_entry(state, picture)
     film = {
         "shots": [_short(shot.to_dict(), PlannedShot) for shot in state.shots],
         "records": [
@@ -74,7 +79,7 @@ def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = Tru
     if state.decoder is not None:
         tensors |= {f"decoder.{name}": t.cpu() for name, t in state.decoder.tensors().items()}
     if memory and state.local_memory is not None:
-        tensors |= {f"memory.{name}": t for name, t in state.local_memory.tensors().items()}
+        tensors |= {f"{MEMORY}{name}": t for name, t in state.local_memory.tensors().items()}
     entry = {
         "format": FORMAT,
         "recipe": state.recipe.to_dict(),
@@ -88,7 +93,7 @@ def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = Tru
     }
     if isinstance(state.memory, RemoteMemory):  # workers who still hold it are asked for it
         entry["remote"] = state.memory.id
-    write_tensors(path, tensors, {"format": f"causalcine-state-{FORMAT}", STATE_ENTRY: json.dumps(entry)})
+    write_tensors(path, tensors, {"format": f"causalcine-state-{FORMAT}", STATE_ENTRY: json.dumps(entry)} | label)
 
 
 def load_state(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:
@@ -123,6 +128,15 @@ def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     return entry
 
 
+def read_label(path: str | os.PathLike[str]) -> Label:
+    """What a state file says at a glance, from its header alone. Raises InputError where it is missing, incomplete or none."""
+    header, source = read_header(path, WHAT), f"{WHAT} {path}"
+    entry = describe_state(header.metadata, source)
+    told = read_entry(header.metadata, LABEL_ENTRY, source) or {}
+    with about(f"{source}: its label"):
+        return label_of(header, entry, told, MEMORY)
+
+
 def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     recipe, settings = Recipe.from_dict(entry["recipe"]), ResolvedMemory.from_dict(entry["settings"])
     film = parse_entry(_bytes(tensors.pop(FILM, None)), FILM)
@@ -143,7 +157,7 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     )
     pending = _pending(tensors, _items(film, "pending"), planned, latents, size)
     decoder = _group(tensors, "decoder.")
-    kept = _group(tensors, "memory.")
+    kept = _group(tensors, MEMORY)
     remote = RemoteMemory(entry["remote"]) if "remote" in entry else None
     films = len(latents[0]) if latents else 1
     return State(

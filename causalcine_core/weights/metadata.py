@@ -12,6 +12,7 @@ from .header import is_text, unique
 
 ENTRY = "causalcine"  # of a checkpoint
 STATE_ENTRY = "causalcine_state"
+LABEL_ENTRY = "causalcine_label"  # what a state says at a glance
 
 
 def read_entry(metadata: Mapping[str, str], name: str, source: str) -> dict[str, Any] | None:

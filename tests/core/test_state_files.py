@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from causalcine_core import InputError, MemorySettings, Pipeline, Shot, State, Story
+from causalcine_core.sampling.state_files import read_label
 from causalcine_core.weights.tensors import read_tensors
 
 
@@ -166,3 +167,57 @@ def test_the_last_shot_and_the_chunk_itself_may_be_named(film, tmp_path):
 
     changed(film, tmp_path / "good.state", "film", change)
     assert State.load(tmp_path / "good.state").records[2].plan.take == 2
+
+
+# --- what a file says at a glance
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_file_says_at_a_glance_what_film_it_is(film, tmp_path, memory):
+    """From its header alone: the numbers behind it may be anything."""
+    pipe, path = film
+    state, file = State.load(path), tmp_path / "labelled.state"
+    state.save(file, memory=memory, picture=b"\xff\xd8 a picture")
+    held = sum(tensor.nbytes for name, tensor in read_tensors(file)[0].items() if name.startswith("memory."))
+    data = bytearray(file.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    assert state.nbytes(memory=memory) == pytest.approx(len(data) - header, rel=0.02, abs=4000)
+    data[header:] = bytes(len(data) - header)
+    file.write_bytes(data)
+    label = read_label(file)
+    assert (label.chunks, label.shots, label.frames) == (5, 1, 57)
+    assert label.seconds == pytest.approx(57 / 16) and label.words == "a cat" and label.picture == b"\xff\xd8 a picture"
+    assert label.memory == held and (held > 0) == memory
+
+
+def test_a_label_counts_the_shots_that_were_begun(film, tmp_path):
+    pipe, _ = film
+    story = Story([Shot("a cat", frames=9), Shot("a", frames=12), Shot("a cat a", frames=24)])
+    *_, chunk = (chunk for chunk, _ in zip(pipe.stream(story), range(2)))
+    chunk.state.save(tmp_path / "begun.state")
+    label = read_label(tmp_path / "begun.state")
+    assert (label.shots, label.words) == (2, "a") and label.picture == b""
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("picture", "no base64!", "picture"),
+        ("words", 5, "words"),
+        ("seconds", -1, "seconds"),
+        ("frames", "9", "frames"),
+    ],
+)
+def test_a_label_that_cannot_be_is_refused_and_the_film_still_read(film, tmp_path, field, value, said):
+    tensors, header = read_tensors(film[1])
+    label = json.loads(header.metadata["causalcine_label"]) | {field: value}
+    save_file(tensors, tmp_path / "x.state", metadata=header.metadata | {"causalcine_label": json.dumps(label)})
+    with pytest.raises(InputError, match=f": its label: {said}"):
+        read_label(tmp_path / "x.state")
+    assert State.load(tmp_path / "x.state").chunks == 5
+
+
+def test_a_picture_that_is_too_large_is_refused_before_anything_is_written(film, tmp_path):
+    with pytest.raises(InputError, match="picture must be at most 8192 bytes, got 9000"):
+        State.load(film[1]).save(tmp_path / "x.state", picture=bytes(9000))
+    assert not list(tmp_path.iterdir())
