@@ -175,6 +175,20 @@ def back_to(state: State, chunks: int) -> State:
     )
 
 
+def before(state: State, *, shot: int | None = None, chunk: int | None = None) -> State:
+    """The film up to where a shot, or a chunk, begins: what a retake goes on from. Both are counted from 1; one of the two is given.
+
+    Raises InputError where the film has no such shot or chunk.
+    """
+    if (shot is None) == (chunk is None):
+        raise InputError("from_shot and from_chunk say the same in two ways: give one of them")
+    if chunk is not None:
+        return back_to(state, whole(chunk, "from_chunk", 1, max(1, state.chunks)) - 1)
+    numbers = state.shot_numbers
+    first_anew = whole(shot, "from_shot", 1, max(numbers, default=0) + 1) - 1
+    return back_to(state, sum(number < first_anew for number in numbers))
+
+
 def told(state: State, model: Model, begin: int = 0) -> Story:
     """The story that makes a film, or what of it follows on its first `begin` pixel frames: the same plan, seeds, size and texts.
 

@@ -11,6 +11,7 @@ import torch
 
 from causalcine_core import MemorySettings, Pipeline, Shot, State, Story
 from causalcine_core.errors import InputError, NotFiniteError
+from causalcine_core.film import before
 from causalcine_core.memory.store import GIB
 from causalcine_core.sampling import begin, rollout
 from causalcine_core.weights.header import read_header
@@ -316,3 +317,50 @@ def test_a_state_of_an_earlier_version_is_refused_in_one_sentence(tmp_path):
     write_tensors(tmp_path / "state", {"latents.0": torch.zeros(1)}, metadata)
     with pytest.raises(InputError, match=r"state: was written by another version \(format 2, this one reads 3\)"):
         State.load(tmp_path / "state")
+
+
+# --- retakes
+
+
+def five() -> Story:
+    return Story([Shot(words, seconds=2 * CHUNK) for words in ("a fox", "the snow", "a fox runs", "snow", "a fox")])
+
+
+@pytest.mark.parametrize("asked", [{"shot": 3}, {"chunk": 5}])
+def test_a_retake_keeps_what_comes_before_and_is_the_film_that_never_went_on(pipe, asked):
+    """Shot 3 of 5: shots 1 and 2 are bit-equal, 3 to 5 are new, and are those of a film that ended after shot 2."""
+    film, first_two = last(pipe, five(), seed=3), last(pipe, Story(five().shots[:2]), seed=3)
+    back = before(film, **asked)
+    assert back.chunks == 4 and not back.planned and film.chunks == 10
+    rest = Story([Shot("the snow", seconds=2 * CHUNK)] * 3)
+    retaken, made_anew = last(pipe, rest, state=back, seed=4), last(pipe, rest, state=first_two, seed=4)
+    assert retaken.chunks == 10
+    for i, (new, old, same) in enumerate(zip(retaken.latents, film.latents, made_anew.latents, strict=True)):
+        assert new.equal(same) and new.equal(old) == (i < 4)
+    assert [shot.caption for shot in retaken.shots] == ["a fox", "the snow", "the snow", "the snow", "the snow"]
+
+
+def test_a_retake_may_begin_inside_a_shot_or_at_the_beginning(pipe):
+    film = last(pipe, five(), seed=3)
+    inside = before(film, chunk=4)
+    assert inside.chunks == 3 and [shot.caption for shot in inside.shots] == ["a fox", "the snow"]
+    nothing = before(film, shot=1)
+    assert nothing.chunks == before(film, chunk=1).chunks == 0 and not nothing.latents and not nothing.shots
+    again = last(pipe, five(), state=nothing)
+    assert all(new.equal(old) for new, old in zip(again.latents, film.latents, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"shot": 6}, "from_shot must be a whole number from 1 to 5, got 6"),
+        ({"shot": 0}, "from_shot must be a whole number from 1 to 5, got 0"),
+        ({"chunk": 11}, "from_chunk must be a whole number from 1 to 10, got 11"),
+        ({"shot": 1, "chunk": 1}, "give one of them"),
+        ({}, "give one of them"),
+    ],
+)
+def test_a_retake_from_where_no_shot_or_chunk_is_is_refused_by_name(pipe, asked, said):
+    film = last(pipe, five(), seed=3)
+    with pytest.raises(InputError, match=said):
+        before(film, **asked)
