@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import InputError
+    from .film import retake
     from .memory import MemorySettings
     from .pipeline import Pipeline, Video
     from .sampling import Chunk, Recipe, State
@@ -27,6 +28,7 @@ _HOMES = {
     "State": "sampling",
     "Story": "story",
     "Video": "pipeline",
+    "retake": "film",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Story",
     "Video",
     "__version__",
+    "retake",
 ]
 
 

@@ -49,7 +49,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Model:
-    """What a film is made with, as far as its states must agree with it. fingerprint: of the network. stride: pixels that width and
+    """What a film is made with, as far as its states must agree with it. fingerprint: of the network; text: of its text encoder, ""
+    where that has none. stride: pixels that width and
     height are multiples of; spatial, temporal: pixels and pixel frames of a latent one."""
 
     name: str
@@ -58,6 +59,7 @@ class Model:
     stride: int
     spatial: int
     temporal: int
+    text: str = ""
 
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
         """Height and width in latents of a size in pixels. Raises InputError where it does not fit."""
@@ -86,6 +88,11 @@ def continued(state: State, model: Model, story: Story | None, asked: Asked) -> 
     """
     if state.model != model.fingerprint:
         raise InputError(f"state was made by another model ({state.model}) than {model.name} ({model.fingerprint})")
+    if state.text and model.text and state.text != model.text:
+        raise InputError(
+            f"state was made through another text encoder ({state.text}) than that of {model.name} ({model.text}): its words "
+            "would mean something else"
+        )
     recipe = asked.over(_recipe_in_force(state, model.recipe))
     if recipe.branches != state.recipe.branches:
         raise InputError(
@@ -187,6 +194,22 @@ def before(state: State, *, shot: int | None = None, chunk: int | None = None) -
     numbers = state.shot_numbers
     first_anew = whole(shot, "from_shot", 1, max(numbers, default=0) + 1) - 1
     return back_to(state, sum(number < first_anew for number in numbers))
+
+
+def retake(state: State, *, shot: int | None = None, chunk: int | None = None, seed: int | None = None) -> State:
+    """The film up to where a shot, or a chunk, begins (`before`), with all that followed on it planned again as it was.
+
+    seed: of what is made anew, in place of the film's and of the shots' own; None: as before, so that the same film is made again
+    unless something else is asked. Raises InputError.
+    """
+    if seed is not None:
+        check_seed(seed)
+    kept = before(state, shot=shot, chunk=chunk)
+    again = (*(record.plan for record in state.records[kept.chunks :]), *state.planned)
+    shots = state.shots
+    if seed is not None:
+        shots = tuple(one if one.frames[1] <= kept.frames else replace(one, seed=None) for one in shots)
+    return replace(kept, shots=shots, planned=again, seed=state.seed if seed is None else seed)
 
 
 def told(state: State, model: Model, begin: int = 0) -> Story:

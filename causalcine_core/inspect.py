@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from .memory import MemorySettings
 from .model.load import describe_network_file, describe_source
 from .needs import film_needs, to_dict
 from .runner import pick_device, pick_dtype
-from .sampling import choose_family
-from .sampling.state_files import describe_state
+from .sampling import Label, choose_family
+from .sampling.state_files import describe_state, read_label
 from .weights.checkpoint import PARTS, find_fields
 from .weights.diagnose import no_network
 from .weights.header import Header, read_header
@@ -34,7 +35,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     facts |= {"tensors": len(header.tensors), "numbers": sum(entry.numel for entry in header.tensors.values())}
     facts["types"] = ", ".join(sorted({entry.dtype for entry in header.tensors.values()}))
     if STATE_ENTRY in header.metadata:
-        return facts | _describe_state(describe_state(header.metadata, f"state file {path}"))
+        return facts | _describe_state(describe_state(header.metadata, f"state file {path}"), read_label(path), path)
     fields = find_fields(header, path)
     if fields is not None:
         return facts | _describe_checkpoint(header, Card.of(fields, f"checkpoint {path}").fields)
@@ -43,9 +44,17 @@ def describe_file(path: Path) -> dict[str, Any]:
     return facts | ({"metadata": foreign} if foreign else {})
 
 
-def _describe_state(state: dict[str, Any]) -> dict[str, Any]:
+def _describe_state(state: dict[str, Any], label: Label, path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": "CausalCine film state, for causalcine continue"}
-    facts |= {"chunks": state["chunks"], "shots": state["shots"], "seed": str(state["seed"])}
+    facts |= {"chunks": state["chunks"], "shots": label.shots, "seed": str(state["seed"])}
+    if label.seconds is not None:
+        facts |= {"length": f"{label.seconds:.1f} s ({label.frames} frames)", "last words": label.words}
+    kept = f"{label.memory / 2**20:.1f} MiB"
+    facts["remembered"] = kept if label.memory else "left out: it is written anew, one pass for each chunk"
+    file = shlex.quote(str(path))
+    facts["go on"] = f"causalcine continue {file} MORE.txt -o more.mp4"
+    if label.shots:
+        facts["retake"] = f"causalcine continue {file} -o take.mp4 --whole --from-shot {label.shots}"
     return facts | {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
 
 

@@ -163,7 +163,13 @@ class Pipeline:
         """What states of a film must agree with to go on here."""
         vae = self.vae.config
         return Model(
-            self.name, self.network.fingerprint, self.recipe, self.stride, vae.spatial_stride, vae.temporal_stride
+            self.name,
+            self.network.fingerprint,
+            self.recipe,
+            self.stride,
+            vae.spatial_stride,
+            vae.temporal_stride,
+            self.text.fingerprint,
         )
 
     def start(
@@ -211,7 +217,7 @@ class Pipeline:
         memory, here = asked.memory or MemorySettings(), self._executor is None
         cast = asked.cast or ()
         begun = begin(self.network, recipe, memory, size=size, seed=seed, here=here, references=cast)
-        return replace(begun, given=self.recipe, size=size)
+        return replace(begun, given=self.recipe, size=size, text=self.text.fingerprint)
 
     def run(
         self,

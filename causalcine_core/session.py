@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import checks
 from .errors import FilmStoppedError, InputError
-from .film import appended, back_to
+from .film import appended, back_to, retake
 from .plan import PlannedChunk, PlannedShot
 from .sampling import Chunk, State, StepInfo
 from .story import Shot, Story
@@ -55,12 +55,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Head:
-    """Where a session is: a take, how many of its chunks, and the film's shots and the chunks planned from there."""
+    """Where a session is: a take, how many of its chunks, the film's shots, and the chunks planned from there under a seed."""
 
     take: str
     chunks: int
     shots: tuple[PlannedShot, ...]
     planned: tuple[PlannedChunk, ...]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Session:
         self.pipe, self.on_event = pipe, on_event
         first = Take(uuid.uuid4().hex, state)
         self._takes = {first.id: first}
-        self._history = [Head(first.id, state.chunks, state.shots, state.planned)]
+        self._history = [Head(first.id, state.chunks, state.shots, state.planned, state.seed)]
         self._at = 0
         self._lock, self._turn = threading.RLock(), threading.Lock()
         self._waiting: deque[Callable[[], None]] = deque()  # edits that a run has yet to take in
@@ -114,9 +115,9 @@ class Session:
             head = self.head
             tip = self._takes[head.take].state
             here = back_to(tip, head.chunks)
-            same = (head.chunks, head.planned, head.shots) == (tip.chunks, tip.planned, tip.shots)
+            same = (head.chunks, head.planned, head.shots, head.seed) == (tip.chunks, tip.planned, tip.shots, tip.seed)
             pending = tip.pending if same else ()
-            return replace(here, shots=head.shots, planned=head.planned, pending=pending)
+            return replace(here, shots=head.shots, planned=head.planned, seed=head.seed, pending=pending)
 
     # --- what a director does
 
@@ -148,6 +149,11 @@ class Session:
     def back_to(self, chunks: int) -> None:
         """Put the head after the film's first `chunks` chunks, with nothing planned: what is made from there is another take."""
         self._do(lambda: self._put(back_to(self.state, chunks), "moved"))
+
+    def retake(self, *, shot: int | None = None, chunk: int | None = None, seed: int | None = None) -> None:
+        """Put the head to where a shot, or a chunk, of the film begins, both counted from 1, with all that followed planned again:
+        another take. seed: of what is made anew; None: as before."""
+        self._edit(lambda state: retake(state, shot=shot, chunk=chunk, seed=seed))
 
     def choose(self, take: str) -> None:
         """Put the head at the end of another take."""
@@ -280,7 +286,7 @@ class Session:
                     self._takes[take] = Take(take, state, head.take, head.chunks)
                 else:
                     self._takes[take] = replace(self._takes[take], state=state)
-            self._history[self._at + 1 :] = [Head(take, state.chunks, state.shots, state.planned)]
+            self._history[self._at + 1 :] = [Head(take, state.chunks, state.shots, state.planned, state.seed)]
             del self._history[:-MOST_HISTORY]
             self._at = len(self._history) - 1
             self._tell(kind, data)

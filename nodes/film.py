@@ -55,6 +55,11 @@ class ShotTexts:
         return torch.cat([self._known[prompt] for prompt in prompts])
 
     @property
+    def fingerprint(self) -> str:
+        """Of the CLIP, where it is ours: a stock one has none, and comes in many number types that mean the same."""
+        return clips.fingerprint(self.shots.clip)
+
+    @property
     def reading(self) -> Reading:
         """How much of a prompt the CLIP, and the model behind it, read."""
         one = clips.reading(self.shots.clip)

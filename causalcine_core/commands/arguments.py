@@ -52,7 +52,7 @@ def build_parser() -> Parser:
     _add_making(generate)
     generate.add_argument("--width", type=_value, metavar="PIXELS", help="default: as the story or the model says")
     generate.add_argument("--height", type=_value, metavar="PIXELS")
-    generate.set_defaults(whole=False)
+    generate.set_defaults(whole=False, from_shot=None, from_chunk=None)
 
     more = command(
         "continue",
@@ -64,6 +64,15 @@ def build_parser() -> Parser:
     more.add_argument(
         "story", metavar="STORY", nargs="?", help="what follows; without it, what was planned and not made"
     )
+    begin = more.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--from-shot",
+        type=_value,
+        metavar="N",
+        help="a retake: what comes before shot N (the first is 1) is kept bit for bit, what follows is made anew, as it was planned "
+        "or as STORY says; without STORY and --seed under the next seed",
+    )
+    begin.add_argument("--from-chunk", type=_value, metavar="N", help="the same from chunk N on")
     more.add_argument(
         "--whole", action="store_true", help="the video holds the whole film, its old part decoded once more"
     )
@@ -219,7 +228,11 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
         help="a kernel by name; default: on a GPU the fastest, measured once",
     )
     add("--compile", action="store_true", help="compile the network with torch.compile: slow to begin, then faster")
-    add("--save-state", metavar="FILE", help="also keep the film's state, for causalcine continue")
+    add(
+        "--save-state",
+        metavar="FILE",
+        help="also keep the film's state, for causalcine continue; a film that fails or is stopped keeps one in any case",
+    )
     add(
         "--small-state",
         action="store_true",

@@ -8,6 +8,8 @@ import json
 import shlex
 import signal
 import sys
+import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +22,11 @@ from ..distributed.mesh import join_mesh, leave_mesh
 from ..distributed.sequence_parallel import SequenceParallel
 from ..encoder import check_encoder
 from ..errors import InputError, WorkerLostError
+from ..film import retake
 from ..pipeline import Pipeline, Video
 from ..report import memory_map, to_json
 from ..sampling import State
-from ..story import Story, check_seed, check_size
+from ..story import MAX_SEED, Story, check_seed, check_size
 from .arguments import memory_settings
 from .console import shot_table
 from .progress import Watch
@@ -37,10 +40,10 @@ def make_film(args: argparse.Namespace, story: Story | None, continued: str | No
     """continued: a state file to go on from. It is read here: whoever called would hold what it remembers until the film is made."""
     files = output_files(args) if is_first_rank() else {}
     sound = read_sound(args)
-    asked: dict[str, Any] = {"state": State.load(continued) if continued is not None else None}
-    story = timed(args, story, sound, asked["state"])
     if args.seed is not None:
         check_seed(args.seed)
+    asked: dict[str, Any] = {"state": _begun(args, story, continued)}
+    story = timed(args, story, sound, asked["state"])
     if story is not None and story.width is not None and story.height is not None:
         check_size(story.width, story.height)
     if args.cut is not None and story is not None and story.cut is None:
@@ -62,6 +65,17 @@ def make_film(args: argparse.Namespace, story: Story | None, continued: str | No
         for _ in stream:
             pass
     leave_mesh()
+
+
+def _begun(args: argparse.Namespace, story: Story | None, continued: str | None) -> State | None:
+    """The film to go on from, cut back where it is a retake: one of the same words under the same seed would be the same film."""
+    if continued is None:
+        return None
+    state = State.load(continued)
+    if args.from_shot is None and args.from_chunk is None:
+        return state
+    again = (state.seed + 1) % (MAX_SEED + 1) if story is None else None
+    return retake(state, shot=args.from_shot, chunk=args.from_chunk, seed=again if args.seed is None else args.seed)
 
 
 def _write_film(
@@ -92,18 +106,18 @@ def _write_film(
     try:
         with watch:
             video = make()
+        if "state" in files:
+            video.state.save(files["state"], memory=keep)
     except WorkerLostError as lost:
-        raise OSError(_kept(lost, files, made)) from lost
+        raise OSError(_lost(lost, files, made)) from lost
     except BaseException:
         if watch.newest is not None:
-            _keep(watch.newest, files, keep)
+            _rescue(watch.newest, files, keep)
         raise
     report = video.report
     report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
     report["settings"]["global"] = story.global_prompt if story else ""
     report["written"] = [made, report["frames"]]
-    if "state" in files:
-        video.state.save(files["state"], memory=keep)
     write_atomic(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
     write_atomic(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
     write_atomic(files["map"], memory_map(report, watch.pictures).save)
@@ -139,41 +153,54 @@ def output_files(args: argparse.Namespace) -> dict[str, Path]:
     return files
 
 
-def _keep(state: State, files: Mapping[str, Path], memory: bool) -> None:
-    """After a failure: the state of the chunks that were made, where one was asked for, and what to do with it."""
+def _rescue(state: State, files: Mapping[str, Path], memory: bool) -> None:
+    """After a failure: keeps the chunks that were made, and says how they go on."""
     seconds = f"{state.frames / state.recipe.timeline.fps:.1f} s"
-    if "state" not in files:
-        _say(f"the {seconds} made so far are lost; with --save-state FILE they would have been kept")
-        return
-    file = files["state"]
     try:
-        try:
-            state.save(file, memory=memory)
-        except OSError:
-            if not memory:
-                raise
-            state.save(file, memory=False)  # there may be room for the little one
+        file = _keep(state, files, memory)
     except Exception as error:  # what is told in the end is the first one
         _say(f"the {seconds} made so far are lost: {error}")
         return
     again = f"causalcine continue {shlex.quote(str(file))} -o {shlex.quote(str(files['video']))} --whole"
-    _say(f"the {seconds} made so far are kept in {file}; the whole film, and the rest of it, is made by: {again}")
+    size = f"{file.stat().st_size / 2**20:.1f} MiB"
+    _say(f"the {seconds} made so far are kept in {file} ({size}); the whole film, and its rest, is made by: {again}")
+
+
+def _keep(state: State, files: Mapping[str, Path], memory: bool) -> Path:
+    """Saves a film where a state was asked for, else beside the video, else where the machine has its temporary files; with what it
+    remembers where there is room for that. Gives the file; raises the first error where there is room nowhere."""
+    beside = (
+        files["video"].with_name(f"{files['video'].stem}{end}.state")
+        for end in ("", *(f"-{n}" for n in range(2, 1000)))
+    )
+    asked = files.get("state") or next(path for path in beside if not path.exists())
+    spare = Path(tempfile.gettempdir()) / f"causalcine-{uuid.uuid4().hex[:8]}.state"
+    first: OSError | None = None
+    for file in (asked, spare):
+        for whole in (True, False) if memory else (False,):
+            try:
+                state.save(file, memory=whole)
+                return file
+            except OSError as error:
+                first = first or error
+    assert first is not None
+    raise first
 
 
 def _say(text: str) -> None:
     print(f"causalcine: {text}", file=sys.stderr)
 
 
-def _kept(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
+def _lost(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
     """Keeps the state of a film that lost a worker, and says where everything is."""
     if lost.state is None:
         return f"{lost} before the first chunk was whole: nothing was written"
     seconds = (lost.state.frames - made) / lost.state.recipe.timeline.fps
-    kept = f"{lost}: the {seconds:.1f} s made so far are in {files['video']}"
-    if "state" not in files:
-        return f"{kept}; with --save-state the film could be finished from there"
-    lost.state.save(files["state"], memory=False)
-    return f"{kept}; finish it with: causalcine continue {files['state']} -o REST.mp4"
+    file = _keep(lost.state, files, memory=False)
+    return (
+        f"{lost}: the {seconds:.1f} s made so far are in {files['video']}; finish it with: causalcine continue "
+        f"{shlex.quote(str(file))} -o REST.mp4"
+    )
 
 
 def _tell(video: Video, report: dict[str, Any], notes: Sequence[str], files: Mapping[str, Path], as_json: bool) -> None:

@@ -51,7 +51,8 @@ class State:
     it was left out of the file; then, as where nobody holds it any more, it is written anew, a pass for every chunk.
 
     recipe: in force; given: the checkpoint's own, against which changes are noticed. size: latent height and width. model:
-    fingerprint of the network that wrote the memory. latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a
+    fingerprint of the network that wrote the memory; text: of the encoder that its prompts were read through, "" where it has none.
+    latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a
     finished chunk. shots: of the whole film, asked and actual. planned: chunks that were planned but not made yet. pending: the
     first of these, where several are made at once and some of their passes are done. decoder: of the streaming decode, if one
     runs. references: pictures of the cast, which memory has at its head and the film has not.
@@ -63,6 +64,7 @@ class State:
     seed: int
     size: tuple[int, int] = (0, 0)
     model: str = ""
+    text: str = ""
     given: Recipe | None = None
     latents: tuple[Tensor, ...] = ()
     records: tuple[ChunkRecord, ...] = ()

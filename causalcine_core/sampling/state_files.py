@@ -87,6 +87,7 @@ def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = Tru
         "settings": state.settings.to_dict(),
         "seed": state.seed,
         "model": state.model,
+        "text": state.text,
         "size": list(state.size),
         "chunks": state.chunks,
         "shots": len(state.shots),
@@ -118,9 +119,9 @@ def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
                 "film again"
             )
         known = ("format", "recipe", "given", "settings", "seed", "model", "size", "chunks", "shots")
-        checks.fields(entry, "", (*known, "remote"), needed=known)
+        checks.fields(entry, "", (*known, "remote", "text"), needed=known)
         checks.whole(entry["seed"], "seed", 0, MAX_SEED)
-        for name in ("model", "remote"):
+        for name in ("model", "remote", "text"):
             if len(checks.text(entry.get(name, ""), name)) > 200:
                 raise InputError(f"{name} must be a name of up to 200 characters, got {checks.show(entry[name])}")
         for name in ("chunks", "shots"):
@@ -167,6 +168,7 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
         settings=settings,
         seed=entry["seed"],
         model=entry["model"],
+        text=entry.get("text", ""),
         size=size,
         latents=latents,
         records=records,

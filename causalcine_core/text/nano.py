@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,15 @@ class NanoTextEncoder(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.length, config.dim).normal_(std=0.02))
         self.blocks = nn.ModuleList(_TextBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with the vocabulary or the weights."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.flatten()[-64:].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     @property
     def reading(self) -> Reading:

@@ -70,6 +70,12 @@ def encode(clip: Any, text: str) -> Tensor:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
 
 
+def fingerprint(clip: Any) -> str:
+    """Of the built-in text encoder; "" for any other CLIP."""
+    tokenizer = getattr(clip, "tokenizer", None)
+    return tokenizer.encoder.fingerprint if isinstance(tokenizer, Tokenizer) else ""
+
+
 def reading(clip: Any) -> Reading:
     """How much of a prompt a CLIP reads, and any Wan model of it."""
     tokenizer = getattr(clip, "tokenizer", None)

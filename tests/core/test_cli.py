@@ -7,9 +7,11 @@ import io
 import json
 import os
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from collections.abc import Callable
@@ -480,12 +482,131 @@ def test_of_what_was_kept_the_whole_film_is_made(folder, run, checkpoint, monkey
     assert (film(Path("out.mp4")) == film(Path("straight.mp4"))).all()
 
 
-def test_without_a_state_it_is_said_how_to_keep_the_next(folder, run, checkpoint, monkeypatch):
-    monkeypatch.setattr(VideoWriter, "write", failing(EncoderError("ffmpeg stopped")))
-    code, _, err = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)
+def test_a_film_that_fails_keeps_its_chunks_though_no_state_was_asked_for(folder, run, checkpoint, monkeypatch):
+    """Beside the video, over nothing that is there; a film that is finished leaves none."""
+    Path("out.state").write_bytes(b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoWriter, "write", failing(EncoderError("ffmpeg stopped")))
+        code, _, err = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)
     assert code == 1
-    assert "the 2.1 s made so far are lost; with --save-state FILE they would have been kept" in err[-2]
-    assert os.listdir() == ["story.json"]
+    assert "the 2.1 s made so far are kept in out-2.state (" in err[-2] and " MiB); the whole film" in err[-2]
+    assert sorted(os.listdir()) == ["out-2.state", "out.state", "story.json"]
+    assert Path("out.state").read_bytes() == b"mine"
+    command = err[-2].partition("is made by: causalcine ")[2].split()
+    assert run(*command, "--model", checkpoint)[0] == 0
+    assert run("generate", "story.json", "-o", "straight.mp4", "--model", checkpoint)[0] == 0
+    assert (film(Path("out.mp4")) == film(Path("straight.mp4"))).all()
+    assert sorted(path for path in os.listdir() if "state" in path) == ["out-2.state", "out.state"]
+
+
+def test_a_film_without_room_beside_it_is_kept_among_temporary_files(
+    folder, run, checkpoint, monkeypatch, tmp_path_factory
+):
+    spare, save = tmp_path_factory.mktemp("spare"), State.save
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+
+    def full(self: State, path: Path, *, memory: bool = True) -> None:
+        if spare not in Path(path).parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path, memory=memory)
+
+    monkeypatch.setattr(State, "save", full)
+    monkeypatch.setattr(VideoWriter, "write", failing(OSError(errno.ENOSPC, "No space left on device")))
+    for given in ((), ("--save-state", "s")):
+        code, _, err = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint, *given)
+        monkeypatch.setattr(VideoWriter, "write", failing(OSError(errno.ENOSPC, "No space left on device")))
+        (kept,) = spare.glob("causalcine-*.state")
+        assert code == 1 and str(kept) in err[-2]
+        assert State.load(kept).chunks == 3 and State.load(kept).memory is not None
+        kept.unlink()
+        assert os.listdir() == ["story.json"]
+
+
+def test_a_finished_film_whose_state_finds_no_room_keeps_one_elsewhere(
+    folder, run, checkpoint, monkeypatch, tmp_path_factory
+):
+    spare, save = tmp_path_factory.mktemp("spare"), State.save
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+
+    def full(self: State, path: Path, *, memory: bool = True) -> None:
+        if Path(path).name == "s":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path, memory=memory)
+
+    monkeypatch.setattr(State, "save", full)
+    code, _, err = run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint, "--save-state", "s")
+    (kept,) = spare.glob("causalcine-*.state")
+    assert code == 1 and str(kept) in err[-2] and "No space left" in err[-1]
+    assert State.load(kept).chunks == 4 and Path("out.mp4").exists()
+
+
+# --- retakes
+
+
+def shots(path: str) -> list[np.ndarray]:
+    """Frames of each shot of a film with its report."""
+    report, frames = json.loads(Path(path).with_suffix(".json").read_text()), film(Path(path))
+    return [frames[slice(*shot["frames"])] for shot in report["shots"]]
+
+
+@pytest.mark.parametrize(("how", "kept"), [(("--from-shot", "2"), 1), (("--from-chunk", "1"), 0)])
+def test_a_retake_keeps_what_comes_before_bit_for_bit(folder, run, checkpoint, how, kept):
+    """Without a story what follows is made as it was planned, under the next seed."""
+    model = ("--model", checkpoint)
+    assert run("generate", "story.json", "-o", "a.mp4", "--save-state", "s", "--seed", "7", *model)[0] == 0
+    code, out, _ = run("continue", "s", "-o", "b.mp4", "--whole", "--save-state", "t", "--json", *how, *model)
+    assert code == 0
+    begun, taken = State.load("s"), State.load("t")
+    chunks = sum(record.plan.shot < kept for record in begun.records)
+    assert torch.equal(begun.film()[:, :, : 3 * chunks], taken.film()[:, :, : 3 * chunks])
+    assert [record.plan for record in taken.records] == [record.plan for record in begun.records]
+    assert taken.shots == begun.shots and taken.seed == 8
+    assert [record.seed for record in taken.records] == [7] * chunks + [8] * (len(begun.records) - chunks)
+    for n in range(chunks, len(begun.records)):
+        assert not torch.equal(begun.latents[n], taken.latents[n])
+    assert json.loads(out[-1])["frames"] == len(film(Path("b.mp4"))) == len(film(Path("a.mp4")))
+
+
+def test_a_retake_under_the_same_seed_is_the_same_film_and_one_of_a_story_another(folder, run, checkpoint):
+    model = ("--model", checkpoint)
+    assert run("generate", "story.json", "-o", "a.mp4", "--save-state", "s", "--seed", "7", *model)[0] == 0
+    assert run("continue", "s", "-o", "b.mp4", "--whole", "--from-shot", "2", "--seed", "7", *model)[0] == 0
+    assert (film(Path("a.mp4")) == film(Path("b.mp4"))).all()
+    Path("more.txt").write_text("a fox sleeps\n\na fox runs")
+    assert run("continue", "s", "more.txt", "-o", "c.mp4", "--whole", "--from-shot", "2", *model)[0] == 0
+    report = json.loads(Path("c.json").read_text())
+    assert [shot["prompt"].split()[-1] for shot in report["shots"]][1:] == ["sleeps", "runs"]
+    assert (shots("a.mp4")[0] == shots("c.mp4")[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--from-shot", "3"), "from_shot must be a whole number from 1 to 2, got 3"),
+        (("--from-shot", "0"), "from_shot must be a whole number from 1 to 2, got 0"),
+        (("--from-chunk", "5"), "from_chunk must be a whole number from 1 to 4, got 5"),
+        (("--from-chunk", "two"), 'from_chunk must be a whole number from 1 to 4, got "two"'),
+        (("--from-shot", "1", "--from-chunk", "1"), "not allowed with argument"),
+    ],
+)
+def test_a_retake_of_what_is_not_there_is_refused(folder, run, checkpoint, given, says):
+    model = ("--model", checkpoint)
+    assert run("generate", "story.json", "-o", "a.mp4", "--save-state", "s", *model)[0] == 0
+    before = sorted(os.listdir())
+    code, _, err = run("continue", "s", "-o", "b.mp4", *given, *model)
+    assert (code, len(err)) == (2, 1) and says in err[0], err
+    assert sorted(os.listdir()) == before
+
+
+def test_inspect_says_what_film_a_state_holds_and_how_it_goes_on(folder, run, checkpoint):
+    model = ("--model", checkpoint)
+    assert run("generate", "story.json", "-o", "a.mp4", "--save-state", "my state", *model)[0] == 0
+    facts = json.loads(run("inspect", "my state", "--json")[1][-1])
+    assert (facts["shots"], facts["chunks"], facts["last words"]) == (2, 4, STORY["shots"][-1]["prompt"])
+    assert facts["length"] == "2.8 s (45 frames)" and facts["remembered"].endswith("MiB")
+    for name in ("go on", "retake"):
+        Path("MORE.txt").write_text("a fox")
+        assert run(*shlex.split(facts[name])[1:], *model)[0] == 0
 
 
 def test_a_state_that_finds_no_room_is_kept_small(folder, run, checkpoint, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from dataclasses import replace
@@ -48,6 +49,22 @@ def test_a_negative_prompt_of_an_appended_story_is_refused_unless_it_is_the_film
     with pytest.raises(InputError, match=r'negative is "the snow", but the film to continue has "a fox"'):
         guided.start(story("runs", negative="the snow"), state=state)
     assert guided.start(story("runs", negative="a fox"), state=state).planned
+
+
+def test_a_film_goes_on_under_the_text_encoder_that_it_was_begun_with(pipe, tmp_path):
+    """Its words would mean something else to another; a state that does not say, and an encoder that has no name, are taken."""
+    state = last(pipe, story("a fox"), seed=1)
+    state.save(tmp_path / "s")
+    text = copy.deepcopy(pipe.text)
+    vars(text).pop("fingerprint", None)
+    with torch.no_grad():
+        text.tokens.weight[-1] += 1
+    there = Pipeline(pipe.network, text, pipe.vae, pipe.recipe, pipe.name)
+    for kept in (state, State.load(tmp_path / "s")):
+        with pytest.raises(InputError, match=f"another text encoder .{pipe.text.fingerprint}. than that of"):
+            there.start(story("runs"), state=kept)
+    assert pipe.start(story("runs"), state=State.load(tmp_path / "s")).planned
+    assert there.start(story("runs"), state=replace(state, text="")).planned
 
 
 @pytest.mark.parametrize(("name", "value"), [("chunk", 1), ("first_chunk", 1), ("fps", 24), ("negative", "the snow")])

@@ -139,6 +139,32 @@ def test_every_thing_that_happens_is_told(pipe):
     assert kinds == ["edited", "chunk", "chunk", "done", "moved", "edited", "take", "chunk", "done"]
 
 
+def test_a_retake_is_another_take_that_shares_what_comes_before(pipe):
+    """As it was planned, cut modes and soft changes among it; under another seed, which a shot's own gives way to."""
+    shots = [Shot("a fox", seconds=1.5), Shot("runs", seconds=1.5, seed=5), Shot("sleeps", seconds=1.5, cut="soft")]
+    session = pipe.session(Story(shots), seed=7)
+    made(session)
+    first, plan = session.state, [record.plan for record in session.state.records]
+    session.retake(shot=2)
+    assert (session.head.chunks, [*session.head.planned]) == (2, plan[2:])
+    made(session)
+    assert torch.equal(session.state.film(), first.film()), "the same seed, the same film"
+    session.retake(shot=2, seed=8)
+    made(session)
+    other = session.state
+    assert [record.plan for record in other.records] == plan
+    assert [record.seed for record in other.records] == [7, 7, 8, 8, 8, 8]
+    assert torch.equal(other.film()[:, :, :6], first.film()[:, :, :6])
+    assert not any(torch.equal(a, b) for a, b in zip(other.latents[2:], first.latents[2:], strict=True))
+    session.retake(chunk=6)
+    assert session.head.chunks == 5, "inside a shot, which goes on as it was planned"
+    assert len(session.takes) == 3
+    with pytest.raises(InputError, match="from_shot must be a whole number from 1 to 3, got 4"):
+        session.retake(shot=4)
+    with pytest.raises(InputError, match="from_shot and from_chunk say the same in two ways"):
+        session.retake()
+
+
 @pytest.mark.parametrize("budget", [None, 200])
 def test_two_takes_are_made_at_once_from_one_state(pipe, budget):
     """In two threads, as often as one likes: each is the film that it is alone."""
