@@ -51,11 +51,11 @@ class State:
     it was left out of the file; then, as where nobody holds it any more, it is written anew, a pass for every chunk.
 
     recipe: in force; given: the checkpoint's own, against which changes are noticed. size: latent height and width. model:
-    fingerprint of the network that wrote the memory; text: of the encoder that its prompts were read through, "" where it has none.
-    latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a
+    fingerprint of the network that wrote the memory. latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a
     finished chunk. shots: of the whole film, asked and actual. planned: chunks that were planned but not made yet. pending: the
     first of these, where several are made at once and some of their passes are done. decoder: of the streaming decode, if one
-    runs. references: pictures of the cast, which memory has at its head and the film has not.
+    runs. references: pictures of the cast, which memory has at its head and the film has not. text:
+    fingerprint of the encoder that its prompts are read through, "" where that has none.
     """
 
     memory: KVMemory | RemoteMemory | None
@@ -64,7 +64,6 @@ class State:
     seed: int
     size: tuple[int, int] = (0, 0)
     model: str = ""
-    text: str = ""
     given: Recipe | None = None
     latents: tuple[Tensor, ...] = ()
     records: tuple[ChunkRecord, ...] = ()
@@ -73,6 +72,7 @@ class State:
     pending: tuple[Pending, ...] = ()
     decoder: VAEState | None = None
     references: tuple[Reference, ...] = ()
+    text: str = ""
 
     @property
     def local_memory(self) -> KVMemory | None:
@@ -149,7 +149,7 @@ class State:
         kept = self.local_memory.nbytes if memory and self.local_memory is not None else 0
         parts = [*self.latents, *(part.x for part in self.pending), *(record.recalled.int() for record in self.records)]
         decoder = self.decoder.tensors().values() if self.decoder is not None else ()
-        return kept + sum(tensor.nbytes for tensor in (*parts, *decoder))
+        return kept + sum(tensor.numel() * tensor.element_size() for tensor in (*parts, *decoder))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> State:
