@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -148,7 +148,7 @@ class State:
         """About how many bytes `save` will write."""
         kept = self.local_memory.nbytes if memory and self.local_memory is not None else 0
         parts = [*self.latents, *(part.x for part in self.pending), *(record.recalled.int() for record in self.records)]
-        decoder = self.decoder.tensors().values() if self.decoder is not None else ()
+        decoder: Iterable[Tensor] = self.decoder.tensors().values() if self.decoder is not None else ()
         return kept + sum(tensor.numel() * tensor.element_size() for tensor in (*parts, *decoder))
 
     @classmethod
