@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from .errors import InputError
 
 MAX_CARDS = 48  # of a contact sheet
 INK, DIM, GROUND, CARD = "#f2f2f5", "#9a9ba6", "#121218", "#1e1e27"
@@ -46,6 +49,19 @@ def fit_text(text: str, size: int, width: int, lines: int) -> str:
         if columns <= 4 or all(face.getlength(row) <= width for row in rows):
             return "\n".join(rows)
         columns -= 1
+
+
+def read_picture(path: str | os.PathLike[str], width: int, height: int) -> Any:
+    """A picture of any format that Pillow reads as uint8 `[height, width, 3]`: scaled, and cut at the sides that are too long; what is
+    transparent is black. Raises InputError where it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"picture {path} cannot be read ({error})") from None
+    ground = Image.new("RGBA", picture.size, "black")
+    ground.alpha_composite(picture)
+    return np.asarray(ImageOps.fit(ground.convert("RGB"), (width, height), Image.Resampling.LANCZOS))
 
 
 def sheet_shots(shots: int) -> list[int]:

@@ -25,8 +25,9 @@ from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
+from .numbering import mirrored
 from .plan import PlannedShot
-from .references import Reference, check_pictures
+from .references import Reference, check_pictures, reference
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .session import Event, Session
@@ -34,7 +35,7 @@ from .story import Shot, Story, pace_notes
 from .story_formats.film import STORY_FIELD
 from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot
 from .threads import one_thread
-from .vae import VAEConfig, WanVAE, vae_from_weights
+from .vae import VAEConfig, WanVAE, frames_to_uint8, uint8_to_frames, vae_from_weights
 from .weights.built_in import model_path
 from .weights.checkpoint import Checkpoint, assign
 
@@ -266,6 +267,20 @@ class Pipeline:
         returned."""
         begun = self.start(story, **asked)
         return self.run(begun, on_step=on_step, decode=decode, overlap=overlap, find_layer=find_layer)
+
+    @torch.no_grad()
+    def reference(self, name: str, picture: Any, caption: str | None = None) -> Reference:
+        """One picture of a cast. picture: uint8 `[H, W, 3]`, of the film's size. caption: None: the name. Raises InputError."""
+        weight = next(self.vae.parameters())
+        video = uint8_to_frames(torch.tensor(picture)[None]).to(weight.device, weight.dtype)
+        return reference(name, self.vae.encode(video)[0], caption)
+
+    @torch.no_grad()
+    def cast_pictures(self, state: State) -> dict[int, Any]:
+        """The pictures of a film's cast, by their numbers: uint8 `[H, W, 3]`."""
+        weight = next(self.vae.parameters())
+        latents = [one.latent.to(weight.device, weight.dtype) for one in state.references]
+        return {mirrored(i): frames_to_uint8(self.vae.decode(z)[0])[0].cpu().numpy() for i, z in enumerate(latents)}
 
     def session(
         self, story: Story | None = None, *, on_event: Callable[[Event], None] | None = None, **asked: Any

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .numbering import is_picture, mirrored
 from .pictures import CARD, DIM, GROUND, INK, SHOT_COLOURS, fit_text, font
 from .plan import Plan, PlannedShot, Timeline, cut_notes
 
@@ -159,6 +160,7 @@ _MARGIN, _BAND, _PICTURE, _HEAD, _FOOT = 36, 22, 44, 130, 30
 _LEFT = _MARGIN + _PICTURE + _BAND + 12  # where the square begins
 _MAX_COLUMNS = 2_000  # chunks drawn; of longer films every n-th
 _MAX_LINES = 60  # shots whose cuts are drawn
+_MAX_CAST, _CAST_HEAD, _CAST_ROW = 12, 34, 50  # pictures of the cast that are drawn, and pixels
 _WINDOW = (52, 84, 120)
 _RECALL = ((112, 52, 20), (232, 118, 30), (255, 226, 140))  # share of layers: few, half, all
 
@@ -168,18 +170,22 @@ def memory_map(report: Mapping[str, Any], pictures: Mapping[int, Any] | None = N
 
     Film time runs to the right (what is made) and downwards (the past it sees). The diagonal is the chunk itself in
     the colour of its shot, the blue band the local window, warm marks are the frames that routing recalled: the
-    brighter, the more layers recalled them. pictures: the first frame, uint8 `[H W 3]`, of some shots by index, to
-    be shown at the axes.
+    brighter, the more layers recalled them. Below are the pictures of the cast, each with the moments that recalled it.
+    pictures: the first frame, uint8 `[H W 3]`, of some shots by index, and pictures of the cast by number, to be shown beside.
     """
     if not report["chunks"]:
         raise ValueError("expected a report with at least one chunk")
-    size = (_LEFT + _PLOT + _MARGIN, _HEAD + _PLOT + _BAND + _PICTURE + _FOOT)
+    drawn = min(len(report.get("cast", ())), _MAX_CAST)
+    below = _CAST_HEAD + _CAST_ROW * drawn if drawn else 0
+    size = (_LEFT + _PLOT + _MARGIN, _HEAD + _PLOT + _BAND + _PICTURE + _FOOT + below)
     image = Image.new("RGB", size, GROUND)
     image.paste(Image.fromarray(_cells(report)), (_LEFT, _HEAD))
     draw = ImageDraw.Draw(image)
     _draw_shots(image, draw, report, pictures or {})
     _draw_times(draw, report["frames"] / report["fps"])
     _draw_words(draw, report)
+    if drawn:
+        _draw_cast(image, draw, report, pictures or {}, size[1] - below - _FOOT // 2)
     return image
 
 
@@ -197,14 +203,23 @@ def recall_summary(report: Mapping[str, Any]) -> list[str]:
         if recalled:
             farthest = max(farthest, chunk["frames"][0] - _pixels(line, min(recalled))[0])
     total = sum(counts.values())
+    cast = _cast_sentences(report)
     if not total:
-        return ["Nothing was recalled: no frame was older than the window, or top_k is 0."]
+        return cast or ["Nothing was recalled: no frame was older than the window, or top_k is 0."]
     frame, times = counts.most_common(1)[0]
     return [
         f"{earlier / total:.0%} of all recalls reach into an earlier shot; "
         f"the farthest goes back {farthest / fps:.1f} s.",
         f"Recalled most: the moment at {_pixels(line, frame)[0] / fps:.1f} s ({times / total:.0%} of all recalls).",
+        *cast,
     ]
+
+
+def _cast_sentences(report: Mapping[str, Any]) -> list[str]:
+    if not report.get("cast"):
+        return []
+    recalling = sum(any(is_picture(number) for row in chunk["routing"] for number in row) for chunk in report["chunks"])
+    return [f"{recalling} of {_count(len(report['chunks']), 'chunk')} recalled a picture of the cast."]
 
 
 def _timeline(report: Mapping[str, Any]) -> Timeline:
@@ -239,6 +254,17 @@ def _cells(report: Mapping[str, Any]) -> np.ndarray:
     recalled = share > 0
     square[recalled] = _warm(share[recalled])
     return square
+
+
+def _recalls(report: Mapping[str, Any], picture: int) -> np.ndarray:
+    """How much each moment recalled a picture of the cast: share of layers `[_PLOT]`."""
+    share, scale = np.zeros(_PLOT), _PLOT / report["frames"]
+    for chunk in report["chunks"]:
+        layers = sum(mirrored(picture) in row for row in chunk["routing"])
+        begin, end = chunk["frames"]
+        columns = _span(begin, end, scale)
+        share[columns] = np.maximum(share[columns], layers / max(len(chunk["routing"]), 1))
+    return share
 
 
 def _warm(share: np.ndarray) -> np.ndarray:
@@ -294,6 +320,27 @@ def _draw_shots(
                 draw.line((_LEFT + begin, _HEAD + at, _LEFT + begin, _HEAD + at + 3), DIM)
             for at in range(begin, _PLOT, 8):
                 draw.line((_LEFT + at, _HEAD + begin, _LEFT + at + 3, _HEAD + begin), DIM)
+
+
+def _draw_cast(
+    image: Image.Image, draw: ImageDraw.ImageDraw, report: Mapping[str, Any], pictures: Mapping[int, Any], top: int
+) -> None:
+    """Pictures of the cast, from `top` on: each with its name and how often it was recalled, over a strip of the film's time."""
+    cast, chunks = report["cast"], report["chunks"]
+    more = f" (the first {_MAX_CAST} of {len(cast)})" if len(cast) > _MAX_CAST else ""
+    draw.text((_LEFT, top + 4), f"The cast, and which moments recalled it{more}", INK, font(15))
+    for i, one in enumerate(cast[:_MAX_CAST]):
+        y, share = top + _CAST_HEAD + _CAST_ROW * i, _recalls(report, i)
+        strip = np.full((18, _PLOT, 3), _rgb(CARD), np.uint8)
+        strip[:, share > 0] = _warm(share[share > 0])
+        image.paste(Image.fromarray(strip), (_LEFT, y + 20))
+        times = sum(any(mirrored(i) in row for row in chunk["routing"]) for chunk in chunks)
+        name = fit_text(f"{one['name']}: recalled by {times} of {_count(len(chunks), 'chunk')}", 14, _PLOT, 1)
+        draw.text((_LEFT, y), name, INK, font(14, name))
+        if mirrored(i) in pictures:
+            small = Image.fromarray(np.asarray(pictures[mirrored(i)]))
+            small.thumbnail((_LEFT - _MARGIN - 12, _CAST_ROW - 8))
+            image.paste(small, (_LEFT - 12 - small.width, y))
 
 
 def _draw_times(draw: ImageDraw.ImageDraw, seconds: float) -> None:

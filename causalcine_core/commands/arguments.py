@@ -229,6 +229,19 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     )
     add("--compile", action="store_true", help="compile the network with torch.compile: slow to begin, then faster")
     add(
+        "--cast",
+        action="append",
+        default=[],
+        metavar="NAME=PICTURE[:CAPTION]",
+        help="a picture of somebody whom the shots name, or of a place, which the film may recall at any time; again for more, also "
+        "of the same; the caption is the name by default. Or a file of --save-cast",
+    )
+    add(
+        "--save-cast",
+        metavar="FILE.safetensors",
+        help="also keep the cast, for the --cast of another film of this size",
+    )
+    add(
         "--save-state",
         metavar="FILE",
         help="also keep the film's state, for causalcine continue; a film that fails or is stopped keeps one in any case",

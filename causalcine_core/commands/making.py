@@ -24,10 +24,12 @@ from ..encoder import check_encoder
 from ..errors import InputError, WorkerLostError
 from ..film import retake
 from ..pipeline import Pipeline, Video
+from ..references import save_cast
 from ..report import memory_map, to_json
 from ..sampling import State
 from ..story import MAX_SEED, Story, check_seed, check_size
 from .arguments import memory_settings
+from .casting import named_cast
 from .console import shot_table
 from .progress import Watch
 from .timing import read_sound, timed
@@ -57,6 +59,10 @@ def make_film(args: argparse.Namespace, story: Story | None, continued: str | No
     how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
     pipe = Pipeline.from_pretrained(args.model, sharding=sharding, **how)
     asked |= {"memory": memory_settings(args), "seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    asked["cast"] = named_cast(args.cast, pipe, story, asked["state"])
+    if args.save_cast is not None and is_first_rank():
+        known = asked["state"].references if asked["state"] is not None else ()
+        save_cast(asked["cast"] or known, args.save_cast)
     if is_first_rank():
         _write_film(args, pipe, story, asked, files, sound, keep=sharding is None and not args.small_state)
     else:
@@ -120,7 +126,7 @@ def _write_film(
     report["written"] = [made, report["frames"]]
     write_atomic(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
     write_atomic(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
-    write_atomic(files["map"], memory_map(report, watch.pictures).save)
+    write_atomic(files["map"], memory_map(report, watch.pictures | pipe.cast_pictures(video.state)).save)
     _tell(video, report, notes[:1], files, args.json)
 
 
@@ -146,6 +152,10 @@ def output_files(args: argparse.Namespace) -> dict[str, Path]:
             raise InputError(
                 f"{path} would be overwritten by the {name}, but it is the story; choose another name for {video}"
             )
+    if args.save_cast is not None:
+        cast = check_output(args.save_cast, ".safetensors").resolve()
+        if cast in {path.resolve() for path in files.values()}:
+            raise InputError(f"--save-cast {args.save_cast} is also the name of another output; choose another")
     if args.save_state and files["state"].resolve() in {
         path.resolve() for name, path in files.items() if name != "state"
     }:

@@ -139,3 +139,22 @@ def test_the_summary_counts_what_lies_in_earlier_shots():
     # chunks 5..39: frame 0 in 4 layers, the frame of 4 chunks before in 2; earlier: 30 * 4 + 12 * 2 of 35 * 6
     assert first[0].startswith("69% of all recalls reach into an earlier shot")
     assert "the moment at 0.0 s" in first[1]
+
+
+def test_the_map_shows_the_cast_and_which_moments_recalled_it():
+    report = synthetic(40)
+    plain = memory_map(report)
+    chunks = [
+        {**c, "routing": [[*row, -3] if i >= 20 else row for row in c["routing"]]}
+        for i, c in enumerate(report["chunks"])
+    ]
+    cast = {**report, "chunks": chunks, "cast": [{"name": name, "caption": name} for name in ("Ann", "Ben")]}
+    shown = np.asarray(memory_map(cast, {-3: np.full((40, 60, 3), 77, np.uint8)})).astype(int)
+    assert shown.shape[0] > plain.height
+    below = shown[plain.height :]
+    marks = np.abs(below - np.array([255, 226, 140])).max(-1) < 3
+    half = shown.shape[1] // 2
+    assert marks[:, half + 60 :].sum() > 4_000 and not marks[:, : half - 60].any()  # Ben, all layers, the second half
+    assert (below == 77).all(-1).sum() > 1_000
+    assert recall_summary(cast)[-1] == "20 of 40 chunks recalled a picture of the cast."
+    assert recall_summary(cast)[:2] == recall_summary(report)

@@ -20,6 +20,7 @@ from causalcine_core.distributed import launch
 from causalcine_core.distributed.launch import share_heads
 from causalcine_core.distributed.mesh import join_mesh, meet
 from causalcine_core.errors import InputError
+from causalcine_core.references import reference, save_cast
 
 
 def story(path: Path, seconds: float) -> str:
@@ -67,11 +68,14 @@ def worker(launcher: int, rank: int) -> int:
 
 def test_two_workers_make_the_film_of_one(tmp_path, checkpoint):
     written = story(tmp_path / "story.json", 2)
-    running = torchrun(tmp_path, checkpoint, written, "-o", "two.mp4", "--save-state", "two", "--json")
+    cast = (reference("a fox", torch.randn(1, 16, 1, 6, 4, generator=torch.Generator().manual_seed(1))),)
+    save_cast(cast, tmp_path / "cast.safetensors")
+    given = ("--cast", "cast.safetensors", "--save-state", "two", "--json")
+    running = torchrun(tmp_path, checkpoint, written, "-o", "two.mp4", *given)
     out, err = running.communicate(timeout=120)
     assert running.returncode == 0, err
     pipe = Pipeline.from_pretrained(checkpoint, device="cpu", dtype=torch.float32)
-    *_, last = pipe.stream(Story.load(written), decode=False)
+    *_, last = pipe.stream(Story.load(written), decode=False, cast=cast)
     two = State.load(tmp_path / "two")
     assert two.memory is None and two.chunks == last.state.chunks == 6
     assert len(out.splitlines()) == 1 and len(json.loads(out)["chunks"]) == 6
