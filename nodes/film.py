@@ -32,6 +32,7 @@ from .adapt import clip as clips
 from .adapt import model as models
 from .adapt import workers
 from .adapt.progress import warn
+from .adapt.stores import Stores
 from .story import Shots
 
 KEY = "causalcine"
@@ -112,11 +113,13 @@ def pipeline_of(model: Any, shots: Shots) -> Pipeline:
 
 
 @contextlib.contextmanager
-def on_device(pipe: Pipeline, model: Any, start: State, given: State | None, preview: Any) -> Iterator[None]:
+def on_device(
+    pipe: Pipeline, model: Any, start: State, given: State | None, preview: Any, stores: Stores
+) -> Iterator[None]:
     """The model on its device, with room for what the film remembers. Raises InputError where there is none.
 
     start: the film that is to be made. given: the state that it goes on from, which ComfyUI's cache holds meanwhile. preview: the
-    VAE that makes previews, or None.
+    VAE that makes previews, or None. stores: of all films.
     """
     runner = pipe.network
     if (crew := workers.crew_of(model)) is not None:
@@ -126,9 +129,9 @@ def on_device(pipe: Pipeline, model: Any, start: State, given: State | None, pre
     recipe, settings = start.recipe, start.settings
     tokens = start.size[0] * start.size[1] // (runner.patch[0] * runner.patch[1])
     working = working_bytes(models.config_of(model), recipe, settings, tokens, runner.dtype)
-    store = memory_for(passes_of(runner, start, start.size), start).store
+    memory = memory_for(passes_of(runner, start, start.size), start)
     film = most_held(recipe, settings, start.planned, len(start.references)) if start.planned else 0
-    growth, on_host = (there - held for there, held in zip(store.bytes_for(film), store.held, strict=True))
+    growth, on_host = stores.make_room(memory, film, runner.device)
     others = [] if preview is None else [preview.patcher]
     mm.load_models_gpu([model, *model.get_nested_additional_models(), *others], memory_required=working + growth)
     _check_budget(film, start, given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
@@ -16,6 +16,7 @@ from .adapt import vae as vaes
 from .adapt import workers
 from .adapt.form import Form
 from .adapt.progress import Progress, say, warn
+from .adapt.stores import Stores
 from .film import latent_of, on_device, pipeline_of
 from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
@@ -24,6 +25,8 @@ STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of Wan 2.1 mo
 
 
 class CausalCineSampler(Form):
+    stores: ClassVar[Stores] = Stores()
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -116,7 +119,7 @@ class CausalCineSampler(Form):
         progress.begin(len(start.planned), start.recipe.schedule.steps)
         made = start
         try:
-            with on_device(pipe, model, start, state, preview):
+            with on_device(pipe, model, start, state, preview, cls.stores):
                 stream = pipe.run(start, on_step=progress, decode=False)
                 with contextlib.closing(stream):
                     for chunk in stream:

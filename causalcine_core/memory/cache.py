@@ -67,6 +67,12 @@ class KVMemory:
     def evicted(self) -> int:
         return int((self.place < 0).sum())
 
+    @property
+    def lying(self) -> tuple[int, int]:
+        """How many frames lie in the hot and in the cold tier."""
+        cold = int(self.cold[self.place >= 0].sum())
+        return self.frames - self.evicted - cold, cold
+
     def kept(self, frames: Sequence[int]) -> Tensor:
         """Those of the frames that were not evicted, int64 `[n]`."""
         wanted = torch.arange(frames.start, frames.stop) if isinstance(frames, range) else torch.tensor(frames).long()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import mmap
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +70,7 @@ class Slab:
         self.dtype, self.device, self.eight_bit, self.host = dtype, device, eight_bit, host
         self._home = torch.device("cpu") if host and device.type != "meta" else device  # of keys and values
         self.capacity, self._first, self._fixed = 0, capacity or 0, fixed
-        self._free: list[int] = []
+        self._free: list[int] = []  # a heap: the lowest are taken first, so that what is free lies at the end
         tokens, heads, dim = self.frame_shape
         kept = torch.int8 if eight_bit else dtype
         self._shapes = {"keys": (self.frame_shape, kept), "values": (self.frame_shape, kept)}
@@ -111,17 +112,30 @@ class Slab:
                     "memory.budget is used up by what earlier states of this film, or other takes of it, still hold: let go of "
                     "them, or raise memory.budget"
                 )
-            self._grow(max(self._first, self.capacity + max(frames, min(self.capacity, MOST_MORE))))
-        return tuple(Slot(self, self._free.pop()) for _ in range(frames))
+            self._resize(max(self._first, self.capacity + max(frames, min(self.capacity // 4, MOST_MORE))))
+        return tuple(Slot(self, heapq.heappop(self._free)) for _ in range(frames))
+
+    def capacity_for(self, frames: int) -> int:
+        """Slots that there will be once so many frames were taken beside those that are held."""
+        return max(self.at_first, self.used + frames)
 
     def reserve(self, frames: int) -> None:
-        """Room for so many frames in all, now instead of little by little; of very many, for the next thousands."""
-        wanted = self._first if self._fixed else max(self._first, min(frames, self.capacity + MOST_AHEAD))
+        """Room for so many frames beside those that are held, now instead of little by little; of very many, for the next
+        thousands."""
+        wanted = min(self.capacity_for(frames), max(self.at_first, self.capacity + MOST_AHEAD))
         if self.capacity < wanted:
-            self._grow(wanted)
+            self._resize(wanted)
+
+    def trim(self) -> None:
+        """Give back the memory behind the last slot that is held, where that is much. A budget's slots were paid for at once."""
+        free, end = set(self._free), self.capacity
+        while end - 1 in free:
+            end -= 1
+        if not self._fixed and end < self.capacity * 3 // 4:
+            self._resize(end)
 
     def release(self, index: int) -> None:
-        self._free.append(index)
+        heapq.heappush(self._free, index)
 
     def rows(self, slots: Tensor) -> Tensor:
         """Rows `[B, n]` of slots `[n]`, on the device that the slots are given on."""
@@ -210,15 +224,20 @@ class Slab:
         if self.host and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _grow(self, capacity: int) -> None:
-        kept = self.capacity * self.batch
+    def _resize(self, capacity: int) -> None:
+        """So many slots; where they are fewer, those that go are free."""
+        kept = min(capacity, self.capacity) * self.batch
         self._settle()
         for name, layers in self._tensors.items():
             for layer in range(self.layers):
-                grown = self._empty(name, capacity)
-                grown[:kept] = layers[layer]
-                layers[layer] = grown
-        self._free.extend(range(capacity - 1, self.capacity - 1, -1))
+                resized = self._empty(name, capacity)
+                resized[:kept] = layers[layer][:kept]
+                layers[layer] = resized
+        for index in range(self.capacity, capacity):
+            heapq.heappush(self._free, index)
+        for index in range(capacity, self.capacity):
+            self._free.remove(index)
+        heapq.heapify(self._free)
         self.capacity = capacity
 
     @torch.inference_mode(False)  # written to in any mode later on

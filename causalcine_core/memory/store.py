@@ -121,21 +121,31 @@ class FrameStore:
             )
         return shares.limit
 
-    def reserve(self, frames: int) -> None:
+    def reserve(self, frames: int, lying: tuple[int, int] = (0, 0)) -> None:
         """Room for a film of so many frames: allocated now, as much of it as a budget allows. Raises InputError where there is
-        less memory."""
+        less memory.
+
+        lying: how many of them lie in the hot and in the cold tier already, in slots that other states may hold too: what they
+        hold beside these, as another take does, stays theirs.
+        """
         try:
-            for slab in self._slabs:
-                slab.reserve(frames if slab is self.cold and self.limit is None else 0)
+            for slab, more in self._more(frames, lying).items():
+                slab.reserve(more)
         except RuntimeError as error:  # PyTorch's, of a GPU or of the host
             if "memory" not in str(error):
                 raise
-            device, host = (n / GIB for n in self.bytes_for(frames))
+            device, host = (n / GIB for n in self.bytes_for(frames, lying))
             on_host = f" and {host:.1f} GiB of the host's memory" if host else ""
             raise InputError(
                 f"memory: {frames} latent frames take {device:.1f} GiB on {self.device}{on_host}, which is more than is free: set "
                 "memory.budget or another memory.storage (host, 8bit), or lower width, height or seconds"
             ) from error
+
+    def trim(self) -> None:
+        """Give back what states that are gone have held, where it is much. Not while a chunk is made: `lock` is held meanwhile."""
+        with self.lock:
+            for slab in self._slabs:
+                slab.trim()
 
     @property
     def slots(self) -> int:
@@ -157,12 +167,17 @@ class FrameStore:
         """The same on the device, and in the host's memory."""
         return self._bytes({slab: slab.capacity for slab in self._slabs})
 
-    def bytes_for(self, frames: int) -> tuple[int, int]:
-        """Bytes on the device, and in the host's memory, that the slabs will take for a film of so many frames."""
-        slots = {slab: slab.at_first for slab in self._slabs}
+    def bytes_for(self, frames: int, lying: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+        """Bytes on the device, and in the host's memory, that the slabs will take for a film of so many frames, told as `reserve`
+        is."""
+        return self._bytes({slab: slab.capacity_for(more) for slab, more in self._more(frames, lying).items()})
+
+    def _more(self, frames: int, lying: tuple[int, int]) -> dict[Slab, int]:
+        """Slots of each slab to be taken yet. Of the hot tier beside a cold one those are few, and come when they must."""
+        more = dict.fromkeys(self._slabs, 0)
         if self.limit is None:
-            slots[self.cold] = max(slots[self.cold], frames)
-        return self._bytes(slots)
+            more[self.cold] = max(0, frames - (sum(lying) if self.cold is self.hot else lying[1]))
+        return more
 
     def _bytes(self, slots: Mapping[Slab, int]) -> tuple[int, int]:
         host = sum(n * slab.host_bytes_per_frame for slab, n in slots.items())

@@ -151,7 +151,7 @@ def rollout(
     store, make = memory.store, make_jointly if recipe.rolling else make_chunk
     if chunks:
         with store.lock:
-            store.reserve(most_held(recipe, state.settings, chunks, len(state.references)))
+            store.reserve(most_held(recipe, state.settings, chunks, len(state.references)), memory.lying)
 
     def seed(chunk: PlannedChunk) -> int:
         return (shot_seeds or {}).get(chunk.shot, film_seed)

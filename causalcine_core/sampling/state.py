@@ -99,6 +99,10 @@ class State:
         unwritten += [record.plan for record in self.records[written:]]
         return list(dict.fromkeys(shot for chunk in (*unwritten, *chunks) for shot, _ in chunk.mixture))
 
+    def __repr__(self) -> str:
+        """In a few words: whatever reports an error with its inputs would else print every latent."""
+        return f"State({len(self.records)} chunks, {self.frames} frames, {len(self.planned)} chunks planned, seed {self.seed})"
+
     @property
     def texts(self) -> dict[int, PlannedShot]:
         """By its number everything that has a text of its own: shots, and pictures of the cast."""

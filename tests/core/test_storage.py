@@ -297,3 +297,39 @@ def test_frames_recalled_again_are_kept_from_one_pass_to_the_next_and_no_longer(
     monkeypatch.setattr(RolloutView, "_choose", lambda self, *given: choose(self, *given) or True)
     assert torch.equal(kept, film())
     assert reads < len(read) - reads
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_two_takes_of_one_state_hold_what_is_before_them_once(storage):
+    """The second adds its own frames and no more, however long the film is that both go on from; both are foretold."""
+    base = run(start(MemorySettings(1, 2, storage=storage)), 10)
+    store, takes, sizes = base.memory.store, [], [base.memory.store.nbytes]
+    for words in (text, lambda shot: text(shot + 7)):
+        foretold = sum(store.bytes_for(3 * (10 + 5), base.memory.lying))
+        takes.append(run(base, 5, words))
+        sizes.append(store.nbytes)
+        assert 0 <= sizes[-1] - foretold <= 9 * FRAME, (
+            "those in view that lie apart from what is recalled come when they must"
+        )
+    one, apart = 5 * 3 * (FRAME if storage in ("full", "host") else SMALL), 9 * FRAME * (storage != "full")
+    assert 0 < sizes[1] - sizes[0] <= one + apart
+    assert sizes[2] - sizes[1] < 1.3 * one + apart
+    assert not torch.equal(takes[0].film(), takes[1].film())
+
+
+@pytest.mark.parametrize("storage", ["full", "host_8bit"])
+def test_what_states_held_that_are_gone_is_given_back(storage):
+    """To those that come next, and on request; what is still held goes on as if nothing had happened."""
+    base = run(start(MemorySettings(1, 2, storage=storage)), 3)
+    store, reference = base.memory.store, run(start(MemorySettings(1, 2, storage=storage)), 4).film()
+    take = run(base, 9)
+    large = store.nbytes
+    store.trim()
+    assert store.nbytes == large, "held"
+    del take
+    other = run(base, 9, lambda shot: text(shot + 7))
+    assert store.nbytes == large, "the other one lies where the first one lay"
+    del other
+    store.trim()
+    assert store.nbytes < large / 1.5
+    assert torch.equal(run(base, 1).film(), reference)

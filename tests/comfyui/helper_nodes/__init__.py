@@ -1,5 +1,6 @@
 """Nodes that only the tests use, loaded by the server under test."""
 
+import gc
 import logging
 import os
 import time
@@ -8,6 +9,7 @@ from unittest import mock
 import comfy.ldm.wan.vae2_2 as wan22
 import comfy.sd
 import latent_preview
+import psutil
 import torch
 from aiohttp import web
 from comfy_api.latest import ComfyExtension, io
@@ -101,8 +103,40 @@ async def test_environment(request):
     return web.json_response({})
 
 
+async def test_memory(request):
+    """States and their stores that are alive: bytes of all slabs, and slots that are held. collect: once garbage was collected, as
+    ComfyUI does when it was asked to free its memory; else without."""
+    if request.query.get("collect"):
+        gc.collect()
+    states, stores = alive("sampling.state", "State"), alive("memory.store", "FrameStore")
+    count = {"states": len(states), "stores": len(stores)}
+    count |= {"bytes": sum(one.nbytes for one in stores), "slots": sum(one.used for one in stores)}
+    return web.json_response(count)
+
+
+def alive(module, name):
+    """All objects of a class of the core's."""
+    named = [one for one in gc.get_objects() if type(one).__name__ == name]
+    return [one for one in named if type(one).__module__.endswith(f"causalcine_core.{module}")]
+
+
+async def test_shortage(request):
+    """Pretends that the computer has so many bytes of memory for what films remember; null: as it is."""
+    limit = (await request.json())["bytes"]
+    real = getattr(psutil.virtual_memory, "real", psutil.virtual_memory)
+
+    def short():
+        return real()._replace(available=max(0, limit - sum(one.nbytes for one in alive("memory.store", "FrameStore"))))
+
+    short.real = real
+    psutil.virtual_memory = real if limit is None else short
+    return web.json_response({})
+
+
 if hasattr(PromptServer, "instance"):  # there is none where nodes are loaded without a server
     PromptServer.instance.routes.post("/test_environment")(test_environment)
+    PromptServer.instance.routes.get("/test_memory")(test_memory)
+    PromptServer.instance.routes.post("/test_shortage")(test_shortage)
 
 
 class TestWan22VAE(io.ComfyNode):
