@@ -151,7 +151,8 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
     made = [plan for plan, *_ in plans]
     references = cast_of(film["cast"], tensors.get(CAST)) if "cast" in film else ()
     latents, recalled = _made(tensors, made, recipe, size, len(references))
-    check_pictures(references, latents[0].shape[1] if latents else references[0].latent.shape[1], size)
+    for one in references[:1]:
+        check_pictures(references, latents[0].shape[1] if latents else one.latent.shape[1], size)
     records = tuple(
         ChunkRecord(plan, seconds, _first(choice, k), seed)
         for (plan, seconds, seed, k), choice in zip(plans, recalled, strict=True)

@@ -221,3 +221,12 @@ def test_a_picture_that_is_too_large_is_refused_before_anything_is_written(film,
     with pytest.raises(InputError, match="picture must be at most 8192 bytes, got 9000"):
         State.load(film[1]).save(tmp_path / "x.state", picture=bytes(9000))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_film_of_which_nothing_is_made_yet_is_kept_with_its_plan(pipe, tmp_path):
+    planned = pipe.start(Story([Shot("a fox", frames=9), Shot("runs", frames=12)]), seed=3)
+    planned.save(tmp_path / "s")
+    loaded = State.load(tmp_path / "s")
+    assert (loaded.chunks, loaded.planned, loaded.shots) == (0, planned.planned, planned.shots)
+    films = [torch.cat([chunk.latent for chunk in pipe.run(state, decode=False)], 2) for state in (planned, loaded)]
+    assert torch.equal(*films)
