@@ -8,12 +8,14 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .adapt import states
 from .decode import CausalCineStreamingDecode
 from .loaders import CausalCineCheckpointLoader, CausalCineModelLoader
 from .memory import CausalCineMemory, CausalCineMemoryMap
 from .recipe import CausalCineRecipe
 from .sampler import CausalCineSampler
 from .save import CausalCineSaveVideo
+from .state import CausalCineLoadState, CausalCineSaveState, CausalCineState
 from .story import CausalCineShot, CausalCineShotList
 from .workers import CausalCineWorkers
 
@@ -28,6 +30,9 @@ NODES: list[type[io.ComfyNode]] = [
     CausalCineStreamingDecode,
     CausalCineSaveVideo,
     CausalCineMemoryMap,
+    CausalCineSaveState,
+    CausalCineLoadState,
+    CausalCineState,
     CausalCineWorkers,
 ]
 
@@ -35,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
 class CausalCineExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         _warn_of_folder_name(Path(__file__).resolve().parent.parent.name)
+        states.add_routes()
         return NODES
 
 

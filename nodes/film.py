@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.executors.executor import Executor, lies_with
+from ..causalcine_core.film import Model, back_to, told
 from ..causalcine_core.memory.store import GIB
 from ..causalcine_core.model import WanConfig
 from ..causalcine_core.needs import working_bytes
@@ -180,6 +181,16 @@ def latent_of(state: State, story: Story) -> dict[str, Any]:
     """The film so far as a LATENT, in VAE space, with the story that makes it."""
     text = json.dumps(story.to_dict(), ensure_ascii=False)
     return {"samples": state.film(), KEY: {"fps": float(state.recipe.timeline.fps), "story": text}}
+
+
+def film_of(state: State) -> dict[str, Any]:
+    """What was made of the film of a state as a LATENT, whoever made it; of no frames where nothing was."""
+    if not state.latents:
+        return {"samples": torch.zeros(1, 16, 0, *state.size), KEY: {"fps": float(state.recipe.timeline.fps)}}
+    vae = published_vae(state.latents[0].shape[1])
+    given = state.given or state.recipe
+    model = Model(state.model, state.model, given, vae.spatial_stride, vae.spatial_stride, vae.temporal_stride)
+    return latent_of(state, told(back_to(state, state.chunks), model))
 
 
 def fps_of(samples: dict[str, Any]) -> float:

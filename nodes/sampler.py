@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
-from ..causalcine_core.errors import WorkerLostError
+from ..causalcine_core.errors import FilmStoppedError
 from ..causalcine_core.memory import MemorySettings
 from ..causalcine_core.sampling import State
 from ..causalcine_core.story import MAX_SEED, check_size
 from .adapt import model as models
 from .adapt import vae as vaes
-from .adapt import workers
 from .adapt.form import Form
 from .adapt.progress import Progress, say, warn
+from .adapt.rescue import Kept
 from .adapt.stores import Stores
 from .film import latent_of, on_device, pipeline_of
 from .memory import MemoryType, StateType
@@ -26,6 +26,7 @@ STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of Wan 2.1 mo
 
 class CausalCineSampler(Form):
     stores: ClassVar[Stores] = Stores()
+    kept: ClassVar[Kept] = Kept()
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -109,8 +110,7 @@ class CausalCineSampler(Form):
             width=width or None,
             height=height or None,
         )
-        crew = workers.crew_of(model)
-        start = crew.kept(asked) if crew else asked
+        start = cls.kept.taken_up(asked)
         sentences = pipe.check(shots.story, state)
         warn(sentences)
         pipe.text.encode_all(start, pipe.executor)
@@ -124,8 +124,10 @@ class CausalCineSampler(Form):
                 with contextlib.closing(stream):
                     for chunk in stream:
                         made = chunk.state
-        except WorkerLostError as lost:
-            raise (crew.keep(asked, lost) if crew else lost) from lost
+        except BaseException as error:  # ComfyUI's cancel among them
+            lost = error.state if isinstance(error, FilmStoppedError) else None
+            cls.kept.keep(error, asked, lost or made, preview)
+            raise
         if sentences:
             say("\n".join(sentences))  # once more: meanwhile its place showed how far the film was
         return io.NodeOutput(latent_of(made, pipe.told(made)), made, ui={"text": sentences} if sentences else None)

@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ def clean_prefix(prefix: str) -> str:
     return text
 
 
-def reserve(prefix: str, size: tuple[int, int]) -> tuple[Path, str, str, int]:
-    """The folder of a prefix, made where missing; the name in it; the subfolder for the browser; the next number."""
+def reserve(prefix: str, size: tuple[int, int], top: Path | None = None) -> tuple[Path, str, str, int]:
+    """The folder of a prefix, made where missing; the name in it; the subfolder for the browser; the next number. top: None: ComfyUI's
+    output folder."""
     folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
-        clean_prefix(prefix), folder_paths.get_output_directory(), *size
+        clean_prefix(prefix), str(top or folder_paths.get_output_directory()), *size
     )
     return Path(folder), name, subfolder, number
 
@@ -73,6 +75,26 @@ class Written:
             del self.files[film]
             self.times[film] = self.times.get(film, 0) + 1
         return self.times.get(film, 0)
+
+
+@dataclass
+class Read:
+    """The file that was last read for each film, by its digest, with its signature then, and how often it was found to be another."""
+
+    files: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, film: str | None, path: Path, signature: str) -> None:
+        if film is not None:
+            self.files[film] = path, signature
+
+    def changed(self, film: str | None, sign: Callable[[Path], str]) -> int:
+        """How many times a film's file has changed by now; 0 for one that was never read."""
+        path, before = self.files.get(film or "", (None, ""))
+        if film is not None and path is not None and (now := sign(path)) != before:
+            self.files[film] = path, now
+            self.times[film] = self.times.get(film, 0) + 1
+        return self.times.get(film or "", 0)
 
 
 def publish(file: Path, name: str, number: int) -> Path:

@@ -12,17 +12,15 @@ from typing import Any
 import comfy.model_management as mm
 import comfy.options
 import comfy.utils
-import torch
 from comfy.cli_args import LatentPreviewMethod, args, parser
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
-from torch import Tensor
 
 from ...causalcine_core.runner import Runner
 from ...causalcine_core.sampling import StepInfo
-from ...causalcine_core.vae import denormalize
 from . import vae as vaes
+from .pictures import still
 from .queue import running
 
 PREVIEW_EVERY = 0.5  # seconds
@@ -65,18 +63,7 @@ class Progress:
         """A frame of the chunk being made. It moves on from step to step, so that motion shows."""
         frame = (info.step - 1) * info.clean.shape[2] // info.steps
         latent = info.clean[:1, :, frame : frame + 1].float()
-        if self.vae is not None:
-            pixels = vaes.still(self.vae, denormalize(latent))
-        elif self.tiny is not None:
-            pixels = self.tiny.still(latent)
-        else:
-            pixels = self._rough(latent)
-        return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-
-    def _rough(self, latent: Tensor) -> Tensor:
-        factors = latent.new_tensor(self.latent_format.latent_rgb_factors)
-        bias = latent.new_tensor(self.latent_format.latent_rgb_factors_bias)
-        return (latent[0, :, 0].movedim(0, -1) @ factors + bias + 1) / 2
+        return still(latent, self.vae, self.tiny, self.latent_format)
 
 
 def previews_are_seen() -> bool:

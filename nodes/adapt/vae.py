@@ -80,6 +80,8 @@ def check(vae: Any, latent: Tensor) -> None:
             f"samples are {list(latent.shape)}: a film's latent is [batch, {' or '.join(map(str, SCALES))}, frames, "
             "height, width]; connect the LATENT of CausalCine Sampler"
         )
+    if not latent.shape[2]:
+        raise InputError("samples hold no frame: nothing was made yet, or nothing is kept of the film")
     check_kind(vae, latent.shape[1])
 
 

@@ -1,11 +1,10 @@
-"""A MODEL given to workers that Ray starts, and the film of workers of whom one was lost.
+"""A MODEL given to workers that Ray starts.
 
 A `Crew` lives as long as a MODEL that carries it: when ComfyUI's cache lets go of that, as after /free, the GPUs are free again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import weakref
 from dataclasses import dataclass, field
@@ -18,32 +17,22 @@ import folder_paths
 import torch
 
 from ...causalcine_core.distributed.launch import share_heads
-from ...causalcine_core.errors import InputError, WorkerLostError
+from ...causalcine_core.errors import InputError
 from ...causalcine_core.executors.ray_executor import RayExecutor
 from ...causalcine_core.model.kernels import AUTO
 from ...causalcine_core.runner import Runner
-from ...causalcine_core.sampling import State
 from . import model as models
 from .progress import tell, warn
 
 CREW = "causalcine_crew"  # attachment of a MODEL
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A film whose crew lost a worker: what it was to become, and how far it had come."""
-
-    job: str
-    state: State
-
-
 @dataclass
 class Crews:
-    """Every crew that some MODEL carries, one of each size and device, of which one is at work at a time; and the last film that lost
-    a worker, which goes on when it is queued again, with whatever crew. There is one of these: the Workers node's."""
+    """Every crew that some MODEL carries, one of each size and device, of which one is at work at a time. There is one of these: the
+    Workers node's."""
 
     alive: weakref.WeakValueDictionary[tuple[int, str], Crew] = field(default_factory=weakref.WeakValueDictionary)
-    lost: Lost | None = None
 
     def attached(self, model: Any, count: int) -> Any:
         """A clone of a MODEL that `count` workers will run, 0 for one on each GPU; nothing is started yet. Raises InputError where
@@ -91,37 +80,10 @@ class Crew:
             self.executor.load(path, models.config_of(model), dtype=runner.dtype, attention=attention)
         self._weights = weights
 
-    def keep(self, start: State, error: WorkerLostError) -> WorkerLostError:
-        """Keep what was made from `start` until a worker was lost; gives the error to raise."""
-        state: State | None = error.state
-        if state is None:  # it was lost before it began
-            return error
-        self.crews.lost = Lost(_job(start), state)
-        made = f"{state.chunks - start.chunks} of {len(start.planned)} chunks are kept"
-        return WorkerLostError(f"{error}. {made}: queue the same again and it goes on from there")
-
-    def kept(self, start: State) -> State:
-        """Where a film goes on: `start`, or how far the same one had come when it lost a worker."""
-        lost = self.crews.lost
-        if lost is None or lost.job != _job(start):
-            return start
-        self.crews.lost = None
-        tell(f"going on after {lost.state.chunks - start.chunks} chunks that were made before a worker was lost")
-        return lost.state
-
 
 def crew_of(model: Any) -> Crew | None:
     """The workers that a MODEL asks for."""
     return model.get_attachment(CREW)
-
-
-def _job(start: State) -> str:
-    """What tells one film to be made from another."""
-    asked = (start.model, start.recipe, start.settings, start.seed, start.shots, start.planned)
-    digest = hashlib.sha256(repr(asked).encode())
-    for latent in start.latents:
-        digest.update(latent.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _on_cpu(model: Any) -> bool:

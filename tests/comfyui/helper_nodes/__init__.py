@@ -204,6 +204,38 @@ class TestAttentionOverride(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class TestFailure(io.ComfyNode):
+    """A MODEL that fails in its attention, after so many passes."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestFailure",
+            category="test",
+            inputs=[io.Model.Input("model"), io.Int.Input("after", default=1), io.String.Input("kind")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, after, kind):
+        model = model.clone()
+        options = model.model_options["transformer_options"] = model.model_options["transformer_options"].copy()
+        calls, layers = [], 2 * 2  # two layers, each with attention to pictures and to text
+
+        def attention(real, *given, **named):
+            calls.append(1)
+            if len(calls) > after * layers:
+                raise {
+                    "network": RuntimeError("it broke"),
+                    "memory": MemoryError("it broke"),
+                    "file": OSError(5, "it broke", "some file"),
+                }[kind]
+            return real(*given, **named)
+
+        options["optimized_attention_override"] = attention
+        return io.NodeOutput(model)
+
+
 class TestCompareImages(io.ComfyNode):
     """Largest and mean difference of two pictures, as text."""
 
@@ -228,7 +260,15 @@ class TestCompareImages(io.ComfyNode):
 
 class Extension(ComfyExtension):
     async def get_node_list(self):
-        return [TestTextEncoder, TestChoice, TestWan22VAE, TestLatent, TestAttentionOverride, TestCompareImages]
+        return [
+            TestTextEncoder,
+            TestChoice,
+            TestWan22VAE,
+            TestLatent,
+            TestAttentionOverride,
+            TestFailure,
+            TestCompareImages,
+        ]
 
 
 async def comfy_entrypoint():
