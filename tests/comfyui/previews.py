@@ -1,8 +1,8 @@
-"""Makes the pictures of the template browser by really running templates (a) and (b), and by opening (c).
+"""Makes the pictures of the template browser by really running the templates on nano, and by opening (c).
 
 python -m tests.comfyui.previews            # needs a ComfyUI (COMFYUI_PATH) and Chromium
 
-Without a trained nano, (a) and (b) show their graphs as (c) does.
+Without a trained nano, all show their graphs as (c) does.
 """
 
 from __future__ import annotations
@@ -26,23 +26,29 @@ MARGIN = 60  # the title bar of a node lies above its position
 
 
 def run(server: Server, name: str) -> Image.Image:
-    """Queue a template and lay out a frame of each shot, with the memory map as the last picture."""
+    """Queue a template and lay out a frame of each shot: of two takes, one below the other, or of a film, and its memory map."""
     graph = json.loads((FOLDER / f"api/{name}.json").read_text(encoding="utf-8"))
     done = server.run(graph)
     if done.status != "success":
         raise SystemExit(f"{name}: {done.error}")
-    save = next(key for key, node in graph.items() if node["class_type"] == "CausalCineSaveVideo")
-    chart = next(key for key, node in graph.items() if node["class_type"] == "CausalCineMemoryMap")
-    reader = imageio_ffmpeg.read_frames(str(server.path(done.files(save)[0])))
-    width, height = next(reader)["size"]
-    frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
-    middles = [len(frames) * (2 * shot + 1) // 10 for shot in range(5)]
-    pictures = [Image.fromarray(frames[at]) for at in middles]
-    pictures.append(Image.open(server.path(done.files(chart)[0])).convert("RGB"))
+    saves = [key for key, node in graph.items() if node["class_type"] == "CausalCineSaveVideo"]
+    charts = [key for key, node in graph.items() if node["class_type"] == "CausalCineMemoryMap"]
+    pictures = []
+    for key in saves:
+        pictures += middles(server.path(done.files(key)[0]), 5 if charts else 3)
+    pictures += [Image.open(server.path(done.files(key)[0])).convert("RGB") for key in charts]
     sheet = Image.new("RGB", (3 * CELL, 2 * CELL))
     for i, picture in enumerate(pictures):
         sheet.paste(picture.resize((CELL, CELL), Image.Resampling.BICUBIC), (i % 3 * CELL, i // 3 * CELL))
     return sheet
+
+
+def middles(film: Path, shots: int) -> list[Image.Image]:
+    """The frame in the middle of each shot of a film whose shots are equally long."""
+    reader = imageio_ffmpeg.read_frames(str(film))
+    width, height = next(reader)["size"]
+    frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    return [Image.fromarray(frames[len(frames) * (2 * shot + 1) // (2 * shots)]) for shot in range(shots)]
 
 
 def screenshot(server: Server, name: str) -> Image.Image:
@@ -90,7 +96,7 @@ def main() -> None:
             (base / "models" / kind / f"{name}.safetensors").touch()  # so that the page finds nothing missing
         server = Server(installations()[0], base)
         try:
-            for name in ("five_shots", "shot_by_shot", "wan_1_3b"):
+            for name in ("five_shots", "shot_by_shot", "takes", "wan_1_3b"):
                 trained = BUILT_IN["nano"].exists() and name != "wan_1_3b"
                 picture = run(server, name) if trained else screenshot(server, name)
                 picture.save(FOLDER / f"{name}.jpg", quality=88)

@@ -212,12 +212,12 @@ class TestFailure(io.ComfyNode):
         return io.Schema(
             node_id="TestFailure",
             category="test",
-            inputs=[io.Model.Input("model"), io.Int.Input("after", default=1), io.String.Input("kind")],
+            inputs=[io.Model.Input("model"), io.Int.Input("after", default=1), io.String.Input("why")],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model, after, kind):
+    def execute(cls, model, after, why):
         model = model.clone()
         options = model.model_options["transformer_options"] = model.model_options["transformer_options"].copy()
         calls, layers = [], 2 * 2  # two layers, each with attention to pictures and to text
@@ -229,7 +229,7 @@ class TestFailure(io.ComfyNode):
                     "network": RuntimeError("it broke"),
                     "memory": MemoryError("it broke"),
                     "file": OSError(5, "it broke", "some file"),
-                }[kind]
+                }[why]
             return real(*given, **named)
 
         options["optimized_attention_override"] = attention
