@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js";
 
 const LOAD = "CausalCineLoadState";
 const SAVE = "CausalCineSaveState";
-const HEIGHT = 112;
+const HEIGHT = 132;
 const WIDTH = 340;
 const NONE_YET = "none yet: CausalCine Save State makes one";
 
