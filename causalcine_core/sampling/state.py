@@ -152,6 +152,7 @@ class State:
         """About how many bytes `save` will write."""
         kept = self.local_memory.nbytes if memory and self.local_memory is not None else 0
         parts = [*self.latents, *(part.x for part in self.pending), *(record.recalled.int() for record in self.records)]
+        parts += [reference.latent for reference in self.references]
         decoder: Iterable[Tensor] = self.decoder.tensors().values() if self.decoder is not None else ()
         return kept + sum(tensor.numel() * tensor.element_size() for tensor in (*parts, *decoder))
 
