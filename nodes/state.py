@@ -7,7 +7,6 @@ import shutil
 from typing import Any, ClassVar
 
 import comfy.model_management as mm
-import torch
 from comfy_api.latest import io
 
 from ..causalcine_core.errors import InputError
@@ -22,6 +21,7 @@ from .adapt.form import Form
 from .adapt.pictures import thumbnail
 from .adapt.progress import tell
 from .adapt.queue import ancestry
+from .adapt.stores import CPU, release_results
 from .film import film_of
 from .memory import StateType
 
@@ -169,8 +169,10 @@ class CausalCineLoadState(Form):
         cls.check(state_file)
         path = states.find(state_file, "state_file")
         cls.read.keep(ancestry(), path, states.sign(path))
-        room, needed = mm.get_free_memory(torch.device("cpu")), path.stat().st_size
-        if needed > room:
+        needed = path.stat().st_size
+        if needed > mm.get_free_memory(CPU):
+            release_results(needed)
+        if needed > (room := mm.get_free_memory(CPU)):
             raise InputError(
                 f"state_file {state_file!r} takes {states.size_text(needed)} of memory, and this machine has {states.size_text(room)} "
                 "left"
