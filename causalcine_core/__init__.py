@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import InputError
     from .film import retake
+    from .lora import LoRA
     from .memory import MemorySettings
     from .pipeline import Pipeline, Video
     from .sampling import Chunk, Recipe, State
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Chunk": "sampling",
     "InputError": "errors",
+    "LoRA": "lora",
     "MemorySettings": "memory",
     "Pipeline": "pipeline",
     "Recipe": "sampling",
@@ -34,6 +36,7 @@ _HOMES = {
 __all__ = [
     "Chunk",
     "InputError",
+    "LoRA",
     "MemorySettings",
     "Pipeline",
     "Recipe",

@@ -236,6 +236,7 @@ def told(state: State, model: Model, begin: int = 0) -> Story:
                 seed=None if seed == state.seed else seed,
                 cut=None if shot.cut == state.recipe.cut.mode and blend is None else shot.cut,
                 blend=blend,
+                lora=shot.lora,
             )
         )
     size = tuple(side * model.spatial for side in state.size)

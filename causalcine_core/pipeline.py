@@ -21,6 +21,7 @@ from .distributed.sequence_parallel import SequenceParallel
 from .errors import FilmStoppedError, InputError
 from .executors import Executor, Job, LocalExecutor
 from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned, told
+from .lora import LoRA
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
 from .model.kernels import AUTO
@@ -33,6 +34,7 @@ from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .session import Event, Session
 from .story import Shot, Story, pace_notes
 from .story_formats.film import STORY_FIELD
+from .styles import MergedStyles, Styles
 from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot
 from .threads import one_thread
 from .vae import VAEConfig, WanVAE, frames_to_uint8, uint8_to_frames, vae_from_weights
@@ -66,10 +68,13 @@ class Pipeline:
         recipe: Recipe,
         name: str = "unnamed",
         executor: Executor | None = None,
+        styles: Styles | None = None,
     ):
-        """executor: who makes the chunks; None: this process."""
+        """executor: who makes the chunks; None: this process. styles: who gives shots with LoRAs their networks; None: files sought
+        from the working directory."""
         self.network, self.text, self.vae, self.recipe, self.name = network, text, vae, recipe, name
         self._executor = executor
+        self.styles: Styles = styles or MergedStyles()
 
     @classmethod
     def from_pretrained(
@@ -203,6 +208,8 @@ class Pipeline:
         Raises InputError in one sentence for what cannot be made.
         """
         asked = Asked(memory, seed, steps, guidance, width, height, cast)
+        if story is not None:
+            self._prepare(_named(story))
         if state is not None:
             begun = continued(state, self.model, story, asked)
             check_pictures(begun.references, self.network.channels, begun.size)
@@ -243,12 +250,15 @@ class Pipeline:
         texts = state.texts
         for index in state.read_next(state.planned):
             self.fit(texts[index])  # what is too long is refused here, before anything is made
+        styled = {texts[index].lora: f"the LoRA of shot {index + 1}" for index in state.computed_next(state.planned)}
+        self._prepare(styled, state.recipe)
         negative = fit_prompt("", state.recipe.guidance.negative, self.reading, name="negative").text
         job = Job(
             state,
             lambda shot: self.encode(self.fit(texts[shot])),
             self.encode(negative) if state.recipe.guidance.on else None,
             find_layer,
+            (lambda number: self.styles.network(self.network, texts[number].lora)) if any(styled) else None,
         )
         stream = self.executor.run(job, on_step)
         return self._decoding.stream(stream, state, overlap) if decode else stream
@@ -291,6 +301,19 @@ class Pipeline:
         else:
             state = self.start(story, **asked)
         return Session(self, state, on_event)
+
+    def _prepare(self, sets: Mapping[tuple[LoRA, ...], str], recipe: Recipe | None = None) -> list[str]:
+        """Networks with LoRAs, each set with what names it in sentences. Gives warnings; raises InputError where one cannot be had."""
+        named = next((name for loras, name in sets.items() if loras), None)
+        if named is not None and self._executor is not None:
+            raise InputError(
+                f"{named}: workers have one network for all shots; leave it out, or make this film without workers"
+            )
+        if named is not None and (recipe or self.recipe).rolling:
+            raise InputError(
+                f"{named}: the rolling sampler makes several shots at once with one network; choose another sampler"
+            )
+        return self.styles.prepare(self.network, sets)
 
     @property
     def reading(self) -> Reading:
@@ -420,7 +443,8 @@ class Pipeline:
             return []
         recipe = state.recipe if state else self.recipe
         shots = planned(story, recipe, self.model.temporal, replace(state, planned=()) if state else None).shots
-        return [*pace_notes(story.fps, self.recipe.timeline.fps), *self.text.notes(shots)]
+        styled = self._prepare(_named(story), recipe)
+        return [*pace_notes(story.fps, self.recipe.timeline.fps), *self.text.notes(shots), *styled]
 
     def describe(self) -> dict[str, Any]:
         """What the report says of the model."""
@@ -437,3 +461,8 @@ class Pipeline:
     def stride(self) -> int:
         """Width and height must be multiples of this many pixels."""
         return self.vae.config.spatial_stride * self.network.patch[0]
+
+
+def _named(story: Story) -> dict[tuple[LoRA, ...], str]:
+    """The sets of LoRAs of a story's shots, each with the first field that names it."""
+    return {shot.lora: f"shots[{i}].lora" for i, shot in reversed(list(enumerate(story.shots)))}

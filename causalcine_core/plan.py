@@ -14,6 +14,7 @@ from typing import Any
 from . import checks
 from .cut import Cut
 from .errors import InputError
+from .lora import LoRA
 from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, join_prompt, shots_named
 
 BLEND = 3  # chunks over which a soft cut's text goes over, where it names none
@@ -26,6 +27,7 @@ class PlannedShot:
     index: in the whole film, from 0. caption: the shot's own text; shared: the global text before it; phrase: what the
     recipe puts before both to announce a cut. asked, frames: pixel ranges `[first, end)` of the whole film, as the story
     says and as it will be. until: pixel frames that were asked for up to this shot's end, exact; `asked[1]` is this, rounded.
+    seed: of its chunks' noise; None: the film's. lora: what the network is changed by for it.
     """
 
     index: int
@@ -37,6 +39,7 @@ class PlannedShot:
     phrase: str = ""
     seed: int | None = None
     cut: str = "native"
+    lora: tuple[LoRA, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -197,6 +200,7 @@ def plan(
                 phrase if how.phrase and previous is not None else "",
                 shot.seed,
                 named,
+                shot.lora,
             )
         )
         at = last

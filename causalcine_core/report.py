@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .lora import loras_to_json
 from .numbering import is_picture, mirrored
 from .pictures import CARD, DIM, GROUND, INK, SHOT_COLOURS, fit_text, font
 from .plan import Plan, PlannedShot, Timeline, cut_notes
@@ -126,6 +127,8 @@ def _head(
                 "frames": [shot.frames[0], min(shot.frames[1], frames)],
             }
             | ({"cut": shot.cut} if shot.cut != "native" else {})
+            | ({"seed": shot.seed} if shot.seed is not None else {})
+            | ({"lora": loras_to_json(shot.lora)} if shot.lora else {})
             for shot in shots
         ],
     }

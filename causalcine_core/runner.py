@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .distributed.sequence_parallel import SequenceParallel
 from .errors import InputError
+from .lora import LoRA
 from .model import CausalWanTransformer
 from .model.attention import attend
 from .model.float8 import FLOAT8, to_float8
@@ -41,6 +42,7 @@ class Runner:
     patch: tuple[int, int] = (2, 2)
     text_len: int = 0  # tokens of a text that it reads; 0: any
     fingerprint: str = ""
+    loras: tuple[LoRA, ...] = ()  # that its weights hold
     sharding: SequenceParallel | None = None  # how each pass is shared out over ranks, where it is
     compute: Compute = field(default_factory=Compute)
     threads: Threads = field(default_factory=Threads, repr=False, compare=False)  # of the CPU, for passes over it

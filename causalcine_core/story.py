@@ -16,6 +16,7 @@ from typing import Any
 from . import checks
 from .cut import Cut
 from .errors import InputError
+from .lora import LoRA, loras_of, loras_to_json
 
 MAX_SHOTS = 9_999
 MAX_FRAMES = 1_000_000  # of one film: 17 hours at 16 fps
@@ -24,7 +25,7 @@ MIN_FPS, MAX_FPS = 1, 120
 MAX_SEED = 2**64 - 1
 MAX_BLEND = 1000  # chunks
 MAX_PIXELS = 4096 * 2304
-SHOT_FIELDS = ("prompt", "seconds", "frames", "seed", "cut", "blend")
+SHOT_FIELDS = ("prompt", "seconds", "frames", "seed", "cut", "blend", "lora")
 
 
 # --- values
@@ -135,7 +136,8 @@ class Shot:
     """One shot: its prompt and its length, in `seconds` or pixel `frames` (neither: the model's own).
 
     cut: how it follows the shot before it (`cut.Cut`; None: as the story, then as the model). blend: chunks over which
-    the text goes over to this shot's, for a soft cut.
+    the text goes over to this shot's, for a soft cut. seed: of the noise of its chunks; None: the film's. lora: what the network is
+    changed by for its chunks, in this order.
 
     The `Story` that holds it checks it, because the message names its place, `shots[2].seconds`.
     """
@@ -146,9 +148,11 @@ class Shot:
     seed: int | None = None
     cut: str | None = None
     blend: int | None = None
+    lora: tuple[LoRA, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in SHOT_FIELDS}
+        fields["lora"] = loras_to_json(self.lora) if self.lora else None
         return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -167,7 +171,8 @@ def _checked_shot(shot: object, name: str) -> Shot:
         Cut.parse(shot.cut, name=f"{name}.cut")
     if shot.blend is not None:
         checks.whole(shot.blend, f"{name}.blend", 0, MAX_BLEND)
-    return replace(shot, prompt=checked_prompt(shot.prompt, f"{name}.prompt"))
+    prompt, loras = checked_prompt(shot.prompt, f"{name}.prompt"), loras_of(shot.lora, f"{name}.lora")
+    return replace(shot, prompt=prompt, lora=loras)
 
 
 @dataclass(frozen=True)

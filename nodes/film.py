@@ -35,6 +35,7 @@ from .adapt import workers
 from .adapt.progress import warn
 from .adapt.stores import Stores
 from .story import Shots
+from .styles import PatchedStyles
 
 KEY = "causalcine"
 FPS = 16.0  # of Wan 2.1, where a LATENT does not say
@@ -110,6 +111,7 @@ def pipeline_of(model: Any, shots: Shots) -> Pipeline:
         _recipe(model),
         "the connected model",
         executor=crew.executor if crew else None,
+        styles=PatchedStyles(model),
     )
 
 
@@ -138,11 +140,14 @@ def on_device(
     _check_budget(film, start, given)
     _check_room(film, growth, runner.device, "set a budget or another storage (host, 8bit)")
     _check_room(film, on_host, torch.device("cpu"), "set a budget, or the storage to host_8bit")
-    model.pre_run()
+    styles = pipe.styles
+    assert isinstance(styles, PatchedStyles)
+    styles.beside, styles.room = others, working
+    styles.use(model)
     try:
         yield
     finally:
-        model.cleanup()
+        styles.cleanup()
 
 
 def _check_budget(film: int, start: State, given: State | None) -> None:

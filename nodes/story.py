@@ -9,15 +9,18 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..causalcine_core.lora import MAX_STRENGTH, LoRA
 from ..causalcine_core.plan import plan
 from ..causalcine_core.sound import cut_to
-from ..causalcine_core.story import MAX_BLEND, Shot, Story, join_prompt
+from ..causalcine_core.story import MAX_BLEND, MAX_SEED, Shot, Story, join_prompt
 from ..causalcine_core.story_formats import SHOT_SYNTAX
 from ..causalcine_core.text import fit_shot
 from .adapt import clip as clips
 from .adapt.audio import sound_of
 from .adapt.form import Form
 from .adapt.progress import warn
+from .loaders import choices, find
+from .styles import check_loras
 
 ShotsType = io.Custom("CAUSALCINE_SHOTS")
 
@@ -28,6 +31,7 @@ wide shot: [character1] walks to the right on a city street at night.
 close shot: [character1] dances in a deep forest on a sunny day."""
 EXAMPLE_SHOT = EXAMPLE.split("\n", 1)[0]
 AS_MODEL = "as the model"
+NO_LORA = "none"
 CUTS = [
     AS_MODEL, "native", "flush", "rope_jump", "flush+rope_jump", "flush+rope_jump+pinned", "pinned", "phrase",
     "flush+phrase", "soft", "soft+rewrite",
@@ -111,13 +115,14 @@ class CausalCineShotList(Form):
 
     @classmethod
     def check(cls, story: str = EXAMPLE) -> None:
-        Story.parse(story)
+        check_loras(Story.parse(story))
 
     @classmethod
     def execute(
         cls, clip: Any, story: str, global_text: str = "", seconds: float = 3.0, cut: str = AS_MODEL, audio: Any = None
     ) -> io.NodeOutput:
         read = Story.parse(story)
+        check_loras(read)
         with sound_of(audio) as sound:
             read = cut_to(read, sound) if sound else read
         timed = [shot if shot.seconds or shot.frames else replace(shot, seconds=seconds) for shot in read.shots]
@@ -174,13 +179,39 @@ class CausalCineShot(Form):
                     optional=True,
                     tooltip="For a soft cut: chunks over which the text goes over. 0: three, or at once with rewrite.",
                 ),
+                io.Int.Input(
+                    "shot_seed",
+                    default=-1,
+                    min=-1,
+                    max=MAX_SEED,
+                    optional=True,
+                    tooltip="Of this shot's noise alone: another one is another take of it. -1: the sampler's.",
+                ),
+                io.Combo.Input(
+                    "lora",
+                    options=[NO_LORA, *choices("loras")],
+                    default=NO_LORA,
+                    optional=True,
+                    tooltip="Changes the model for this shot alone. Files in models/loras.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-MAX_STRENGTH,
+                    max=MAX_STRENGTH,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much the LoRA changes the model. 0: not at all.",
+                ),
             ],
             outputs=[ShotsType.Output(display_name="SHOTS", tooltip="For CausalCine Sampler, or for the next shot.")],
         )
 
     @classmethod
-    def check(cls, prompt: str = EXAMPLE_SHOT) -> None:
+    def check(cls, prompt: str = EXAMPLE_SHOT, lora: str = NO_LORA) -> None:
         Story([Shot(prompt)])
+        if lora != NO_LORA:
+            find("loras", lora, "lora")
 
     @classmethod
     def execute(
@@ -191,8 +222,19 @@ class CausalCineShot(Form):
         shots: Shots | None = None,
         cut: str = AS_MODEL,
         blend: int = 0,
+        shot_seed: int = -1,
+        lora: str = NO_LORA,
+        lora_strength: float = 1.0,
     ) -> io.NodeOutput:
-        shot = Shot(prompt, seconds=seconds, cut=_cut(cut), blend=blend or None)
+        cls.check(prompt, lora)  # what came by a link was not known before
+        shot = Shot(
+            prompt,
+            seconds=seconds,
+            seed=None if shot_seed < 0 else shot_seed,
+            cut=_cut(cut),
+            blend=blend or None,
+            lora=() if lora == NO_LORA else (LoRA(lora, lora_strength),),
+        )
         story = replace(shots.story, shots=[*shots.story.shots, shot]) if shots else Story([shot])
         return io.NodeOutput(Shots.of(story, clip, shots.contexts if shots else None))
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import InputError
@@ -86,6 +87,7 @@ def build_parser() -> Parser:
     _add_story(check)
     check.add_argument("--model", default="nano", metavar="nano|FILE", help="whose chunks the cuts land on")
     _add_sound(check)
+    _add_loras(check)
     check.add_argument("--json", action="store_true", help="print the report, without chunks, as the last line")
     text = "Write a story in another form, whole or not at all, and say what that form cannot hold."
     rewrite = actions.add_parser("convert", help=text, description=text, allow_abbrev=False)
@@ -155,6 +157,13 @@ def memory_settings(args: argparse.Namespace) -> MemorySettings:
     return MemorySettings(**{name: value for name, value in asked.items() if value is not None})
 
 
+def lora_folders(args: argparse.Namespace) -> list[Path]:
+    """Where LoRAs of shots are sought: `--lora-folder`, then beside the story, beside the state, and here."""
+    given = [getattr(args, name, None) for name in ("story", "state")]
+    beside = [Path(name).parent for name in given if name is not None]
+    return [*([Path(args.lora_folder)] if args.lora_folder else []), *beside, Path()]
+
+
 def _value(text: str) -> int | float | str:
     """An argument as JSON would read it: the same checks, in the same words, then hold for both."""
     if re.fullmatch(r"[+-]?\d{1,4000}", text):
@@ -176,6 +185,14 @@ def _add_sound(parser: argparse.ArgumentParser) -> None:
         metavar="TIMES",
         help="seconds of the film at which shots change, and maybe at which it ends: 2.5,4,9.1, a text file with them, or sound: the "
         "longest pauses of --audio, and its end; for stories whose shots name no length",
+    )
+
+
+def _add_loras(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora-folder",
+        metavar="DIR",
+        help="where LoRAs that shots name are sought first; then beside the story, and here",
     )
 
 
@@ -213,6 +230,7 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help="how shots follow one another, where the story does not say; default: as the model",
     )
+    _add_loras(parser)
     add("--steps", type=_value, metavar="N", help="denoising passes a chunk; default: as the model wants")
     add("--guidance", type=_value, metavar="G", help="1 is none; default: as the model wants")
     add("--device", metavar="DEVICE", help="such as cpu or cuda:0; default: a GPU where there is one")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..lora import loras_named, loras_of
+
 
 @contextlib.contextmanager
 def any_console() -> Iterator[None]:
@@ -29,6 +31,14 @@ def cut_off(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def _own(shot: Mapping[str, Any]) -> list[str]:
+    """What a shot has of its own beside text and length."""
+    over = f" over {shot['blend']} chunks" if "blend" in shot else ""
+    own = [f"{shot['cut']}{over}"] if "cut" in shot else []
+    own += [f"seed {shot['seed']}"] if "seed" in shot else []
+    return own + ([loras_named(loras_of(shot["lora"], "lora"))] if "lora" in shot else [])
+
+
 def shot_table(shots: Sequence[Mapping[str, Any]], fps: float) -> str:
     """One line a shot of a report: where it lands, what was asked, what it says."""
     rows = []
@@ -37,5 +47,8 @@ def shot_table(shots: Sequence[Mapping[str, Any]], fps: float) -> str:
         times = f"{a / fps:7.2f} - {b / fps:6.2f} s"
         asked = "as asked" if (a, b) == (c, d) else f"asked {c} - {d}"
         prompt = cut_off(" ".join(shot["prompt"].split()), 60)
-        rows.append(f"  shot {shot['index'] + 1:<3} {times}  frames {a:>5} - {b:<5} {asked:<20} {prompt}")
+        own = ", ".join(_own(shot))
+        rows.append(
+            f"  shot {shot['index'] + 1:<3} {times}  frames {a:>5} - {b:<5} {asked:<20} {prompt}{f'  [{own}]' if own else ''}"
+        )
     return "\n".join(rows)

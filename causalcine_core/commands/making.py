@@ -28,7 +28,8 @@ from ..references import save_cast
 from ..report import memory_map, to_json
 from ..sampling import State
 from ..story import MAX_SEED, Story, check_seed, check_size
-from .arguments import memory_settings
+from ..styles import MergedStyles
+from .arguments import lora_folders, memory_settings
 from .casting import named_cast
 from .console import shot_table
 from .progress import Watch
@@ -58,6 +59,7 @@ def make_film(args: argparse.Namespace, story: Story | None, continued: str | No
     dtype = getattr(torch, args.dtype) if args.dtype else None
     how = {"device": args.device, "dtype": dtype, "attention": args.attention, "compile": args.compile}
     pipe = Pipeline.from_pretrained(args.model, sharding=sharding, **how)
+    pipe.styles = MergedStyles(lora_folders(args))
     asked |= {"memory": memory_settings(args), "seed": args.seed, "steps": args.steps, "guidance": args.guidance}
     asked["cast"] = named_cast(args.cast, pipe, story, asked["state"])
     if args.save_cast is not None and is_first_rank():

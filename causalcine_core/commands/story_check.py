@@ -6,10 +6,26 @@ import argparse
 import dataclasses
 import json
 
+from ..errors import InputError
 from ..plan import plan
 from ..story import Story, check_size, pace_notes
+from .arguments import lora_folders
 from .console import shot_table
 from .timing import read_sound, timed
+
+
+def _missing(args: argparse.Namespace, story: Story) -> list[str]:
+    """A note on each LoRA that is named and not there."""
+    from ..styles import MergedStyles
+
+    notes, styles = list[str](), MergedStyles(lora_folders(args))
+    for i, shot in enumerate(story.shots):
+        for lora in shot.lora:
+            try:
+                styles.find(lora.name)
+            except InputError as error:
+                notes.append(f"shots[{i}].lora: {error}")
+    return notes
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,9 +53,11 @@ def run(args: argparse.Namespace) -> None:
         size=size,
         seed=story.seed or 0,
         model={"name": args.model, **card.fields["model"]},
-        warnings=[*story.notes[1:], *pace, *heard, *prompt_notes(card.text, planned.shots)],
+        warnings=[*story.notes[1:], *pace, *heard, *_missing(args, story), *prompt_notes(card.text, planned.shots)],
     )
     report["settings"]["global"] = story.global_prompt
+    for shot, told in zip(report["shots"], story.shots, strict=True):
+        shot |= {} if told.blend is None else {"blend": told.blend}
     if args.json:
         print(json.dumps(report | {"form": story.form, "ignored": list(story.ignored), "notes": list(story.notes)}))
         return

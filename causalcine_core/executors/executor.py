@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..memory import RemoteMemory
+from ..runner import Runner
 from ..sampling import Chunk, State, StepInfo
 
 
@@ -19,13 +20,14 @@ class Job:
     state: where the film is, never changed; what is made are its `planned` chunks. text_of: text `[B, T, text_dim]` of a shot or of
     a picture of the cast, asked at most once for each number that `State.read_next` names. negative: text `[B, T, text_dim]` of the
     unguided branch, needed where the recipe guides. find_layer: wait for every layer, so that a NotFiniteError names the first that
-    is at fault.
+    is at fault. runner_of: the network of each of these numbers, where shots have LoRAs; workers, who have one, are given none.
     """
 
     state: State
     text_of: Callable[[int], Tensor]
     negative: Tensor | None = None
     find_layer: bool = False
+    runner_of: Callable[[int], Runner] | None = None
 
     @property
     def shot_seeds(self) -> dict[int, int]:

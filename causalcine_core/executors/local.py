@@ -27,6 +27,7 @@ class LocalExecutor:
             shot_seeds=job.shot_seeds,
             on_step=on_step,
             find_layer=job.find_layer,
+            runner_of=job.runner_of,
         )
 
     def holds(self, memory_id: str) -> bool:

@@ -8,10 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 
 FLOAT8 = torch.float8_e4m3fn
+
+
+def is_float8(net: Any) -> bool:
+    """Whether `to_float8` has changed a network."""
+    weight = getattr(net.blocks[0].self_attn.o, "weight", None)
+    return isinstance(weight, Tensor) and type(weight.data).__module__.startswith("torchao")
 
 
 def to_float8(net: Any) -> None:

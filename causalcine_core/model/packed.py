@@ -52,6 +52,24 @@ def pack(net: Any) -> None:
         block.ffn = nn.Sequential(PackedLinear(ffn[0], gelu=True), nn.Identity(), PackedLinear(ffn[2]))
 
 
+def is_packed(net: Any) -> bool:
+    """Whether a network has linears that were packed."""
+    return any(isinstance(module, PackedLinear) for module in net.modules())
+
+
+def unpacked(net: Any) -> dict[str, Tensor]:
+    """The weights of a Wan network under Wan's names, those that were packed in plain order again, in memory of their own."""
+    weights = {name: tensor.detach() for name, tensor in net.state_dict().items()}
+    for place, module in net.named_modules():
+        if isinstance(module, PackedLinear):
+            weight, names = module.packed.to_dense(), [place]
+            if place.endswith("packed_qkv"):
+                names = [place.replace("packed_qkv", name) for name in ("q", "k", "v")]
+            for name, part, bias in zip(names, weight.chunk(len(names)), module.bias.chunk(len(names)), strict=True):
+                weights |= {f"{name}.weight": part, f"{name}.bias": bias}
+    return weights
+
+
 def _linears(block: Any) -> list[Any]:
     of_attention = [
         getattr(part, name) for part in (block.self_attn, block.cross_attn) for name in ("q", "k", "v", "o")

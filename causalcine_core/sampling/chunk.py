@@ -64,7 +64,7 @@ class Made:
 def make_chunk(making: Making, chunks: Sequence[PlannedChunk], state: State, filled: Filled) -> Made:
     """The first of these chunks."""
     passes, chunk, memory = making.passes, chunks[0], filled.memory
-    recipe, text = passes.recipe, making.texts.of(chunk)
+    recipe, text = passes.recipe, making.texts.of(chunk, passes.runner)
     view = passes.view(memory, chunk, state.shot_numbers)
     noise = passes.noise(making.seed(chunk), chunk)
     levels = sampling_levels(recipe, first=chunk.index == 0).tolist()

@@ -7,7 +7,7 @@ written once, under its own caption and seeing itself alone, before the first ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,10 +55,15 @@ class Filled:
 
 
 class Prefill:
-    """Of one rollout. It keeps what the newest chunk saw, with all that was gathered for it, until that chunk is written."""
+    """Of one rollout. It keeps what the newest chunk saw, with all that was gathered for it, until that chunk is written.
 
-    def __init__(self, passes: Passes, texts: Texts):
-        self._passes, self._texts = passes, texts
+    Whatever is written is written by the network of the chunk that comes next, so that one film and a chain of calls, each with
+    LoRAs of its own, remember the same.
+    """
+
+    def __init__(self, passes_of: Callable[[PlannedChunk], Passes], texts: Texts):
+        """passes_of: over the network of a chunk's shot, asked just before it computes."""
+        self._passes_of, self._texts = passes_of, texts
         self._last: RolloutView | None = None
 
     def made(self, view: RolloutView) -> None:
@@ -73,11 +78,12 @@ class Prefill:
         for i in range(memory.chunks, len(plans)):
             following = plans[i + 1 : i + 2] or chunks
             self._texts.hold([plans[i], *following])
-            if following is chunks and self._fuses(chunks[0], state, memory):
-                fused = self._fused(state, memory)
+            passes = self._passes_of(following[0])
+            if following is chunks and self._fuses(passes, chunks[0], state, memory):
+                fused = self._fused(passes, state, memory)
                 memory = fused.writing.after
             else:
-                memory = self._followed(following[0], state, memory)
+                memory = self._followed(passes, following[0], state, memory)
         self._texts.hold([*plans[-1:], *chunks])
         return Filled(memory, fused)
 
@@ -86,39 +92,40 @@ class Prefill:
         for i, reference in enumerate(state.references[memory.references :], memory.references):
             chunk = reference.planned(i)
             self._texts.hold([chunk])
-            clean = normalize(reference.latent).to(self._passes.runner.device)
-            clean = clean.expand(self._passes.films, -1, -1, -1, -1)
-            view = self._passes.view_of_reference(memory)
-            head = self._passes.write(self._passes.context(clean, 0, chunk), self._texts.of(chunk), view)
+            passes = self._passes_of(chunk)
+            clean = normalize(reference.latent).to(passes.runner.device)
+            clean = clean.expand(passes.films, -1, -1, -1, -1)
+            view = passes.view_of_reference(memory)
+            head = passes.write(passes.context(clean, 0, chunk), self._texts.of(chunk, passes.runner), view)
             memory = memory.behind(head)
         return memory
 
-    def _fuses(self, chunk: PlannedChunk, state: State, memory: KVMemory) -> bool:
+    def _fuses(self, passes: Passes, chunk: PlannedChunk, state: State, memory: KVMemory) -> bool:
         """Whether the newest chunk is written in the first pass of `chunk`, which follows it: where one pass of both takes less time
         than two, and where nothing has to be written once more before."""
-        recipe, store = self._passes.recipe, memory.store
+        recipe, store = passes.recipe, memory.store
         rows = store.batch * chunk.length * store.frame_shape[0]
         apart = recipe.rolling or recipe.visibility.recompute or chunk.rewrite
         alike = chunk.length == state.records[-1].plan.length
-        return rows <= self._passes.runner.compute.fused_rows and alike and not apart
+        return rows <= passes.runner.compute.fused_rows and alike and not apart
 
-    def _fused(self, state: State, memory: KVMemory) -> FusedWrite:
+    def _fused(self, passes: Passes, state: State, memory: KVMemory) -> FusedWrite:
         newest = state.records[-1]
-        writing = WritingView(self._seen(state, memory, newest.plan), newest.recalled)
-        context = self._context(state.chunks - 1, state)
-        return FusedWrite(self._passes, context, self._texts.of(newest.plan), writing)
+        writing = WritingView(self._seen(passes, state, memory, newest.plan), newest.recalled)
+        context = self._context(passes, state.chunks - 1, state)
+        return FusedWrite(passes, context, self._texts.of(newest.plan, passes.runner), writing)
 
-    def _followed(self, following: PlannedChunk, state: State, memory: KVMemory) -> KVMemory:
+    def _followed(self, passes: Passes, following: PlannedChunk, state: State, memory: KVMemory) -> KVMemory:
         """The memory with one more chunk of the film, as `following`, the one after that, is to see it: where that or the recipe asks
         for it, its window is written once more, under the text that is then in force."""
-        passes, end = self._passes, memory.chunks + 1
+        end = memory.chunks + 1
         recipe, settings = passes.recipe, passes.settings
         anew = recipe.visibility.recompute
         again = min(end, settings.window) if following.rewrite or anew else 0
         newest = state.records[end - 1]
         if not again:
-            view = self._seen(state, memory, newest.plan)
-            return passes.write(self._context(end - 1, state), self._texts.of(newest.plan), view, newest.recalled)
+            view, context = self._seen(passes, state, memory, newest.plan), self._context(passes, end - 1, state)
+            return passes.write(context, self._texts.of(newest.plan, passes.runner), view, newest.recalled)
         memory, self._last = memory.without(again - 1), None
         for i, n in enumerate(range(end - again, end)):
             if anew:  # it sees the window alone
@@ -126,17 +133,18 @@ class Prefill:
                 passes = replace(passes, recipe=recipe.changed(sink=0), settings=alone)
             recalled = newest.recalled if n == end - 1 else None  # that of the others counts already
             view = passes.view(memory, state.records[n].plan, state.shot_numbers)
-            memory = passes.write(self._context(n, state), self._texts.of(following), view, recalled)
+            text = self._texts.of(following, passes.runner)
+            memory = passes.write(self._context(passes, n, state), text, view, recalled)
         return memory
 
-    def _seen(self, state: State, memory: KVMemory, chunk: PlannedChunk) -> RolloutView:
+    def _seen(self, passes: Passes, state: State, memory: KVMemory, chunk: PlannedChunk) -> RolloutView:
         """What a chunk saw that was made and not written."""
         last, self._last = self._last, None
         if last is not None and last.memory is memory and last.frames == chunk.length:
             return last
-        return self._passes.view(memory, chunk, state.shot_numbers)
+        return passes.view(memory, chunk, state.shot_numbers)
 
-    def _context(self, index: int, state: State) -> Tensor:
+    def _context(self, passes: Passes, index: int, state: State) -> Tensor:
         record = state.records[index]
-        clean = normalize(state.latents[index]).to(self._passes.runner.device)
-        return self._passes.context(clean, record.seed, record.plan)
+        clean = normalize(state.latents[index]).to(passes.runner.device)
+        return passes.context(clean, record.seed, record.plan)

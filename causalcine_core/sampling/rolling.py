@@ -33,7 +33,7 @@ def make_jointly(making: Making, chunks: Sequence[PlannedChunk], state: State, f
         view = passes.view(memory, chunks[0], state.shot_numbers, len(under_way))
         level = [levels[part.passes] for part in under_way]
         x = torch.cat([part.x for part in under_way], 2)
-        text = joined([making.texts.of(one) for one in chunks[: len(under_way)]], chunk)
+        text = joined([making.texts.of(one, passes.runner) for one in chunks[: len(under_way)]], chunk)
         watched = making.check.watched(view)
         velocity = guided_velocity(passes.runner, x, level, text, watched, recipe.guidance.scale)
         clean = predict_clean(x, velocity, spread(level, chunk, device)[0, :, None, None])

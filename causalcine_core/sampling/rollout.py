@@ -123,6 +123,7 @@ def rollout(
     shot_seeds: dict[int, int] | None = None,
     on_step: Callable[[StepInfo], None] | None = None,
     find_layer: bool = False,
+    runner_of: Callable[[int], Runner] | None = None,
 ) -> Iterator[Chunk]:
     """Make chunks one by one, each conditioned on its shot's text and on what `state` remembers.
 
@@ -137,6 +138,8 @@ def rollout(
         shot_seeds: seeds of shots that have their own.
         on_step: called after every pass; an exception raised in it stops the rollout and loses this chunk only.
         find_layer: wait for every layer, so that a NotFiniteError names the first that is at fault.
+        runner_of: the network of a shot that has LoRAs, or of any shot, asked before each chunk and before what was made earlier is
+            written; of the same shape as `runner`, which is the network of all shots where this is None.
 
     Raises InputError where something does not fit, NotFiniteError where a chunk holds what is no number. States of one film may
     go on in several threads at once: they take turns, chunk by chunk.
@@ -146,8 +149,12 @@ def rollout(
         scale = recipe.guidance.scale
         raise InputError(f"guidance is {scale:g}: a guided rollout needs the text of the negative prompt")
     passes = passes_of(runner, state, size)
-    texts = Texts(runner, text_of, negative if recipe.branches > 1 else None)
-    prefill, memory = Prefill(passes, texts), memory_for(passes, state)
+    texts = Texts(runner.text_len, text_of, negative if recipe.branches > 1 else None)
+
+    def over(chunk: PlannedChunk) -> Passes:
+        return passes if runner_of is None else replace(passes, runner=runner_of(chunk.shot))
+
+    prefill, memory = Prefill(over, texts), memory_for(passes, state)
     store, make = memory.store, make_jointly if recipe.rolling else make_chunk
     if chunks:
         with store.lock:
@@ -165,7 +172,7 @@ def rollout(
         check = FiniteCheck(chunk, find_layer)
         with store.lock:
             filled = prefill.before(together, state, memory)
-            made = make(Making(passes, texts, check, seed, on_step), together, state, filled)
+            made = make(Making(over(chunk), texts, check, seed, on_step), together, state, filled)
             latent, recalled = denormalize(made.clean).float().cpu(), made.view.recalled()
         check.settle()
         prefill.made(made.view)

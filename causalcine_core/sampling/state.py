@@ -103,6 +103,13 @@ class State:
         """In a few words: whatever reports an error with its inputs would else print every latent."""
         return f"State({len(self.records)} chunks, {self.frames} frames, {len(self.planned)} chunks planned, seed {self.seed})"
 
+    def computed_next(self, chunks: Sequence[PlannedChunk]) -> list[int]:
+        """Shots whose networks compute to make these chunks: theirs, and, where what is remembered is to be written anew, those of
+        chunks that came after what is written."""
+        written = self.local_memory.chunks if self.local_memory is not None else 0
+        following = [record.plan for record in self.records[written + 1 :]]
+        return list(dict.fromkeys(chunk.shot for chunk in (*following, *chunks)))
+
     @property
     def texts(self) -> dict[int, PlannedShot]:
         """By its number everything that has a text of its own: shots, and pictures of the cast."""

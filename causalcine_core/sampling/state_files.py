@@ -28,6 +28,7 @@ from torch.nn.functional import pad
 
 from .. import checks
 from ..errors import InputError, about
+from ..lora import loras_of
 from ..memory import KVMemory, RemoteMemory, ResolvedMemory
 from ..numbering import mirrored
 from ..plan import PlannedChunk, PlannedShot
@@ -228,6 +229,7 @@ def _shot(item: object, name: str) -> PlannedShot:
         frames=_range(given["frames"], f"{name}.frames"),
         until=_fraction(given["until"], f"{name}.until"),
         seed=None if seed is None else checks.whole(seed, f"{name}.seed", 0, MAX_SEED),
+        lora=loras_of(given.get("lora", ()), f"{name}.lora"),
         **texts,
     )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import InputError
+from ..lora import LoRA
 from ..model.transformer import TextKV, TextLayers
 from ..numbering import called
 from ..plan import PlannedChunk
@@ -18,43 +19,45 @@ from ..runner import Runner
 class Texts:
     """Of the shots of a film, and of the prompt that guidance leads away from."""
 
-    def __init__(self, runner: Runner, text_of: Callable[[int], Tensor], negative: Tensor | None = None):
-        """text_of: text `[B, T, text_dim]` of a shot, asked once while it is in force. negative: of the unguided branch, where there
-        is one. Texts shorter than the network reads end in zeros, as Wan pads its own; longer ones raise InputError."""
-        self._runner, self._text_of = runner, text_of
+    def __init__(self, length: int, text_of: Callable[[int], Tensor], negative: Tensor | None = None):
+        """length: tokens of a text that the network reads; 0: any. text_of: text `[B, T, text_dim]` of a shot, asked once while it is
+        in force. negative: of the unguided branch, where there is one. Texts shorter than the network reads end in zeros, as Wan
+        pads its own; longer ones raise InputError."""
+        self._length, self._text_of = length, text_of
         self.negative = None if negative is None else self._fitted(negative, "the negative prompt")
         self._shots: dict[int, Tensor] = {}
-        self._layers: dict[tuple[tuple[int, float], ...], TextLayers] = {}
+        self._layers: dict[tuple[tuple[LoRA, ...], tuple[tuple[int, float], ...]], TextLayers] = {}
 
     def hold(self, chunks: Sequence[PlannedChunk]) -> None:
         """Forget all but the texts of these chunks."""
         mixtures = {chunk.mixture for chunk in chunks}
         shots = {shot for mixture in mixtures for shot, _ in mixture}
         self._shots = {shot: text for shot, text in self._shots.items() if shot in shots}
-        self._layers = {mixture: layers for mixture, layers in self._layers.items() if mixture in mixtures}
+        self._layers = {of: layers for of, layers in self._layers.items() if of[1] in mixtures}
 
     @torch.no_grad()
-    def of(self, chunk: PlannedChunk) -> TextLayers:
-        """Of a chunk; those of chunks that share their text are one."""
+    def of(self, chunk: PlannedChunk, runner: Runner) -> TextLayers:
+        """Of a chunk, as a network reads them: the film's, or with a shot's LoRAs. Those of chunks that share their text are one."""
         mixture = chunk.mixture
-        if mixture not in self._layers:
+        of = runner.loras, mixture
+        if of not in self._layers:
             for shot in {shot for shot, _ in mixture} - self._shots.keys():
                 self._shots[shot] = self._fitted(self._text_of(shot), f"the text of {called(shot)}")
-            self._layers[mixture] = self._projected(mixture)
-        return self._layers[mixture]
+            self._layers[of] = self._projected(mixture, runner)
+        return self._layers[of]
 
     def _fitted(self, text: Tensor, name: str) -> Tensor:
-        length = self._runner.text_len or text.shape[1]
+        length = self._length or text.shape[1]
         if text.shape[1] > length:
             raise InputError(f"{name} is {text.shape[1]} tokens long: the model reads at most {length}")
         return pad(text, (0, 0, 0, length - text.shape[1]))
 
-    def _projected(self, mixture: Sequence[tuple[int, float]]) -> TextLayers:
+    def _projected(self, mixture: Sequence[tuple[int, float]], runner: Runner) -> TextLayers:
         parts = [self._shots[shot] * weight if weight != 1 else self._shots[shot] for shot, weight in mixture]
         text = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.negative is not None:
             text = torch.cat([text, self.negative.expand_as(text)])
-        return self._runner.project_text(text)
+        return runner.project_text(text)
 
 
 def joined(texts: Sequence[TextLayers], frames: int) -> TextKV:

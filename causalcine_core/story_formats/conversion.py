@@ -154,4 +154,5 @@ _PER_SHOT: Mapping[str, Callable[[Story, int], object]] = {
     "seed": lambda story, i: story.shots[i].seed,
     "cut": _cut,
     "blend": lambda story, i: story.shots[i].blend,
+    "LoRA": lambda story, i: story.shots[i].lora or None,
 }

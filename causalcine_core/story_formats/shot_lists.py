@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import checks
 from ..errors import InputError
+from ..lora import loras_of
 from ..story import MAX_SECONDS, MAX_SHOTS, MIN_SECONDS, SHOT_FIELDS, Shot, Story, check_count, checked_prompt, listed
 from .fields import Fields, film_fields
 from .form import Form, noted
@@ -66,6 +67,8 @@ def _shot(item: object, name: str, fields: Fields) -> Shot:
         raise InputError(f'{name} has no "prompt"; every shot needs one')
     if "seconds" in told and "seconds" not in item:
         told["seconds"] = _duration(told["seconds"], f"{name}.duration")
+    if "lora" in told:
+        told["lora"] = loras_of(told["lora"], f"{name}.lora")
     return Shot(**told)
 
 

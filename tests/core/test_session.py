@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from causalcine_core import MemorySettings, Pipeline, Shot, Story
+from causalcine_core import LoRA, MemorySettings, Pipeline, Shot, Story
 from causalcine_core.errors import InputError
 from causalcine_core.film import back_to
 from causalcine_core.session import Session
+from causalcine_core.styles import MergedStyles
 
 CHUNK = 12 / 16  # seconds
 
@@ -334,3 +337,57 @@ def test_new_words_begin_rolling_chunks_anew(pipe):
     assert session.state.pending
     session.cut_now("runs", 4 * CHUNK)
     assert session.state.pending == ()
+
+
+# --- cases of design/cases.md
+
+
+def test_c10_what_changes_without_a_text_goes_on_under_the_newest_one(pipe):
+    """A window, steps or a seed that are changed, and a film that is cut back or forked, bring no earlier text back."""
+    session = pipe.session(story("bubbles", chunks=4), seed=3)
+    made(session, 2)
+    session.change_text("flames", 4 * CHUNK)
+    made(session, 1)
+    state = session.state
+    assert [shot.caption for shot in state.shots] == ["bubbles", "flames"]
+    asked: list[str] = []
+
+    def encode(prompt: str) -> torch.Tensor:
+        asked.append(prompt)
+        return Pipeline.encode(pipe, prompt)
+
+    watched = copy.copy(pipe)
+    watched.encode = encode
+    for changed in ({"memory": MemorySettings(window=2)}, {"steps": 1}, {"seed": 9}, {}):
+        asked.clear()
+        *_, last = watched.stream(None, state=state, decode=False, **changed)
+        assert {record.plan.shot for record in last.state.records[3:]} == {1}
+        assert asked[-1] == "flames" and last.state.shots == state.shots
+    fork = session.fork()
+    made(fork)
+    session.back_to(3)
+    session.append(story("flames"))
+    for state in (fork.state, session.state):
+        assert state.shots[-1].caption == "flames"
+
+
+def test_c17_twenty_calls_are_one_film_whatever_shots_have_of_their_own(pipe, tmp_path):
+    """To the bit, so that no join adds anything; a seed, a soft change or a LoRA of one shot is found wherever the chain is cut."""
+    weight = pipe.network.net.get_submodule("blocks.0.self_attn.q").weight
+    draw = torch.Generator().manual_seed(0)
+    halves = {
+        "A": torch.randn(1, weight.shape[1], generator=draw),
+        "B": torch.randn(weight.shape[0], 1, generator=draw),
+    }
+    save_file(
+        {f"blocks.0.self_attn.q.lora_{half}.weight": tensor for half, tensor in halves.items()},
+        tmp_path / "ink.safetensors",
+    )
+    styled = copy.copy(pipe)
+    styled.styles = MergedStyles([tmp_path])
+    own = [{"seed": 8}, {"cut": "soft", "blend": 2}, {"lora": (LoRA("ink.safetensors", 0.5),)}, {}]
+    shots = [Shot(f"a fox {i % 3}", seconds=CHUNK, **own[i % 4]) for i in range(20)]
+    whole = film(styled, Story(shots), seed=3)
+    assert torch.equal(film(styled, *(Story([shot]) for shot in shots), seed=3), whole)
+    plain = [replace(shot, lora=()) for shot in shots]
+    assert not torch.equal(film(styled, Story(plain), seed=3), whole)

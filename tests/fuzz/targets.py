@@ -45,7 +45,7 @@ STORY = {
     "negative": "snow",
     "shots": [
         {"prompt": "a fox runs", "frames": 9},
-        {"prompt": "it sleeps", "seconds": 0.75, "cut": "soft", "blend": 1},
+        {"prompt": "it sleeps", "seconds": 0.75, "cut": "soft", "blend": 1, "lora": {"name": "a", "strength": 0.5}},
     ],
 }
 TEXTS = (
