@@ -17,6 +17,19 @@ def pictures(rate: Fraction | int, size: tuple[int, int], metadata: Path | None 
     return [*_encoded(rate, size, metadata), *_WHOLE]
 
 
+def fragment(rate: Fraction, size: tuple[int, int], metadata: Path) -> list[str]:
+    """Frames (rgb24, from the pipe) as one fragment behind a head without any: the first one leads to all that follow."""
+    flags = "+empty_moov+default_base_moof+skip_trailer+use_metadata_tags"
+    scale = ["-bf", "0", "-video_track_timescale", str(time_scale(rate))]  # frames in the order in which they are shown
+    return [*_encoded(rate, size, metadata), *scale, "-movflags", flags, "-f", "mp4"]
+
+
+def time_scale(rate: Fraction) -> int:
+    """Ticks a second of a file's clock: a whole number of them is a frame, at any rate that a file can hold."""
+    scale = rate.numerator * -(-10_000 // rate.numerator)
+    return scale if scale < 1 << 31 else 90_000
+
+
 def joined(film: Path, metadata: Path, sound: tuple[Sequence[str], str] | None) -> list[str]:
     """The pictures of a film as they are, in one mp4 that is ready to stream. sound: the arguments that open it, and a filter that
     cuts it to the film."""

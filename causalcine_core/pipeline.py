@@ -339,6 +339,7 @@ class Pipeline:
         on_chunk: Callable[[Chunk], None] | None = None,
         whole: bool = False,
         sound: Sound | None = None,
+        grow: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> Video:
         """Make a film and write it as it grows. Takes `stream`'s settings; the file appears when it is whole.
@@ -347,9 +348,11 @@ class Pipeline:
         report are of the whole film. The file carries the story of what it holds, which `Story.load` reads back. on_chunk:
         called with every chunk as soon as it is made, before it is written: whatever fails later, its state is good. Where the
         film stops early, the file holds what was made, and the FilmStoppedError has its state. sound: of the whole film, from
-        its first frame on; a file that holds the new part only has the sound of that part.
+        its first frame on; a file that holds the new part only has the sound of that part. grow: of another file, which can be
+        played while the film is made, up to its newest chunk, and goes when the film is whole.
         """
-        make = self.filming(story, output=output, on_chunk=on_chunk, whole=whole, sound=sound, **settings)
+        files: dict[str, Any] = {"output": output, "whole": whole, "sound": sound, "grow": grow}
+        make = self.filming(story, on_chunk=on_chunk, **files, **settings)
         del settings
         return make()
 
@@ -361,13 +364,16 @@ class Pipeline:
         on_chunk: Callable[[Chunk], None] | None = None,
         whole: bool = False,
         sound: Sound | None = None,
+        grow: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> Callable[[], Video]:
         """`generate` in two steps: everything is checked now, and the film is made when what comes back is called. For whoever lets go
         of `state` in between: a call that lasts as long as the film holds what it was given, and a budget pays for no two states."""
         from .encoder import check_encoder
 
-        check_output(output, ".mp4")
+        for path in (output, grow):
+            if path is not None:
+                check_output(path, ".mp4")
         run = {name: settings.pop(name) for name in ("on_step", "find_layer") if name in settings}
         begun = self.start(story, **settings)
         stream = self.run(begun, overlap=self.network.device.type == "cuda", **run)
@@ -376,7 +382,7 @@ class Pipeline:
             stream = chain(self._decoding.replay(begun), stream)
         warnings = self.check(story, settings.get("state"))
         fps = begun.recipe.timeline.fps
-        how: dict[str, Any] = {"fps": fps, "metadata": self._carried(story, begun, whole, settings)}
+        how: dict[str, Any] = {"fps": fps, "grow": grow, "metadata": self._carried(story, begun, whole, settings)}
         if sound is not None:
             here = 0 if whole else begun.frames
             end = begun.planned[-1].frames[1] if begun.planned else begun.frames

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from .atomic import check_output, write_atomic
 from .encoder import Encoder, EncoderError, check_encoder
 from .errors import InputError
+from .growing import GrowingFile
 from .mp4 import EXACT, joined, metadata_file, pictures
 from .sound import Sound
 from .story import check_fps
@@ -54,6 +55,8 @@ class VideoWriter:
         metadata: text fields stored in the file (`comment`, `prompt`, ...).
         sound: a track under the pictures, cut where they end; where it ends before them, nothing follows.
         begin: seconds of the film at which this video begins: its sound begins there too.
+        grow: of another file, which ends in .mp4 and can be played while the film is made, up to what the last `write` brought
+            (`growing`); it goes when the whole film has its name, and stays where that fails.
         keep_partial: on an exception inside `with`, keep the film so far; otherwise nothing is left behind.
         on_wait: called again and again while the encoder is waited for; what it raises goes on, and ends the file.
         called: what errors call the file, where `path` is not the name that the user knows.
@@ -72,6 +75,7 @@ class VideoWriter:
         metadata: Mapping[str, str] | None = None,
         sound: Sound | None = None,
         begin: float = 0,
+        grow: str | os.PathLike[str] | None = None,
         keep_partial: bool = False,
         on_wait: Callable[[], object] | None = None,
         called: str | None = None,
@@ -88,8 +92,14 @@ class VideoWriter:
         self._start = partial(Encoder, check_encoder(on_wait), on_wait=on_wait, patience=patience)
         self._partial, self._joined = (self.path.parent / f".causalcine-{secrets.token_hex(6)}.mp4" for _ in "12")
         self._fields = metadata_file(metadata or {})
+        self._growing: GrowingFile | None = None
+        self._encoder: Encoder | None = None
         try:
-            self._encoder = self._start(self._partial, pictures(self._rate, size, self._fields))
+            if grow is not None:
+                place = check_output(grow, ".mp4")
+                self._growing = GrowingFile(place, self._rate, size, self._fields, self._start)
+            else:
+                self._encoder = self._start(self._partial, pictures(self._rate, size, self._fields))
         except BaseException:
             self._fields.unlink(missing_ok=True)
             raise
@@ -100,7 +110,10 @@ class VideoWriter:
         if array.shape[1:3] != self.size[::-1]:
             raise ValueError(f"expected frames of {self.size[0]}x{self.size[1]}, got {array.shape[2]}x{array.shape[1]}")
         with self._named():
-            self._encoder.write(array.data)
+            if self._encoder is not None:
+                self._encoder.write(array.data)
+            elif self._growing is not None and len(array):
+                self._growing.add(array.data, len(array), self._partial)
         self.frames += len(array)
 
     def close(self) -> None:
@@ -109,25 +122,30 @@ class VideoWriter:
             if not self.frames:
                 raise ValueError(f"no frames were written to {self._called}")
             with self._named():
-                self._encoder.finish()
-                self._encoder.stop()
-                done = self._with_sound()
+                if self._encoder is not None:
+                    self._encoder.finish()
+                    self._encoder.stop()
+                done = self._whole()
             write_atomic(self.path, lambda place: os.replace(done, place))
+            if self._growing is not None:
+                self._growing.discard()
         finally:
             self.abort()
 
-    def _with_sound(self) -> Path:
-        """The file of pictures, or one that has them and the sound."""
+    def _whole(self) -> Path:
+        """The file of all frames, or one that has them, in one piece, and the sound."""
         track = self._sound.track(self._begin, float(self.frames / self._rate)) if self._sound else None
-        if track is None:
+        if track is None and self._growing is None:
             return self._partial
-        self._encoder = self._start(self._joined, joined(self._partial, self._fields, track))
+        film = self._growing.path if self._growing is not None else self._partial
+        self._encoder = self._start(self._joined, joined(film, self._fields, track))
         self._encoder.finish()
         return self._joined
 
     def abort(self) -> None:
-        """Stop and leave nothing behind; does nothing after `close`."""
-        self._encoder.stop()
+        """Stop and leave nothing behind, but for a file that grew; does nothing after `close`."""
+        if self._encoder is not None:
+            self._encoder.stop()
         for path in (self._partial, self._joined, self._fields):
             path.unlink(missing_ok=True)
 

@@ -14,13 +14,12 @@ from comfy_api.latest import InputImpl, io, ui
 
 from ..causalcine_core.encoder import EncoderError, check_encoder
 from ..causalcine_core.errors import InputError
-from ..causalcine_core.sound import Sound
 from ..causalcine_core.video import VideoWriter
 from .adapt import files
 from .adapt import vae as vaes
 from .adapt.audio import sound_of
 from .adapt.form import Form
-from .adapt.progress import warn
+from .adapt.progress import tell, warn
 from .adapt.queue import ancestry
 from .film import fps_of, story_of
 
@@ -59,6 +58,13 @@ class CausalCineSaveVideo(Form):
                     optional=True,
                     tooltip="Sound under the film from its first frame on, cut where the film ends.",
                 ),
+                io.Boolean.Input(
+                    "grow",
+                    default=False,
+                    optional=True,
+                    tooltip="Meanwhile write NAME.growing.mp4 beside it, which plays up to the last second that was decoded, without sound. "
+                    "It goes when the film is whole, and stays when that is stopped.",
+                ),
             ],
             outputs=[io.Video.Output(display_name="VIDEO", tooltip="The file.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -77,7 +83,13 @@ class CausalCineSaveVideo(Form):
 
     @classmethod
     def execute(
-        cls, samples: dict[str, Any], vae: Any, fps: float = 0.0, filename_prefix: str = PREFIX, audio: Any = None
+        cls,
+        samples: dict[str, Any],
+        vae: Any,
+        fps: float = 0.0,
+        filename_prefix: str = PREFIX,
+        audio: Any = None,
+        grow: bool = False,
     ) -> io.NodeOutput:
         _check_encoder(filename_prefix, mm.throw_exception_if_processing_interrupted)
         latent = samples["samples"]
@@ -97,34 +109,33 @@ class CausalCineSaveVideo(Form):
         with sound_of(audio) as sound:
             if sound is not None:
                 warn(sound.notes(0, total / fps))
-            path, subfolder = cls._write(vae, latent, total, fps, filename_prefix, story_of(samples), sound)
+            how = {"fps": fps, "metadata": files.metadata(cls.hidden, story_of(samples)), "sound": sound}
+            path, subfolder = cls._write(vae, latent, filename_prefix, grow, how)
         cls.written.keep(ancestry(), path)
         shown = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([shown]))
 
     @classmethod
-    def _write(
-        cls, vae: Any, latent: torch.Tensor, total: int, fps: float, prefix: str, story: str | None, sound: Sound | None
-    ) -> tuple[Path, str]:
-        """The film of `total` frames as a file of that prefix; where it is, and in which subfolder."""
-        stop = mm.throw_exception_if_processing_interrupted
+    def _write(cls, vae: Any, latent: Any, prefix: str, grow: bool, how: dict[str, Any]) -> tuple[Path, str]:
+        """The film as a file of that prefix: where it is, and in which subfolder. how: arguments of the writer."""
         stride = vae.spacial_compression_decode()
         size = (latent.shape[4] * stride, latent.shape[3] * stride)
         folder, name, subfolder, number = files.reserve(prefix, size)
         unfinished = folder / f".{secrets.token_hex(8)}.mp4"
-        bar = comfy.utils.ProgressBar(total)
-        with VideoWriter(
-            unfinished,
-            fps,
-            size,
-            metadata=files.metadata(cls.hidden, story),
-            sound=sound,
-            called=prefix,
-            on_wait=stop,
-        ) as video:
+        how |= {"called": prefix, "on_wait": mm.throw_exception_if_processing_interrupted}
+        if grow:
+            how["grow"] = files.free(folder, f"{name}_{number:05}_", ".growing.mp4")
+            tell(f"{how['grow'].name} can be played while it grows")
+        bar, waiting = comfy.utils.ProgressBar(vaes.pixel_frames(vae, latent.shape[2])), list[torch.Tensor]()
+        with VideoWriter(unfinished, size=size, **how) as video:
             for frames in vaes.frames(vae, latent):
-                video.write((frames * 255).round().to(torch.uint8))
+                waiting.append((frames * 255).round().to(torch.uint8))
+                if not grow or sum(map(len, waiting)) >= how["fps"]:
+                    video.write(torch.cat(waiting))
+                    waiting.clear()
                 bar.update(len(frames))
+            if waiting:
+                video.write(torch.cat(waiting))
         return files.publish(unfinished, name, number), subfolder
 
 

@@ -218,6 +218,12 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
         "--seed", type=_value, metavar="N", help="0 to 2^64 - 1; default: the story's, else 0 (in continue: the film's)"
     )
     _add_sound(parser)
+    add(
+        "--grow",
+        action="store_true",
+        help="also write OUT.growing.mp4, which plays up to the newest chunk while the film is made, without sound; it goes when OUT.mp4 "
+        "is whole, and stays where that fails",
+    )
     _add_memory(parser)
     add(
         "--routing",

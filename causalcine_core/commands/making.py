@@ -108,9 +108,12 @@ def _write_film(
         "on_step": watch.step,
         "on_chunk": watch.chunk,
         "sound": sound,
+        "grow": files.get("growing"),
     }
     make = pipe.filming(story, **how, **asked)
     del state, asked["state"]  # what it remembers is freed as the film goes on
+    if "growing" in files:
+        _say(f"{files['growing']} can be played while the film is made, up to its newest chunk")
     try:
         with watch:
             video = make()
@@ -145,6 +148,8 @@ def output_files(args: argparse.Namespace) -> dict[str, Path]:
     video = check_output(args.output, ".mp4")
     beside = {"report": ".json", "sheet": ".png", "map": ".memory.png"}
     files = {"video": video} | {name: video.with_name(video.stem + end) for name, end in beside.items()}
+    if args.grow:
+        files["growing"] = video.with_name(video.stem + ".growing.mp4")
     if args.save_state:
         files["state"] = Path(args.save_state)
     story = Path(args.story).resolve() if args.story is not None else None

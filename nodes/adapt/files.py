@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import posixpath
@@ -108,6 +109,12 @@ def publish(file: Path, name: str, number: int) -> Path:
             continue
         os.replace(file, target)
         return target
+
+
+def free(folder: Path, start: str, end: str) -> Path:
+    """The path of a file that is not there: `start` and `end`, or with a number between them."""
+    names = (f"{start}{number or ''}{end}" for number in itertools.count())
+    return next(path for name in names if not (path := folder / name).exists())
 
 
 def metadata(hidden: Any, story: str | None) -> dict[str, str]:
