@@ -62,8 +62,8 @@ class CausalCineSaveVideo(Form):
                     "grow",
                     default=False,
                     optional=True,
-                    tooltip="Meanwhile write NAME.growing.mp4 beside it, which plays up to the last second that was decoded, without sound. "
-                    "It goes when the film is whole, and stays when that is stopped.",
+                    tooltip="Meanwhile write NAME.growing.mp4 beside it, which plays up to the last second that was decoded, without "
+                    "sound. It goes when the film is whole, and stays when that is stopped.",
                 ),
             ],
             outputs=[io.Video.Output(display_name="VIDEO", tooltip="The file.")],

@@ -221,8 +221,8 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add(
         "--grow",
         action="store_true",
-        help="also write OUT.growing.mp4, which plays up to the newest chunk while the film is made, without sound; it goes when OUT.mp4 "
-        "is whole, and stays where that fails",
+        help="also write OUT.growing.mp4, which plays up to the newest chunk while the film is made, without sound; it goes when "
+        "OUT.mp4 is whole, and stays where that fails",
     )
     _add_memory(parser)
     add(

@@ -114,16 +114,17 @@ def _write_film(
     del state, asked["state"]  # what it remembers is freed as the film goes on
     if "growing" in files:
         _say(f"{files['growing']} can be played while the film is made, up to its newest chunk")
+    more = f" --audio {shlex.quote(args.audio)}" if args.audio is not None else ""
     try:
         with watch:
             video = make()
         if "state" in files:
             video.state.save(files["state"], memory=keep)
     except WorkerLostError as lost:
-        raise OSError(_lost(lost, files, made)) from lost
+        raise OSError(_lost(lost, files, made, more)) from lost
     except BaseException:
         if watch.newest is not None:
-            _rescue(watch.newest, files, keep)
+            _rescue(watch.newest, files, keep, more)
         raise
     report = video.report
     report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
@@ -170,15 +171,17 @@ def output_files(args: argparse.Namespace) -> dict[str, Path]:
     return files
 
 
-def _rescue(state: State, files: Mapping[str, Path], memory: bool) -> None:
-    """After a failure: keeps the chunks that were made, and says how they go on."""
+def _rescue(state: State, files: Mapping[str, Path], memory: bool, more: str) -> None:
+    """After a failure: keeps the chunks that were made, and says how they go on. more: arguments for that."""
     seconds = f"{state.frames / state.recipe.timeline.fps:.1f} s"
+    if "growing" in files and files["growing"].exists():
+        _say(f"what was written so far plays: {files['growing']}")
     try:
         file = _keep(state, files, memory)
     except Exception as error:  # what is told in the end is the first one
         _say(f"the {seconds} made so far are lost: {error}")
         return
-    again = f"causalcine continue {shlex.quote(str(file))} -o {shlex.quote(str(files['video']))} --whole"
+    again = f"causalcine continue {shlex.quote(str(file))} -o {shlex.quote(str(files['video']))} --whole{more}"
     size = f"{file.stat().st_size / 2**20:.1f} MiB"
     _say(f"the {seconds} made so far are kept in {file} ({size}); the whole film, and its rest, is made by: {again}")
 
@@ -208,7 +211,7 @@ def _say(text: str) -> None:
     print(f"causalcine: {text}", file=sys.stderr)
 
 
-def _lost(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
+def _lost(lost: WorkerLostError, files: Mapping[str, Path], made: int, more: str) -> str:
     """Keeps the state of a film that lost a worker, and says where everything is."""
     if lost.state is None:
         return f"{lost} before the first chunk was whole: nothing was written"
@@ -216,7 +219,7 @@ def _lost(lost: WorkerLostError, files: Mapping[str, Path], made: int) -> str:
     file = _keep(lost.state, files, memory=False)
     return (
         f"{lost}: the {seconds:.1f} s made so far are in {files['video']}; finish it with: causalcine continue "
-        f"{shlex.quote(str(file))} -o REST.mp4"
+        f"{shlex.quote(str(file))} -o REST.mp4{more}"
     )
 
 

@@ -116,6 +116,37 @@ def test_template_c_opens_without_a_red_node_where_its_files_are(page: Any) -> N
     assert page.evaluate(ERRORS) == []
 
 
+@pytest.mark.parametrize("grow", [False, True])
+def test_a_film_that_is_dropped_onto_the_page_opens_its_graph(page: Any, server: Server, grow: bool) -> None:
+    open_template(page, "five_shots")
+    stand_in(page, "random.safetensors")
+    page.evaluate(
+        """(grow) => { for (const node of app.graph.nodes) {
+             if (node.type === "CausalCineShotList") {
+               node.widgets.find((w) => w.name === "story").value = "a red robot walks";
+               node.widgets.find((w) => w.name === "seconds").value = 0.5; }
+             if (node.type === "CausalCineSaveVideo") node.widgets.find((w) => w.name === "grow").value = grow; } }""",
+        grow,
+    )
+    done = press_run(page, server)
+    (film,) = [
+        file for out in done["outputs"].values() for file in out.get("images", []) if file["filename"].endswith("mp4")
+    ]
+    page.evaluate("app.graph.clear()")
+    page.evaluate(
+        """async (url) => {
+          const bytes = await (await fetch(url)).blob(), dropped = new DataTransfer();
+          dropped.items.add(new File([bytes], "film.mp4", { type: "video/mp4" }));
+          const at = document.getElementById("graph-canvas") ?? document.body;
+          at.dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: dropped })); }""",
+        f"/view?filename={film['filename']}&subfolder={film['subfolder']}&type={film['type']}",
+    )
+    page.wait_for_function("app.graph.nodes.some((node) => node.type === 'CausalCineShotList')", timeout=60_000)
+    story = "app.graph.nodes.find((node) => node.type === 'CausalCineShotList').widgets.find((w) => w.name === 'story').value"
+    assert page.evaluate(story) == "a red robot walks"
+    assert page.evaluate(ERRORS) == []
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_in_both_forms_are_the_same_graph(page: Any, name: str) -> None:
     flow = json.loads((PACK / f"workflows/{name}.json").read_text(encoding="utf-8"))

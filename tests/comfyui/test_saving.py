@@ -223,6 +223,31 @@ def test_a_sound_lies_under_the_film_and_shots_change_in_its_pauses(server: Serv
     assert "the sound has 1 pauses of 0.3 s or more, and 3 shots need 2" in server.run(graph).error
 
 
+def test_a_film_that_grows_plays_meanwhile_and_stays_when_it_is_stopped(server: Server) -> None:
+    graph = saved("growing/film", frames=150)
+    graph["3"]["inputs"]["grow"] = True
+    folder = server.base / "output/growing"
+    seen: list[int] = []
+    with server.client() as client:
+        run = client.queue(graph)
+        for kind, data in client.listen(run, timeout=120):
+            if kind == "progress" and data["value"] > 150 and not seen:
+                (copy := server.base / "copy.mp4").write_bytes((folder / "film_00001_.growing.mp4").read_bytes())
+                seen.append(len(pixels(copy)))
+        assert run.events[-1][0] == "execution_success"
+        assert 597 >= seen[0] >= 110, "a second or two behind"
+        assert [path.name for path in folder.iterdir()] == ["film_00001_.mp4"]
+        assert len(pixels(folder / "film_00001_.mp4")) == 597
+        graph["1"]["inputs"]["frames"] = 5000
+        run = client.queue(graph)
+        for kind, data in client.listen(run, timeout=120):
+            if kind == "progress" and data["value"] > 100:
+                server.post("/interrupt", {})
+        assert run.events[-1][0] == "execution_interrupted"
+    assert sorted(path.name for path in folder.iterdir()) == ["film_00001_.mp4", "film_00002_.growing.mp4"]
+    assert len(pixels(folder / "film_00002_.growing.mp4")) >= 80
+
+
 def test_two_films_side_by_side_are_refused_by_name(server: Server) -> None:
     graph = saved("two")
     graph["1"]["inputs"]["batch"] = 2

@@ -132,3 +132,25 @@ def test_on_the_command_line(tmp_path, checkpoint, capsys, monkeypatch):
     report = json.loads((tmp_path / "a.json").read_text())
     assert seen == [chunk["frames"][1] for chunk in report["chunks"]]
     assert not (tmp_path / "a.growing.mp4").exists() and (tmp_path / "a.mp4").exists()
+
+
+def test_a_film_that_fails_on_the_command_line_says_what_plays_and_how_it_goes_on(
+    tmp_path, checkpoint, capsys, monkeypatch
+):
+    (tmp_path / "a.txt").write_text("a fox\n\nruns")
+    wav(tmp_path / "a b.wav", clicks(5, 16000, 1), 16000)
+    write, calls = VideoWriter.write, []
+
+    def fails(self, given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise OSError("the disk is gone")
+        write(self, given)
+
+    monkeypatch.setattr(VideoWriter, "write", fails)
+    command = ["generate", f"{tmp_path}/a.txt", "-o", f"{tmp_path}/a.mp4", "--model", str(checkpoint), "--steps", "1"]
+    assert cli.main([*command, "--device", "cpu", "--grow", "--audio", f"{tmp_path}/a b.wav"]) != 0
+    said = capsys.readouterr().err
+    assert f"what was written so far plays: {tmp_path}/a.growing.mp4" in said
+    assert f"--whole --audio '{tmp_path}/a b.wav'" in said
+    assert sum(1 for _ in read_video(tmp_path / "a.growing.mp4")) == sum(map(len, calls[:2]))

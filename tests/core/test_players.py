@@ -6,13 +6,16 @@ import base64
 import io
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
+from causalcine_core.sound import Sound
 from causalcine_core.video import VideoWriter, read_video
 
 CHROMIUM = next(
@@ -93,25 +96,57 @@ def test_the_card_survives_ffmpeg_as_others_call_it(film, tmp_path):
     check(np.asarray(Image.open(picture).convert("RGB")), most=4)
 
 
-def test_the_card_survives_chromium(film):
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as play:
         try:
             browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *GPU])
         except sync_api.Error as error:
             pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
-        page = browser.new_page()
-        shown = page.evaluate(
-            """async (url) => {
-              const video = document.createElement("video"); video.muted = true; video.src = url;
-              await new Promise((ok, no) => { video.onloadeddata = ok; video.onerror = () => no(video.error.message); });
-              const seen = new Promise((ok) => video.requestVideoFrameCallback(ok));
-              await video.play(); await seen; video.pause();
-              const canvas = document.createElement("canvas");
-              [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-              canvas.getContext("2d").drawImage(video, 0, 0);
-              return canvas.toDataURL("image/png"); }""",
-            f"data:video/mp4;base64,{base64.b64encode(film.read_bytes()).decode()}",
-        )
+        yield browser.new_page()
         browser.close()
+
+
+def played(page: Any, film: Path, code: str) -> Any:
+    """What code gives of `video`, a film of which Chromium has shown a frame."""
+    return page.evaluate(
+        """async (url) => {
+          const video = document.createElement("video"); video.muted = true; video.src = url;
+          await new Promise((ok, no) => { video.onloadeddata = ok; video.onerror = () => no(video.error.message); });
+          const seen = new Promise((ok) => video.requestVideoFrameCallback(ok));
+          await video.play(); await seen; """
+        + code
+        + "}",
+        f"data:video/mp4;base64,{base64.b64encode(film.read_bytes()).decode()}",
+    )
+
+
+def test_the_card_survives_chromium(film, page):
+    shown = played(
+        page,
+        film,
+        """video.pause(); const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+        canvas.getContext("2d").drawImage(video, 0, 0);
+        return canvas.toDataURL("image/png");""",
+    )
     check(np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))).convert("RGB")))
+
+
+def test_chromium_plays_a_film_that_still_grows_to_its_last_chunk(page, tmp_path, frames):
+    with VideoWriter(tmp_path / "a.mp4", 16, (64, 48), grow=tmp_path / "g.mp4") as video:
+        for chunks, part in enumerate(np.split(frames(33), [9, 21]), 1):
+            video.write(part)
+            end = "await new Promise((ok) => { video.onended = ok; }); return video.currentTime;"
+            assert played(page, tmp_path / "g.mp4", end) == pytest.approx((9 + 12 * (chunks - 1)) / 16, abs=0.01)
+
+
+def test_chromium_plays_the_sound_and_seeks(page, tmp_path, frames):
+    sound = Sound.keep(np.sin(np.arange(2 * 48000) / 20)[None].astype(np.float32), 48000, tmp_path / "plain")
+    with VideoWriter(tmp_path / "a.mp4", 16, (64, 48), sound=sound) as video:
+        video.write(frames(32))
+    heard = """video.currentTime = 1.5; await new Promise((ok) => { video.onseeked = ok; });
+      return [video.duration, video.currentTime, video.webkitAudioDecodedByteCount]"""
+    duration, at, decoded = played(page, tmp_path / "a.mp4", heard)
+    assert duration == pytest.approx(2, abs=0.03) and at >= 1.5 and decoded > 0
