@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ TENSOR = "cast"
 WHAT = "cast file"
 MOST = 64  # pictures of a cast
 LONGEST_NAME = 100
+ALIKE = 0.02  # how far latents of one picture may be apart, whose deviation is about 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +47,7 @@ class Reference:
     latent: Tensor
 
     def __post_init__(self) -> None:
-        checks.text(self.name, "cast: name", empty="give the character the name that the shots call it by")
-        if len(self.name) > LONGEST_NAME:
-            raise InputError(f"cast: name must have up to {LONGEST_NAME} letters, got {checks.show(self.name)}")
-        checks.text(self.caption, f"cast: caption of {self.name}", empty="leave it out, and it is the name")
+        check_words(self.name, self.caption)
         latent = self.latent
         if latent.ndim != 5 or latent.shape[0] != 1 or latent.shape[2] != 1 or latent.shape[1] not in SCALES:
             raise InputError(
@@ -68,9 +66,9 @@ class Reference:
         return PlannedShot(mirrored(i), self.caption, (0, 1), (0, 1), Fraction(1))
 
     def same(self, other: Reference) -> bool:
-        """Whether both are the same picture, under one name and caption."""
-        said = (self.name, self.caption) == (other.name, other.caption)
-        return said and torch.equal(self.latent, other.latent)
+        """Whether both are the same picture, under one name and caption; encoded anew, it may differ a little."""
+        said = (self.name, self.caption, self.latent.shape) == (other.name, other.caption, other.latent.shape)
+        return said and torch.allclose(self.latent, other.latent, atol=ALIKE, rtol=0)
 
     def to_dict(self) -> dict[str, str]:
         """Name and caption, in values that JSON has."""
@@ -83,8 +81,25 @@ def reference(name: str, latent: Tensor, caption: str | None = None) -> Referenc
     return Reference(name, caption, latent.detach().to("cpu", torch.float32).contiguous())
 
 
-def check_cast(cast: Sequence[Reference]) -> tuple[Reference, ...]:
-    """A cast as it may be: InputError for too many pictures, a name with two captions, and pictures of several sizes."""
+def check_words(name: str, caption: str) -> None:
+    """Raise InputError for a name or a caption that is none."""
+    checks.text(name, "cast: name", empty="give the character the name that the shots call it by")
+    if len(name) > LONGEST_NAME:
+        raise InputError(f"cast: name must have up to {LONGEST_NAME} letters, got {checks.show(name)}")
+    checks.text(caption, f"cast: caption of {name}", empty="leave it out, and it is the name")
+
+
+class Said(Protocol):
+    """A picture of a cast, as far as its words go."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+
+
+def check_captions(cast: Sequence[Said]) -> None:
+    """Raise InputError for too many pictures, and for a name with two captions."""
     if len(cast) > MOST:
         raise InputError(f"cast: up to {MOST} pictures are allowed, got {len(cast)}")
     captions: dict[str, str] = {}
@@ -95,6 +110,12 @@ def check_cast(cast: Sequence[Reference]) -> tuple[Reference, ...]:
                 f"cast: {one.name} has the captions {checks.show(known)} and {checks.show(one.caption)}: give all pictures of one "
                 "character the same, or the other character another name"
             )
+
+
+def check_cast(cast: Sequence[Reference]) -> tuple[Reference, ...]:
+    """A cast as it may be: InputError for what `check_captions` refuses, and for pictures of several sizes."""
+    check_captions(cast)
+    for one in cast:
         if one.latent.shape != cast[0].latent.shape:
             raise InputError(
                 f"cast: the picture of {one.name} is a latent of {list(one.latent.shape[1:])}, that of {cast[0].name} one of "
@@ -120,7 +141,8 @@ def check_pictures(cast: Sequence[Reference], channels: int, size: tuple[int, in
 
 
 def grown(cast: Sequence[Reference], known: Sequence[Reference]) -> tuple[Reference, ...]:
-    """The cast of a film that goes on and has `known` already. Raises InputError where one of these is missing or another."""
+    """The cast of a film that goes on and has `known` already, which stay as they are. Raises InputError where one of these is missing
+    or another."""
     kept = len(cast) >= len(known) and all(a.same(b) for a, b in zip(known, cast, strict=False))
     if not kept:
         names = ", ".join(dict.fromkeys(one.name for one in known))
@@ -128,7 +150,7 @@ def grown(cast: Sequence[Reference], known: Sequence[Reference]) -> tuple[Refere
             f"cast: the film to continue was made with {names}, and remembers these for ever: leave the cast out, or give the same "
             "pictures first and new ones after them"
         )
-    return tuple(cast)
+    return (*known, *cast[len(known) :])
 
 
 def save_cast(cast: Sequence[Reference], path: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from comfy_api.latest import ComfyExtension, io
 
 from .adapt import states
+from .cast import CausalCineCast
 from .decode import CausalCineStreamingDecode
 from .loaders import CausalCineCheckpointLoader, CausalCineModelLoader
 from .memory import CausalCineMemory, CausalCineMemoryMap
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     CausalCineShotList,
     CausalCineShot,
     CausalCineMemory,
+    CausalCineCast,
     CausalCineSampler,
     CausalCineStreamingDecode,
     CausalCineSaveVideo,

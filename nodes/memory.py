@@ -10,7 +10,10 @@ from comfy_api.latest import io, ui
 
 from ..causalcine_core import checks
 from ..causalcine_core.memory import ROUTINGS, STORAGES, MemorySettings
+from ..causalcine_core.numbering import mirrored
 from ..causalcine_core.report import build_report, memory_map
+from ..causalcine_core.sampling import State
+from .adapt import vae as vaes
 from .adapt.form import Form
 
 MemoryType = io.Custom("CAUSALCINE_MEMORY")
@@ -85,6 +88,16 @@ class CausalCineMemory(Form):
         return io.NodeOutput(MemorySettings(*given, routing, budget or None, storage))
 
 
+def _cast_pictures(state: State, vae: Any) -> dict[int, np.ndarray]:
+    """The pictures of a film's cast, by their numbers: uint8 `[H, W, 3]`."""
+    out = {}
+    for i, one in enumerate(state.references):
+        vaes.check(vae, one.latent)
+        vaes.load(vae, one.latent)
+        out[mirrored(i)] = (vaes.still(vae, one.latent).numpy() * 255).round().astype(np.uint8)
+    return out
+
+
 class CausalCineMemoryMap(Form):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -93,13 +106,17 @@ class CausalCineMemoryMap(Form):
             display_name="CausalCine Memory Map",
             category="CausalCine",
             description="Draws which frames of the past each chunk of a film recalled.",
-            inputs=[StateType.Input("state", tooltip="Of CausalCine Sampler.")],
+            inputs=[
+                StateType.Input("state", tooltip="Of CausalCine Sampler."),
+                io.Vae.Input("vae", optional=True, tooltip="Shows the pictures of the film's cast beside their names."),
+            ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="The map.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, state: Any) -> io.NodeOutput:
-        picture = memory_map(build_report(state, model={}, warnings=[]))
+    def execute(cls, state: Any, vae: Any = None) -> io.NodeOutput:
+        report = build_report(state, model={}, warnings=[])
+        picture = memory_map(report, _cast_pictures(state, vae) if vae is not None else None)
         image = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)[None]
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

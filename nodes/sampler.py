@@ -17,6 +17,7 @@ from .adapt.form import Form
 from .adapt.progress import Progress, say, warn
 from .adapt.rescue import Kept
 from .adapt.stores import Stores
+from .cast import Cast, CastType, cast_for
 from .film import latent_of, on_device, pipeline_of
 from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
@@ -74,6 +75,12 @@ class CausalCineSampler(Form):
                     tooltip="Sharp live preview. CausalCine checkpoints bring their own; else a taew2_1 file in "
                     "models/vae_approx gives a good one.",
                 ),
+                CastType.Input(
+                    "cast",
+                    optional=True,
+                    tooltip="Of CausalCine Cast: who the film remembers from its beginning. With a state: its own cast, then who "
+                    "is new.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The whole film so far."),
@@ -97,19 +104,16 @@ class CausalCineSampler(Form):
         memory: MemorySettings | None = None,
         state: State | None = None,
         vae: Any = None,
+        cast: Cast | None = None,
     ) -> io.NodeOutput:
         pipe = pipeline_of(model, shots)
         if vae is not None:
             vaes.check_kind(vae, pipe.network.channels)
-        asked = pipe.start(
-            shots.story,
-            state=state,
-            memory=memory,
-            seed=seed,
-            steps=steps or None,
-            width=width or None,
-            height=height or None,
-        )
+        given: dict[str, Any] = {"state": state, "memory": memory, "seed": seed, "steps": steps or None}
+        given |= {"width": width or None, "height": height or None}
+        if cast is not None:
+            given["cast"] = cast_for(cast, pipe, pipe.start(shots.story, **given))
+        asked = pipe.start(shots.story, **given)
         start = cls.kept.taken_up(asked)
         sentences = pipe.check(shots.story, state)
         warn(sentences)

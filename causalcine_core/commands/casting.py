@@ -7,27 +7,19 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..errors import InputError
-from ..film import Asked, begun_size
 from ..pictures import read_picture
 from ..pipeline import Pipeline
 from ..references import Reference, load_cast
 from ..sampling import State
-from ..story import Shot, Story
 
 FORM = "NAME=PICTURE[:CAPTION] or a cast file"
 
 
-def named_cast(
-    given: Sequence[str], pipe: Pipeline, story: Story | None, state: State | None
-) -> tuple[Reference, ...] | None:
-    """What `--cast` says, each time it was given, behind the cast that the film has; None: nothing was. Raises InputError."""
-    if not given:
-        return None
-    known = state.references if state is not None else ()
-    size = state.size if state is not None else begun_size(pipe.model, story or Story([Shot("film")]), Asked())
-    height, width = (side * pipe.model.spatial for side in size)
+def named_cast(given: Sequence[str], pipe: Pipeline, begun: State) -> tuple[Reference, ...]:
+    """What `--cast` says, each time it was given, behind the cast that a film has. begun: that film. Raises InputError."""
+    height, width = (side * pipe.model.spatial for side in begun.size)
     new = [one for value in given for one in _read(value, pipe, width, height)]
-    return (*known, *(one for one in new if not any(one.same(other) for other in known)))
+    return (*begun.references, *(one for one in new if not any(one.same(other) for other in begun.references)))
 
 
 def _read(value: str, pipe: Pipeline, width: int, height: int) -> Iterator[Reference]:

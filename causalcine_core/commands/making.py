@@ -61,10 +61,10 @@ def make_film(args: argparse.Namespace, story: Story | None, continued: str | No
     pipe = Pipeline.from_pretrained(args.model, sharding=sharding, **how)
     pipe.styles = MergedStyles(lora_folders(args))
     asked |= {"memory": memory_settings(args), "seed": args.seed, "steps": args.steps, "guidance": args.guidance}
-    asked["cast"] = named_cast(args.cast, pipe, story, asked["state"])
+    if args.cast:
+        asked["cast"] = named_cast(args.cast, pipe, pipe.start(story, **asked))
     if args.save_cast is not None and is_first_rank():
-        known = asked["state"].references if asked["state"] is not None else ()
-        save_cast(asked["cast"] or known, args.save_cast)
+        save_cast(pipe.start(story, **asked).references, args.save_cast)
     if is_first_rank():
         _write_film(args, pipe, story, asked, files, sound, keep=sharding is None and not args.small_state)
     else:

@@ -22,6 +22,7 @@ IDS = [
     "CausalCineSampler",
     "CausalCineStreamingDecode",
     "CausalCineSaveVideo",
+    "CausalCineCast",
     "CausalCineMemoryMap",
     "CausalCineSaveState",
     "CausalCineLoadState",
