@@ -183,9 +183,9 @@ def _recipe(model: Any) -> Recipe:
 
 
 def latent_of(state: State, story: Story) -> dict[str, Any]:
-    """The film so far as a LATENT, in VAE space, with the story that makes it."""
-    text = json.dumps(story.to_dict(), ensure_ascii=False)
-    return {"samples": state.film(), KEY: {"fps": float(state.recipe.timeline.fps), "story": text}}
+    """The film so far as a LATENT, in VAE space, with the story that makes it, and its state but for what it remembers."""
+    text, kept = json.dumps(story.to_dict(), ensure_ascii=False), replace(state, memory=None, decoder=None)
+    return {"samples": state.film(), KEY: {"fps": float(state.recipe.timeline.fps), "story": text, "state": kept}}
 
 
 def film_of(state: State) -> dict[str, Any]:
@@ -206,3 +206,10 @@ def fps_of(samples: dict[str, Any]) -> float:
 def story_of(samples: dict[str, Any]) -> str | None:
     """The story of a LATENT, as JSON text; None: it does not say."""
     return samples.get(KEY, {}).get("story")
+
+
+def state_of(samples: dict[str, Any]) -> State | None:
+    """The state of the film of a LATENT, without memory; None where it is another film by now, or none of ours."""
+    state = samples.get(KEY, {}).get("state")
+    same = state is not None and state.film().shape == samples["samples"].shape
+    return state if same else None

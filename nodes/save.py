@@ -21,7 +21,8 @@ from .adapt.audio import sound_of
 from .adapt.form import Form
 from .adapt.progress import tell, warn
 from .adapt.queue import ancestry
-from .film import fps_of, story_of
+from .adapt.rescue import keep_film
+from .film import fps_of, state_of, story_of
 
 PREFIX = "video/CausalCine"
 
@@ -110,7 +111,12 @@ class CausalCineSaveVideo(Form):
             if sound is not None:
                 warn(sound.notes(0, total / fps))
             how = {"fps": fps, "metadata": files.metadata(cls.hidden, story_of(samples)), "sound": sound}
-            path, subfolder = cls._write(vae, latent, filename_prefix, grow, how)
+            try:
+                path, subfolder = cls._write(vae, latent, filename_prefix, grow, how)
+            except BaseException as error:  # ComfyUI's cancel among them
+                if (film := state_of(samples)) is not None:
+                    keep_film(error, film, vae)
+                raise
         cls.written.keep(ancestry(), path)
         shown = ui.SavedResult(path.name, subfolder, io.FolderType.output)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=ui.PreviewVideo([shown]))

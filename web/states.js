@@ -131,7 +131,7 @@ app.registerExtension({
       loaders.delete(node);
       removed?.apply(this, arguments);
     };
-    requestAnimationFrame(() => void showFile(node, chooser(node)?.value)); // a loaded node has its value by then
+    requestAnimationFrame(() => void refresh()); // a loaded node has its value by then
   },
   loadedGraphNode(node) {
     if (node.comfyClass === LOAD) void showFile(node, chooser(node)?.value);

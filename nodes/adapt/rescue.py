@@ -56,17 +56,7 @@ class Kept:
                 f"{done} of {all_of_it} chunks are kept as {states.name_of(path)}: queue the same again and it goes on from there, or "
                 "take them up with CausalCine Load State"
             )
-        if isinstance(error, mm.InterruptProcessingException):
-            tell(said)
-            server = getattr(PromptServer, "instance", None)
-            if server is not None:
-                server.send_sync("causalcine.kept", {"text": said}, server.client_id)
-            return
-        logging.warning("CausalCine: %s", said)
-        if isinstance(error, OSError) and error.strerror:
-            error.strerror = f"{error.strerror}. {said}"
-        else:
-            error.args = (f"{error}. {said}",)
+        _say_with(error, said)
 
     def taken_up(self, asked: State) -> State:
         """Where a film goes on: `asked`, or as far as the same one had come when it was cut short."""
@@ -80,6 +70,29 @@ class Kept:
             return asked
         tell(f"going on after {state.chunks - asked.chunks} chunks that were made before")
         return state
+
+
+def keep_film(error: BaseException, state: State, vae: Any) -> None:
+    """Keep a film that was made and could not be written as a video: the cache may let go of it. Said as `Kept.keep` says it."""
+    try:
+        said = f"the film itself is kept as {states.name_of(_write(state, vae))}: CausalCine Load State takes it up"
+    except (OSError, InputError) as why:
+        said = f"the film itself could not be kept: {why}"
+    _say_with(error, said)
+
+
+def _say_with(error: BaseException, said: str) -> None:
+    if isinstance(error, mm.InterruptProcessingException):
+        tell(said)
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:
+            server.send_sync("causalcine.kept", {"text": said}, server.client_id)
+        return
+    logging.warning("CausalCine: %s", said)
+    if isinstance(error, OSError) and error.strerror:
+        error.strerror = f"{error.strerror}. {said}"
+    else:
+        error.args = (f"{error}. {said}",)
 
 
 def _write(state: State, vae: Any) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from .graphs import film, node
 from .server import PACK, Server
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -187,3 +188,26 @@ def test_advanced_inputs_are_hidden_until_they_matter(page: Any) -> None:
       await app.loadGraphData(app.graph.serialize()); return ({count})(app.graph.nodes[0]); }}"""
     assert page.evaluate(loaded, -1) == 9
     assert page.evaluate(loaded, 3) == 21
+
+
+def test_a_state_file_is_shown_on_the_node_that_takes_it_up(page: Any, server: Server) -> None:
+    """Its picture, length and last words; a workflow keeps the file's name alone."""
+    graph = film(story="a red robot walks", seed=90)
+    graph["6"] = node("CausalCineSaveState", state=["3", 1], filename_prefix="states/page", with_memory=False)
+    del graph["4"], graph["5"]
+    assert server.run(graph).status == "success"
+    shown = page.evaluate(
+        """async () => {
+          app.graph.clear(); const node = LiteGraph.createNode("CausalCineLoadState"); app.graph.add(node);
+          const card = () => node.widgets.at(-1).element, chooser = node.widgets[0];
+          const until = async (said) => { for (let i = 0; i < 100 && !said(); i++) await new Promise((ok) => setTimeout(ok, 50)); };
+          await until(() => chooser.options.values.some((name) => name.startsWith("states/page")));
+          const name = chooser.options.values.find((name) => name.startsWith("states/page"));
+          chooser.value = name; chooser.callback(name);
+          await until(() => card().textContent.includes("robot") && card().querySelector("img").naturalWidth);
+          const kept = node.serialize().widgets_values, prompt = (await app.graphToPrompt()).output[node.id].inputs;
+          return [name, card().textContent, card().querySelector("img").naturalWidth, kept, prompt]; }"""
+    )
+    name, text, width, kept, prompt = shown
+    assert "0.6 s, 1 shot" in text and "a red robot walks" in text and "without memory" in text and width == 256
+    assert kept == [name] and prompt == {"state_file": name}

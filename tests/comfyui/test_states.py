@@ -336,6 +336,25 @@ def test_a_film_of_no_chunk_leaves_nothing(server: Server) -> None:
     assert server.get("/causalcine/states") == before
 
 
+def test_a_film_that_could_not_be_written_is_kept(server: Server, tmp_path: Path) -> None:
+    """ffmpeg passes its trial and dies with the film: the state that is left is that film."""
+    program = tmp_path / "ffmpeg"
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    program.write_text(f'#!/bin/sh\ncase "$*" in *trial.mp4) exec {real} "$@";; esac\nexit 3\n')
+    program.chmod(0o755)
+    graph = keeping("states/written", seed=74)
+    graph["4"] = node("CausalCineSaveVideo", samples=["3", 0], vae=["1", 2], fps=0.0, filename_prefix="video/dies")
+    server.post("/test_environment", {"IMAGEIO_FFMPEG_EXE": str(program)})
+    try:
+        run = server.run(graph)
+    finally:
+        server.post("/test_environment", {"IMAGEIO_FFMPEG_EXE": ""})
+    assert "the film itself is kept as CausalCine_" in run.error, run.error
+    name = run.error.split("is kept as ")[1].split(":")[0].removesuffix(" [temp]")
+    made = state_of(server, kept(server.run({key: graph[key] for key in "1236"}), "6"))
+    assert same(State.load(server.base / "temp" / name), made)
+
+
 # --- a server that dies
 
 
