@@ -211,3 +211,12 @@ def test_a_state_file_is_shown_on_the_node_that_takes_it_up(page: Any, server: S
     name, text, width, kept, prompt = shown
     assert "0.6 s, 1 shot" in text and "a red robot walks" in text and "without memory" in text and width == 256
     assert kept == [name] and prompt == {"state_file": name}
+
+
+def test_a_cancel_that_kept_a_film_says_so_on_the_page(page: Any) -> None:
+    """ComfyUI itself shows nothing of a cancel."""
+    page.evaluate(
+        """() => window.comfyAPI.api.api.dispatchEvent(
+          new CustomEvent("causalcine.kept", { detail: { text: "2 of 4 chunks are kept as film.state [temp]" } }))"""
+    )
+    page.get_by_text("2 of 4 chunks are kept as film.state [temp]").wait_for(timeout=10_000)
