@@ -1,24 +1,27 @@
-"""From latents to frames: the chunks of a film decoded one by one, exactly as the whole film would be."""
+"""From latents to frames and back: a film decoded, or a clip encoded, piece by piece, exactly as the whole would be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import FilmStoppedError, NotFiniteError
 from .runner import Runner
 from .sampling import Chunk, State
-from .vae import VAEState, WanVAE, frames_to_uint8
+from .vae import VAEState, WanVAE, frames_to_uint8, uint8_to_frames
 
 WIDER = 8  # positions that a weight of a VAE's decoder meets for each of the latent, about: later layers have more
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """A VAE that decodes beside a network, which says how passes are run on this machine."""
+    """A VAE that encodes and decodes beside a network, which says how passes are run on this machine."""
 
     vae: WanVAE
     network: Runner
@@ -69,6 +72,20 @@ class Decoding:
             frames, decoder = self._frames(latent, decoder)
             done = Chunk(record.plan.index, record.plan.shot, latent, record.routing, state, record.seconds)
             yield replace(done, frames=frames.cpu().numpy())
+
+    @torch.no_grad()
+    def encode(self, frames: Iterator[NDArray[np.uint8]], pieces: Iterable[int]) -> Tensor:
+        """Latents `[1, C, F, h, w]` in VAE space, on the CPU, of a clip's frames, uint8 `[H W 3]`. pieces: how many frames are encoded
+        at once, the first time and after that; without end."""
+        weight, encoder, latents = next(self.vae.parameters()), None, list[Tensor]()
+        for count in pieces:
+            piece = list(islice(frames, count))
+            if not piece:
+                break
+            video = uint8_to_frames(torch.from_numpy(np.stack(piece))).to(weight.device, weight.dtype)
+            latent, encoder = self.vae.encode(video, encoder)
+            latents.append(latent.float().cpu())
+        return torch.cat(latents, 2)
 
     @torch.no_grad()
     def _frames(self, latent: Tensor, decoder: VAEState | None) -> tuple[Tensor, VAEState]:

@@ -179,6 +179,7 @@ def back_to(state: State, chunks: int) -> State:
         planned=(),
         pending=(),
         decoder=state.decoder if all_of_it else None,
+        history=min(state.history, chunks),
     )
 
 

@@ -55,6 +55,8 @@ def _describe_state(state: dict[str, Any], label: Label, path: Path) -> dict[str
     facts["go on"] = f"causalcine continue {file} MORE.txt -o more.mp4"
     if label.shots:
         facts["retake"] = f"causalcine continue {file} -o take.mp4 --whole --from-shot {label.shots}"
+    if "history" in state:
+        facts |= {"history": f"the first {state['history']} chunks were given, not made"}
     return facts | {"model": state["model"], "memory": state["settings"], "recipe": state["recipe"]}
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from .distributed.sequence_parallel import SequenceParallel
 from .errors import FilmStoppedError, InputError
 from .executors import Executor, Job, LocalExecutor
 from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned, told
+from .footage import Footage
+from .history import Clip, begun_with, borrowed, check_fits, restyled, size_of
 from .lora import LoRA
 from .memory import MemorySettings
 from .model import CausalWanTransformer, WanConfig, load_checkpoint
@@ -31,6 +33,7 @@ from .plan import PlannedShot
 from .references import Reference, check_pictures, reference
 from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
 from .sampling import Chunk, Recipe, State, StepInfo, begin
+from .sampling.restyle import check_restyle, check_strength
 from .session import Event, Session
 from .story import Shot, Story, pace_notes
 from .story_formats.film import STORY_FIELD
@@ -190,6 +193,9 @@ class Pipeline:
         width: int | None = None,
         height: int | None = None,
         cast: Sequence[Reference] | None = None,
+        history: Clip | None = None,
+        video: Clip | None = None,
+        strength: float = 1.0,
     ) -> State:
         """A film that is planned and not made: what `run` makes.
 
@@ -201,31 +207,89 @@ class Pipeline:
             seed: 0 to 2^64 - 1; None: the story's, then the film's, then 0.
             steps: denoising passes a chunk; None: as the model wants.
             guidance: 1 is none; None: as the model wants.
-            width, height: pixels; None: as the story, then the model says.
+            width, height: pixels; None: as the story, then the history, then the model says.
+            history: footage that a new film begins with; its chunks are those that `run` does not make. `fitted` says how it is cut.
+            video: footage that is made anew under the story's words: chunks begin from it, as far as it goes, under noise, and a
+                story without lengths has those of its shots.
+            strength: of this noise, above 0 and up to 1, where nothing is left of the video: each chunk begins at the first noise
+                level of the model's schedule at or below it.
             cast: pictures that the film may recall at any time, of its size; None: none, or those that the film has. A film that goes
                 on keeps its own, and may get more behind them.
 
         Raises InputError in one sentence for what cannot be made.
         """
         asked = Asked(memory, seed, steps, guidance, width, height, cast)
+        if state is not None and history is not None:
+            raise InputError("history and state are both what a film goes on from: give one of the two")
+        check_strength(strength)
+        if video is None and strength != 1:
+            raise InputError(
+                f"strength is {strength:g}, but there is no video that it is of: give one, or leave it out"
+            )
+        if video is not None and story is not None:
+            story = video.timed(story, self.recipe, self.model.temporal)
         if story is not None:
             self._prepare(_named(story))
         if state is not None:
             begun = continued(state, self.model, story, asked)
             check_pictures(begun.references, self.network.channels, begun.size)
         elif story is not None:
-            begun = self._begun(story, asked)
+            begun = self._begun(story, asked, history, video)
         else:
             raise InputError("story is missing: without a state to continue there is nothing to make")
+        if video is not None:
+            check_fits(video.latents, "video", self.model, self.network.channels, begun.size)
+            if strength < 1:
+                check_restyle(begun.recipe, strength)
+            begun = restyled(begun, video, strength)
         return appended(begun, story, self.model.temporal)
 
-    def _begun(self, story: Story, asked: Asked) -> State:
+    def _begun(self, story: Story, asked: Asked, history: Clip | None = None, video: Clip | None = None) -> State:
+        clip = history or video
+        if clip is not None and story.width is None and story.height is None and asked.width is asked.height is None:
+            width, height = size_of(clip, self.model)
+            asked = replace(asked, width=width, height=height)
         recipe, size = begun_recipe(self.model, story, asked), begun_size(self.model, story, asked)
         seed = first(asked.seed, story.seed, 0)
         memory, here = asked.memory or MemorySettings(), self._executor is None
         cast = asked.cast or ()
         begun = begin(self.network, recipe, memory, size=size, seed=seed, here=here, references=cast)
-        return replace(begun, given=self.recipe, size=size, text=self.text.fingerprint)
+        begun = replace(begun, given=self.recipe, size=size, text=self.text.fingerprint)
+        if history is None:
+            return begun
+        check_fits(history.latents, "history", self.model, self.network.channels, size)
+        fitted = history.fitted(recipe, self.model.temporal, story)
+        return begun_with(begun, fitted, self.model.temporal, self.network.layers)
+
+    def footage(
+        self,
+        path: str | os.PathLike[str],
+        story: Story | None = None,
+        *,
+        prompt: str | None = None,
+        name: str = "history",
+        **asked: Any,
+    ) -> Clip:
+        """A clip or a picture from a file, for `start(history=...)` or `start(video=...)`: scaled and cut to the film's size, at its
+        rate, encoded.
+
+        story: what follows on it, or is made of it, whose size and rate the film has. prompt: what is seen; None: as the story says
+        that the file carries, else words of `story`. name: "history" or "video", for which it is. asked: of `start`. Raises
+        InputError where the file cannot be read.
+        """
+        film, told = story or Story([Shot("film")]), Asked(**asked)
+        recipe, (height, width) = begun_recipe(self.model, film, told), begun_size(self.model, film, told)
+        size = (width * self.model.spatial, height * self.model.spatial)
+        keep = "end" if name == "history" else "begin"
+        clip = Footage.open(Path(path), size, recipe.timeline, self.model.temporal, name=name, keep=keep)
+        notes = list(clip.notes)
+        if prompt is None and not clip.prompts:
+            prompt, said = borrowed(story or (film if name == "video" else None))
+            notes += [said] if name == "history" else []
+        line = clip.line
+        latents = self._decoding.encode(clip.read(), chain([line.frames(1)], repeat(line.chunk * line.stride)))
+        read = Clip(latents, clip.story(prompt), name=name, notes=tuple(notes))
+        return read.fitted(recipe, self.model.temporal) if name == "history" else read
 
     def run(
         self,
@@ -297,7 +361,10 @@ class Pipeline:
     ) -> Session:
         """A film to be directed while it is made. Takes `start`'s arguments; without story and state nothing is planned yet."""
         if story is None and asked.get("state") is None:
-            state = self._begun(Story([Shot("film")]), Asked(**asked))
+            history = asked.pop("history", None)
+            if history is not None:
+                history = history.fitted(self.recipe, self.model.temporal)  # there are no words but its own
+            state = self._begun(Story([Shot("film")]), Asked(**asked), history)
         else:
             state = self.start(story, **asked)
         return Session(self, state, on_event)
@@ -380,7 +447,7 @@ class Pipeline:
         check_encoder()
         if whole:
             stream = chain(self._decoding.replay(begun), stream)
-        warnings = self.check(story, settings.get("state"))
+        warnings = self.check(story, begun)
         fps = begun.recipe.timeline.fps
         how: dict[str, Any] = {"fps": fps, "grow": grow, "metadata": self._carried(story, begun, whole, settings)}
         if sound is not None:
@@ -433,7 +500,7 @@ class Pipeline:
         whole = whole and begun.chunks > 0
         if not whole and not begun.planned:
             return {}  # there will be no video
-        if story is None or whole:
+        if story is None or whole or "video" in asked:  # whose shots gave it its lengths
             story = self.told(begun, 0 if whole else begun.frames)
         sides = {name: first(asked.get(name), getattr(story, name)) for name in ("width", "height")}
         return {STORY_FIELD: json.dumps(replace(story, seed=begun.seed, **sides).to_dict(), ensure_ascii=False)}
@@ -448,7 +515,8 @@ class Pipeline:
         if story is None:
             return []
         recipe = state.recipe if state else self.recipe
-        shots = planned(story, recipe, self.model.temporal, replace(state, planned=()) if state else None).shots
+        after = replace(state, planned=()) if state else None
+        shots = planned(story, recipe, self.model.temporal, after).shots
         styled = self._prepare(_named(story), recipe)
         return [*pace_notes(story.fps, self.recipe.timeline.fps), *self.text.notes(shots), *styled]
 

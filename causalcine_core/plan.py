@@ -122,6 +122,10 @@ class Timeline:
         """Pixel frames in the first `chunks` chunks."""
         return 1 + (self.latents(chunks) - 1) * self.stride if chunks else 0
 
+    def filled(self, latents: int) -> int:
+        """How many whole chunks there are in so many latent frames."""
+        return 0 if latents < self.first_chunk else 1 + (latents - self.first_chunk) // self.chunk
+
     def nearest(self, frame: int) -> int:
         """How many chunks end nearest to a pixel frame, at least one; of two equally near ends the
         earlier."""

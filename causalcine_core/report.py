@@ -61,6 +61,8 @@ def build_report(
         )
     if state.references:
         head["cast"] = [one.to_dict() for one in state.references]
+    if state.history:
+        head["history"] = {"chunks": state.history, "frames": state.records[state.history - 1].plan.frames[1]}
     return head | {"chunks": chunks, "memory": _memory(memory)}
 
 

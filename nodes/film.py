@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.executors.executor import Executor, lies_with
 from ..causalcine_core.film import Model, back_to, told
+from ..causalcine_core.history import Clip
 from ..causalcine_core.memory.store import GIB
 from ..causalcine_core.model import WanConfig
 from ..causalcine_core.needs import working_bytes
@@ -31,6 +32,7 @@ from ..causalcine_core.text import Reading, fit_notes, fit_shot
 from ..causalcine_core.vae import published_vae
 from .adapt import clip as clips
 from .adapt import model as models
+from .adapt import vae as vaes
 from .adapt import workers
 from .adapt.progress import warn
 from .adapt.stores import Stores
@@ -196,6 +198,30 @@ def film_of(state: State) -> dict[str, Any]:
     given = state.given or state.recipe
     model = Model(state.model, state.model, given, vae.spatial_stride, vae.spatial_stride, vae.temporal_stride)
     return latent_of(state, told(back_to(state, state.chunks), model))
+
+
+def history_of(samples: dict[str, Any], pipe: Pipeline, story: Story, vae: Any) -> Clip:
+    """A LATENT as what a film begins with: of a clip, of one picture, or of a film of ours, which brings its shots and words.
+
+    story: what follows on it. vae: encodes a picture for as long as it is held. Raises InputError where it cannot be.
+    """
+    latents, recipe, notes = samples["samples"], pipe.recipe, list[str]()
+    first = recipe.timeline.first_chunk
+    if latents.ndim == 5 and latents.shape[2] == 1 < first:
+        if vae is None:
+            raise InputError(
+                f"history is one picture, and the model's first chunk has {first} latent frames: connect vae, so that it can be held"
+            )
+        vaes.check(vae, latents)
+        frames = vaes.pixel_frames(vae, first)
+        latents = vaes.held(vae, latents, frames)
+        notes.append(f"history is one picture: it is held for {frames} frames, the model's first chunk")
+    made_at, fps = fps_of(samples), story.fps or recipe.timeline.fps
+    if KEY in samples and made_at != fps:
+        notes.append(f"history was made for {made_at:g} fps: at {fps:g} it moves {fps / made_at:.3g} times as fast")
+    told = story_of(samples)
+    history = Clip(latents, Story.from_dict(json.loads(told)) if told else None, notes=tuple(notes))
+    return history.fitted(recipe, pipe.model.temporal, story)
 
 
 def fps_of(samples: dict[str, Any]) -> float:

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 from comfy_api.latest import io
 
 from ..causalcine_core.errors import FilmStoppedError
+from ..causalcine_core.history import Clip
 from ..causalcine_core.memory import MemorySettings
 from ..causalcine_core.sampling import State
+from ..causalcine_core.sampling.restyle import check_restyle
 from ..causalcine_core.story import MAX_SEED, check_size
 from .adapt import model as models
 from .adapt import vae as vaes
@@ -18,11 +20,12 @@ from .adapt.progress import Progress, say, warn
 from .adapt.rescue import Kept
 from .adapt.stores import Stores
 from .cast import Cast, CastType, cast_for
-from .film import latent_of, on_device, pipeline_of
+from .film import history_of, latent_of, on_device, pipeline_of
 from .memory import MemoryType, StateType
 from .story import Shots, ShotsType
 
 STRIDE = 16  # pixels: the VAE's stride of 8 times the patch of 2, of Wan 2.1 models; of Wan 2.2 5B it is 32
+STRENGTH = 0.8  # of a clip that is made anew
 
 
 class CausalCineSampler(Form):
@@ -75,11 +78,31 @@ class CausalCineSampler(Form):
                     tooltip="Sharp live preview. CausalCine checkpoints bring their own; else a taew2_1 file in "
                     "models/vae_approx gives a good one.",
                 ),
+                io.Latent.Input(
+                    "history",
+                    optional=True,
+                    tooltip="A clip or a single picture (VAE Encode), or the LATENT of another film: the film begins with it, and the "
+                    "shots go on from its last frame. Not together with a state.",
+                ),
                 CastType.Input(
                     "cast",
                     optional=True,
                     tooltip="Of CausalCine Cast: who the film remembers from its beginning. With a state: its own cast, then who "
                     "is new.",
+                ),
+                io.Latent.Input(
+                    "video",
+                    optional=True,
+                    tooltip="A clip (VAE Encode) that is made anew under these shots' words: each chunk begins from it under noise.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=STRENGTH,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How much of the video is made anew. 1: nothing is left of it. Without a video it has no meaning.",
                 ),
             ],
             outputs=[
@@ -104,21 +127,35 @@ class CausalCineSampler(Form):
         memory: MemorySettings | None = None,
         state: State | None = None,
         vae: Any = None,
+        history: dict[str, Any] | None = None,
         cast: Cast | None = None,
+        video: dict[str, Any] | None = None,
+        strength: float = STRENGTH,
     ) -> io.NodeOutput:
         pipe = pipeline_of(model, shots)
         if vae is not None:
             vaes.check_kind(vae, pipe.network.channels)
-        given: dict[str, Any] = {"state": state, "memory": memory, "seed": seed, "steps": steps or None}
+        preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
+        clip = None if history is None else history_of(history, pipe, shots.story, preview)
+        given: dict[str, Any] = {
+            "state": state,
+            "memory": memory,
+            "seed": seed,
+            "steps": steps or None,
+            "history": clip,
+        }
         given |= {"width": width or None, "height": height or None}
+        if video is not None:
+            given |= {"video": Clip(video["samples"], name="video"), "strength": strength}
         if cast is not None:
             given["cast"] = cast_for(cast, pipe, pipe.start(shots.story, **given))
         asked = pipe.start(shots.story, **given)
         start = cls.kept.taken_up(asked)
-        sentences = pipe.check(shots.story, state)
+        sentences = [*(clip.notes if clip else ()), *pipe.check(shots.story, asked)]
+        if start.restyle is not None and video is not None:
+            sentences.append(check_restyle(start.recipe, strength))
         warn(sentences)
         pipe.text.encode_all(start, pipe.executor)
-        preview = vae if vae is not None else model.get_attachment(models.PREVIEW_VAE)
         progress = Progress.of(pipe.network, preview, model.model.latent_format)
         progress.begin(len(start.planned), start.recipe.schedule.steps)
         made = start

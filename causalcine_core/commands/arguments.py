@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STORED = ("float32", "bfloat16", "float16")  # number types, by torch's names: of a file, and of a network that runs
 COMPUTED = (*STORED, "float8_e4m3fn")
+STRENGTH = 0.8  # of a clip that is made anew
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +54,30 @@ def build_parser() -> Parser:
     _add_making(generate)
     generate.add_argument("--width", type=_value, metavar="PIXELS", help="default: as the story or the model says")
     generate.add_argument("--height", type=_value, metavar="PIXELS")
-    generate.set_defaults(whole=False, from_shot=None, from_chunk=None)
+    generate.add_argument(
+        "--history",
+        metavar="CLIP",
+        help="a clip (mp4, ...) or picture (png, jpg) that the film begins with: it is scaled and cut to the film's size and "
+        "rate, and remembered, and the story goes on from its last frame",
+    )
+    generate.add_argument(
+        "--history-prompt",
+        metavar="TEXT",
+        help="what is seen in it; default: the story that the file carries, else the story's global text, else its first shot's",
+    )
+    generate.add_argument(
+        "--video",
+        metavar="CLIP",
+        help="a clip that is made anew under the story's words, chunk by chunk; a story without lengths has those of its shots",
+    )
+    generate.add_argument(
+        "--strength",
+        type=_value,
+        metavar="S",
+        help=f"how much of --video is made anew: above 0 and up to 1, where nothing is left of it; default: {STRENGTH}",
+    )
+    generate.add_argument("--whole", action="store_true", help="the video begins with what --history gave")
+    generate.set_defaults(from_shot=None, from_chunk=None)
 
     more = command(
         "continue",

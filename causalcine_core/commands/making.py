@@ -27,9 +27,10 @@ from ..pipeline import Pipeline, Video
 from ..references import save_cast
 from ..report import memory_map, to_json
 from ..sampling import State
+from ..sampling.restyle import check_restyle
 from ..story import MAX_SEED, Story, check_seed, check_size
 from ..styles import MergedStyles
-from .arguments import lora_folders, memory_settings
+from .arguments import STRENGTH, lora_folders, memory_settings
 from .casting import named_cast
 from .console import shot_table
 from .progress import Watch
@@ -65,6 +66,7 @@ def make_film(args: argparse.Namespace, story: Story | None, continued: str | No
         asked["cast"] = named_cast(args.cast, pipe, pipe.start(story, **asked))
     if args.save_cast is not None and is_first_rank():
         save_cast(pipe.start(story, **asked).references, args.save_cast)
+    asked |= _footage(args, pipe, story)
     if is_first_rank():
         _write_film(args, pipe, story, asked, files, sound, keep=sharding is None and not args.small_state)
     else:
@@ -86,6 +88,17 @@ def _begun(args: argparse.Namespace, story: Story | None, continued: str | None)
     return retake(state, shot=args.from_shot, chunk=args.from_chunk, seed=again if args.seed is None else args.seed)
 
 
+def _footage(args: argparse.Namespace, pipe: Pipeline, story: Story | None) -> dict[str, Any]:
+    """The clips that a new film begins with, or is made of."""
+    given: dict[str, Any] = {}
+    if getattr(args, "history", None) is not None:
+        given["history"] = pipe.footage(args.history, story, prompt=args.history_prompt)
+    if getattr(args, "video", None) is not None:
+        given["video"] = pipe.footage(args.video, story, name="video")
+        given["strength"] = STRENGTH if args.strength is None else args.strength
+    return given
+
+
 def _write_film(
     args: argparse.Namespace,
     pipe: Pipeline,
@@ -99,7 +112,15 @@ def _write_film(
     remembered."""
     state = asked["state"]
     notes = story.notes if story else ()
-    hints = [*notes[1:], *pipe.check(story, state)]
+    hints = list(notes[1:])
+    for clip in ("history", "video"):
+        hints += asked[clip].notes if clip in asked else ()
+    if "history" in asked or "video" in asked:
+        begun = pipe.start(story, **asked)
+        state = begun if begun.chunks else None  # a film of what was given, so far
+        if begun.restyle is not None:
+            hints.append(check_restyle(begun.recipe, begun.restyle.strength))
+    hints += pipe.check(story, state)
     made = state.frames if state and not args.whole else 0
     watch = Watch(_shots(story, state, args.whole), made)
     how = {
@@ -153,12 +174,14 @@ def output_files(args: argparse.Namespace) -> dict[str, Path]:
         files["growing"] = video.with_name(video.stem + ".growing.mp4")
     if args.save_state:
         files["state"] = Path(args.save_state)
-    story = Path(args.story).resolve() if args.story is not None else None
+    given = {"story": args.story, "history": getattr(args, "history", None), "video": getattr(args, "video", None)}
+    inputs = {Path(path).resolve(): what for what, path in given.items() if path is not None}
     for name, path in files.items():
         check_output(path, path.suffix.lower())
-        if path.resolve() == story:
+        if path.resolve() in inputs:
+            what = inputs[path.resolve()]
             raise InputError(
-                f"{path} would be overwritten by the {name}, but it is the story; choose another name for {video}"
+                f"{path} would be overwritten by the {name}, but it is the {what}; choose another name for {video}"
             )
     if args.save_cast is not None:
         cast = check_output(args.save_cast, ".safetensors").resolve()

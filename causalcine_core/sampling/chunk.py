@@ -11,11 +11,13 @@ from torch import Tensor
 from ..memory import KVMemory, RolloutView
 from ..model.transformer import TextKV
 from ..plan import PlannedChunk
+from ..vae import normalize
 from .denoise import ChunkVelocity, denoise
 from .finite import FiniteCheck
 from .passes import Passes
 from .prefill import Filled
-from .schedule import sampling_levels
+from .restyle import levels_from
+from .schedule import add_noise, sampling_levels
 from .solvers import SOLVERS
 from .state import Pending, State
 from .texts import Texts
@@ -67,11 +69,15 @@ def make_chunk(making: Making, chunks: Sequence[PlannedChunk], state: State, fil
     recipe, text = passes.recipe, making.texts.of(chunk, passes.runner)
     view = passes.view(memory, chunk, state.shot_numbers)
     noise = passes.noise(making.seed(chunk), chunk)
-    levels = sampling_levels(recipe, first=chunk.index == 0).tolist()
+    levels, x = sampling_levels(recipe, first=chunk.index == 0).tolist(), noise()
+    clip = state.restyle.of(chunk) if state.restyle else None
+    if state.restyle is not None and clip is not None:
+        levels = levels_from(levels, state.restyle.strength)
+        x = add_noise(normalize(clip.to(x)), x, levels[0])
     watched = making.check.watched(view)
     clean = denoise(
         ChunkVelocity(passes.runner, TextKV(text), watched, recipe.guidance.scale),
-        noise(),
+        x,
         levels,
         SOLVERS[recipe.schedule.sampler](),
         noise,

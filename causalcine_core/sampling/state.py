@@ -16,6 +16,7 @@ from ..plan import PlannedChunk, PlannedShot, cut_short
 from ..references import Reference
 from ..vae import VAEState
 from .recipe import Recipe
+from .restyle import Restyle
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class State:
     fingerprint of the network that wrote the memory. latents: VAE space, `[B, C, c, h, w]` a chunk, on the CPU. records: one a
     finished chunk. shots: of the whole film, asked and actual. planned: chunks that were planned but not made yet. pending: the
     first of these, where several are made at once and some of their passes are done. decoder: of the streaming decode, if one
-    runs. references: pictures of the cast, which memory has at its head and the film has not. text:
+    runs. references: pictures of the cast, which memory has at its head and the film has not. history: how many of its first
+    chunks were given and not made. restyle: what chunks begin from instead of noise. text:
     fingerprint of the encoder that its prompts are read through, "" where that has none.
     """
 
@@ -72,6 +74,8 @@ class State:
     pending: tuple[Pending, ...] = ()
     decoder: VAEState | None = None
     references: tuple[Reference, ...] = ()
+    history: int = 0
+    restyle: Restyle | None = None
     text: str = ""
 
     @property

@@ -10,6 +10,7 @@ few tensors, however long it is:
     pending.0 ...       `[B, C, c, h, w]` of chunks that are half made
     decoder.*           of the streaming decode
     cast                `[1, C, n, h, w]`, VAE space: pictures of the cast, where there is one
+    restyle             `[1, C, F, h, w]` of the clip that chunks begin from, VAE space
     memory.*            keys and values, where they are kept; those that workers hold are left out, and the header has their id
 """
 
@@ -42,11 +43,12 @@ from ..weights.tensors import read_tensors, write_tensors
 from .label import Label, label_entry, label_of
 from .passes import open_store
 from .recipe import Recipe
+from .restyle import Restyle, check_strength
 from .state import ChunkRecord, Pending, State
 
 FORMAT = 3
 WHAT = "state file"
-FILM, LATENTS, RECALLED, MEMORY = "film", "latents", "recalled", "memory."
+FILM, LATENTS, RECALLED, RESTYLE, MEMORY = "film", "latents", "recalled", "restyle", "memory."
 
 
 def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = True, picture: bytes = b"") -> None:
@@ -93,6 +95,11 @@ def save_state(state: State, path: str | os.PathLike[str], *, memory: bool = Tru
         "chunks": state.chunks,
         "shots": len(state.shots),
     }
+    if state.restyle is not None:
+        tensors[RESTYLE] = state.restyle.latents
+        entry["restyle"] = {"strength": state.restyle.strength, "first": state.restyle.first}
+    if state.history:
+        entry["history"] = state.history
     if isinstance(state.memory, RemoteMemory):  # workers who still hold it are asked for it
         entry["remote"] = state.memory.id
     write_tensors(path, tensors, {"format": f"causalcine-state-{FORMAT}", STATE_ENTRY: json.dumps(entry)} | label)
@@ -120,13 +127,18 @@ def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
                 "film again"
             )
         known = ("format", "recipe", "given", "settings", "seed", "model", "size", "chunks", "shots")
-        checks.fields(entry, "", (*known, "remote", "text"), needed=known)
+        checks.fields(entry, "", (*known, "remote", "text", "history", "restyle"), needed=known)
         checks.whole(entry["seed"], "seed", 0, MAX_SEED)
         for name in ("model", "remote", "text"):
             if len(checks.text(entry.get(name, ""), name)) > 200:
                 raise InputError(f"{name} must be a name of up to 200 characters, got {checks.show(entry[name])}")
         for name in ("chunks", "shots"):
             checks.whole(entry[name], name, 0, MAX_FRAMES)
+        checks.whole(entry.get("history", 0), "history", 0, entry["chunks"])
+        if "restyle" in entry:
+            clip = checks.fields(entry["restyle"], "restyle", ("strength", "first"), needed=("strength", "first"))
+            check_strength(clip["strength"])
+            checks.whole(clip["first"], "restyle.first", 0, MAX_FRAMES)
     return entry
 
 
@@ -179,6 +191,8 @@ def _state(entry: dict[str, Any], tensors: dict[str, Tensor]) -> State:
         pending=pending,
         decoder=VAEState.from_tensors(decoder) if decoder else None,
         references=references,
+        history=entry.get("history", 0),
+        restyle=_restyle(tensors.get(RESTYLE), entry, size),
     )
 
 
@@ -359,6 +373,16 @@ def _pending(
             raise InputError(f"pending.{i} must be [B, C, {wanted}], got {_shape(x)}")
         out.append(Pending(x, checks.whole(done, f"film.pending[{i}]", 0, 1000)))
     return tuple(out)
+
+
+def _restyle(latents: Tensor | None, entry: Mapping[str, Any], size: tuple[int, int]) -> Restyle | None:
+    if "restyle" not in entry:
+        return None
+    if latents is None or latents.ndim != 5 or not latents.is_floating_point() or latents.shape[3:] != size:
+        raise InputError(f"restyle must be [1, C, F, {size[0]}, {size[1]}], got {_shape(latents)}")
+    if len(latents) != 1 or latents.shape[1] not in SCALES:
+        raise InputError(f"restyle must have {' or '.join(map(str, SCALES))} channels, got {_shape(latents)}")
+    return Restyle(latents, **entry["restyle"])
 
 
 def _memory(

@@ -128,6 +128,12 @@ def still(vae: Any, latent: Tensor) -> Tensor:
     return vae.process_output(video.float())[0, :, 0].movedim(0, -1).cpu()
 
 
+def held(vae: Any, latent: Tensor, frames: int) -> Tensor:
+    """One latent frame `[1 C 1 h w]` in VAE space as the latent of its picture held for so many pixel frames."""
+    load(vae, latent)
+    return vae.encode(still(vae, latent)[None].repeat(frames, 1, 1, 1))
+
+
 class TinyPreview:
     """Pictures by a tiny decoder. LightX2V's files (light...) read latents in VAE space, the others in the model's."""
 

