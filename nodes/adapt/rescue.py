@@ -122,7 +122,8 @@ def _picture(latent: Tensor, vae: Any) -> bytes:
 def _job(start: State) -> str:
     """What tells one film to be made from another: what is asked, and all nodes that lead to it."""
     asked = (ancestry(), start.model, start.recipe, start.settings, start.seed, start.shots, start.planned)
+    asked += tuple((one.name, one.caption) for one in start.references)
     digest = hashlib.sha256(repr(asked).encode(errors="surrogatepass"))
-    for latent in start.latents:
+    for latent in (*(one.latent for one in start.references), *start.latents):
         digest.update(latent.contiguous().numpy().tobytes())
     return digest.hexdigest()

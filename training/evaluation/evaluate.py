@@ -29,6 +29,7 @@ from training.world import Film
 from training.world.benchmark import STORIES, benchmark_film, kind_of
 
 from . import publish
+from .cast import cast_report, cast_table, story_by_picture
 from .figures import figures
 from .films import Result
 from .memories import MEMORIES, ROUTED, memory_of
@@ -123,6 +124,11 @@ def parser() -> Parser:
     add("--device", help="a torch device, by default the best there is")
     add("--threads", type=int, default=1)
     add("--json", action="store_true", help="print the report as the last line")
+    add(
+        "--cast",
+        action="store_true",
+        help="instead: stories that only name, with one picture of each character and without",
+    )
     add("--publish", action="store_true", help="fill docs/quality.md and docs/images/quality_sheet.jpg")
     return out
 
@@ -137,20 +143,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     folder = Path("output") / "evaluate"
     out = args.out or folder / f"{Path(args.model).stem}-{args.memory}"
+    if args.cast:
+        out = args.out or folder / f"{Path(args.model).stem}-cast"
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
-        quality = evaluate(args, part, count, long_count, out, args.ceilings or folder / "ceilings")
+        made = evaluate_cast if args.cast else evaluate
+        quality = made(args, part, count, long_count, out, args.ceilings or folder / "ceilings")
     if args.json and quality:
         print(json.dumps(quality))
+
+
+def evaluate_cast(
+    args: argparse.Namespace, part: Part, count: int, long_count: int, out: Path, ceilings: Path
+) -> Result | None:
+    """The same of films with a cast: long films have none."""
+    run = _opened(args, out, ceilings)
+    results = []
+    for number in part.of(count):
+        results.append(story_by_picture(run, number))
+        print(f"story {number + 1}/{count}: recalled in {results[-1]['recalled']:.0%} of chunks", flush=True)
+    if part.count > 1:
+        print("this part is done; run once more without --part to put all of them together")
+        return None
+    found = cast_report(results, run.pipe.name)
+    write_json(out / "cast.json", found)
+    print(cast_table(found))
+    return found
+
+
+def _opened(args: argparse.Namespace, out: Path, ceilings: Path) -> Run:
+    settings = {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name) is not None}
+    pipe = Pipeline.from_pretrained(args.model, device=args.device)
+    return open_run(pipe, args.probe, out, ceilings, settings, memory_of(args.memory, pipe.recipe, args.storage))
 
 
 def evaluate(
     args: argparse.Namespace, part: Part, count: int, long_count: int, out: Path, ceilings: Path
 ) -> Result | None:
     """Make and read what is missing of a run, and write its report; None where this was a part of it."""
-    settings = {name: getattr(args, name) for name in ("steps", "guidance") if getattr(args, name) is not None}
-    pipe = Pipeline.from_pretrained(args.model, device=args.device)
-    memory = memory_of(args.memory, pipe.recipe, args.storage)
-    run = open_run(pipe, args.probe, out, ceilings, settings, memory)
+    run = _opened(args, out, ceilings)
     run.compare = args.memory == ROUTED
     made, long = stories(run, count, part), long_films(run, long_count, args.seconds_long, part)
     if part.count > 1:

@@ -246,6 +246,16 @@ def make_still(seed: int, size: tuple[int, int] = (96, 96)) -> tuple[np.ndarray,
     return film.render()[0], film.prompt(0), film.shots[0]
 
 
+def portrait(who: Character, seed: int, size: tuple[int, int] = (96, 96)) -> np.ndarray:
+    """A picture of somebody alone, at a place drawn from the seed: uint8 [H, W, 3]."""
+    rng = np.random.default_rng([seed, 37])
+    setting, time, place = str(choose(rng, SETTINGS)), str(choose(rng, TIMES)), int(rng.integers(1 << 30))
+    scene = Scene((who,), setting, time, "medium", "front", place)
+    shot = stage_shot(scene, 0, (0, 1), size, rng, {}, name_chance=0.0)
+    picture: np.ndarray = Film(seed, "", (shot,), 16, size, 1).render()[0]
+    return picture
+
+
 def random_story(seed: int, seconds: float = 15.0, size: tuple[int, int] = (96, 96)) -> dict[str, Any]:
     """The story file of a random film, as a dict."""
     return make_film(seed, seconds, size=size).story()
