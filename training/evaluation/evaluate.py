@@ -5,8 +5,8 @@
 The stories are the world's benchmark: the model makes each film from its text alone. TransNetV2 finds the cuts, the probe reads
 places and looks, shot by shot. Characters called by name only, after a gap beyond the local window, are counted apart, with routed
 memory and without (`top_k` 0: same story, same noise). The ceiling is what the same readers find on the true film after a round
-trip through the checkpoint's VAE. A run that was stopped goes on where it was. docs/quality.md
-says what each figure means.
+trip through the checkpoint's VAE. A run that was stopped goes on where it was. With --cast instead: stories that only name their
+characters, with a picture of each and without. docs/quality.md says what each figure means.
 """
 
 from __future__ import annotations
