@@ -67,7 +67,8 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(reader, 1):
             text = (row["story"] or "").strip()
             path = table.parent / text
-            is_file = 0 < len(text) < 256 and "\n" not in text and path.exists()
+            lies = table.parent / re.sub(r"#\d{1,6}$", "", text)  # of a file that holds several, #2 names one
+            is_file = 0 < len(text) < 256 and "\n" not in text and lies.exists()
             told = {"file": path} if is_file else {"text": text}
             told["name"] = row.get("name") or (path.stem if is_file else f"{number:03}")
             yield told | {key: row[key].strip() for key in ("seed", "prefix") if (row.get(key) or "").strip()}

@@ -180,11 +180,13 @@ def test_a_script_that_was_killed_finds_its_jobs_again(comfy: Comfy, stories: Pa
 
 def test_a_table_names_stories_seeds_and_prefixes(comfy: Comfy, stories: Path) -> None:
     table = stories / "list.csv"
+    (stories / "two.jsonl").write_text('{"prompts": ["a gnu"]}\n{"prompts": ["an ibis"]}\n')
     table.write_text(
-        'name,story,seed,prefix\n,cat.txt,,\nhen,"a hen, red",18446744073709551615,mine/{name}\n,elk.txt,-1,\n'
+        'name,story,seed,prefix\n,cat.txt,,\nhen,"a hen, red",18446744073709551615,mine/{name}\n,elk.txt,-1,\n,two.jsonl#2,,\n'
     )
     code, told = run(comfy, table)
-    assert code == 1 and list(told) == ["cat", "hen", "elk"]
+    assert code == 1 and list(told) == ["cat", "hen", "elk", "two"]
+    assert json.loads(comfy.queued[2][1]["2"]["inputs"]["story"])["shots"][0]["prompt"] == "an ibis"
     assert told["elk"]["reason"] == "seed must be a whole number from 0 to 18446744073709551615, got -1"
     hen = comfy.queued[1][1]
     assert hen["3"]["inputs"]["seed"] == 2**64 - 1 and hen["4"]["inputs"]["filename_prefix"] == "mine/hen"
