@@ -206,11 +206,20 @@ def retake(state: State, *, shot: int | None = None, chunk: int | None = None, s
     if seed is not None:
         check_seed(seed)
     kept = before(state, shot=shot, chunk=chunk)
-    again = (*(record.plan for record in state.records[kept.chunks :]), *state.planned)
-    shots = state.shots
-    if seed is not None:
-        shots = tuple(one if one.frames[1] <= kept.frames else replace(one, seed=None) for one in shots)
-    return replace(kept, shots=shots, planned=again, seed=state.seed if seed is None else seed)
+    anew = state.records[kept.chunks :]
+    had = {record.plan.shot: record.seed for record in reversed(anew)}  # a film that went on may have had several
+
+    def seeded(shot: PlannedShot) -> PlannedShot:
+        if shot.frames[1] <= kept.frames or (seed is None and had.get(shot.index, state.seed) == state.seed):
+            return shot
+        return replace(shot, seed=had[shot.index] if seed is None else None)
+
+    return replace(
+        kept,
+        shots=tuple(map(seeded, state.shots)),
+        planned=(*(record.plan for record in anew), *state.planned),
+        seed=state.seed if seed is None else seed,
+    )
 
 
 def told(state: State, model: Model, begin: int = 0) -> Story:

@@ -13,10 +13,11 @@ from .memory.store import GIB, frame_bytes, least_budget
 from .model import CausalWanTransformer, WanConfig
 from .model.float8 import FLOAT8
 from .plan import plan
-from .sampling import Recipe
+from .runner import Runner
+from .sampling import Recipe, State
 from .sampling.passes import most_held, most_near, open_store
 from .story import Shot, Story, check_size
-from .vae import published_vae
+from .vae import WanVAE, published_vae
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,22 @@ def film_needs(
         else min(frames, near - recipe.timeline.chunk + store.limit),  # no pinned chunk
         least_budget=least_budget(settings, frame, small, near, recipe.timeline.chunk),
     )
+
+
+def state_bytes(runner: Runner, vae: WanVAE, film: State) -> tuple[int, int]:
+    """About how many bytes the state of a film takes as a file, once all that it has planned is made: with what is remembered, and
+    without."""
+    last = (film.planned or [film.records[-1].plan])[-1]
+    rows, columns = runner.grid(film.size)
+    branches, shape = film.recipe.branches, (rows * columns, runner.own_heads, runner.head_dim)
+    cast, nowhere = len(film.references), torch.device("meta")
+    store = open_store(film.recipe, film.settings, runner.layers, branches, shape, runner.dtype, nowhere, cast)
+    frame = runner.channels * film.size[0] * film.size[1]
+    with nowhere:
+        _, decoder = WanVAE(vae.config).decode(torch.empty(1, runner.channels, last.length, *film.size))
+    numbers = (cast + last.latents[1]) * frame + sum(tensor.numel() for tensor in decoder.tensors().values())
+    small = numbers * torch.float32.itemsize
+    return small + sum(store.bytes_for(cast + last.latents[0])), small
 
 
 def working_bytes(config: WanConfig, recipe: Recipe, settings: ResolvedMemory, tokens: int, dtype: torch.dtype) -> int:

@@ -39,6 +39,16 @@ def _own(shot: Mapping[str, Any]) -> list[str]:
     return own + ([loras_named(loras_of(shot["lora"], "lora"))] if "lora" in shot else [])
 
 
+def mib(size: int) -> str:
+    """Bytes in words."""
+    return f"{size / 2**20:.1f} MiB"
+
+
+def say(text: str) -> None:
+    """One line to whoever watches; stdout may be read by a program."""
+    print(f"causalcine: {text}", file=sys.stderr)
+
+
 def shot_table(shots: Sequence[Mapping[str, Any]], fps: float) -> str:
     """One line a shot of a report: where it lands, what was asked, what it says."""
     rows = []

@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
 import signal
 import sys
-import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +20,7 @@ from ..distributed.sequence_parallel import SequenceParallel
 from ..encoder import check_encoder
 from ..errors import InputError, WorkerLostError
 from ..film import retake
+from ..needs import state_bytes
 from ..pipeline import Pipeline, Video
 from ..references import save_cast
 from ..report import memory_map, to_json
@@ -32,8 +30,9 @@ from ..story import MAX_SEED, Story, check_seed, check_size
 from ..styles import MergedStyles
 from .arguments import STRENGTH, lora_folders, memory_settings
 from .casting import named_cast
-from .console import shot_table
+from .console import mib, say, shot_table
 from .progress import Watch
+from .rescue import after_loss, rescue
 from .timing import read_sound, timed
 
 if TYPE_CHECKING:
@@ -123,6 +122,8 @@ def _write_film(
     hints += pipe.check(story, state)
     made = state.frames if state and not args.whole else 0
     watch = Watch(_shots(story, state, args.whole), made)
+    if "state" in files:
+        _say_size(files["state"], keep, *state_bytes(pipe.network, pipe.vae, pipe.start(story, **asked)))
     how = {
         "output": files["video"],
         "whole": args.whole,
@@ -132,29 +133,37 @@ def _write_film(
         "grow": files.get("growing"),
     }
     make = pipe.filming(story, **how, **asked)
+    kept = state.chunks if state else 0
     del state, asked["state"]  # what it remembers is freed as the film goes on
     if "growing" in files:
-        _say(f"{files['growing']} can be played while the film is made, up to its newest chunk")
-    more = f" --audio {shlex.quote(args.audio)}" if args.audio is not None else ""
+        say(f"{files['growing']} can be played while the film is made, up to its newest chunk")
+    saved = False
     try:
         with watch:
             video = make()
         if "state" in files:
             video.state.save(files["state"], memory=keep)
+            saved = True
+        report = video.report
+        report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
+        report["settings"]["global"] = story.global_prompt if story else ""
+        report["written"] = [made, report["frames"]]
+        write_atomic(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
+        write_atomic(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
+        write_atomic(files["map"], memory_map(report, watch.pictures | pipe.cast_pictures(video.state)).save)
     except WorkerLostError as lost:
-        raise OSError(_lost(lost, files, made, more)) from lost
+        raise OSError(after_loss(lost, made, args, files)) from lost
     except BaseException:
-        if watch.newest is not None:
-            _rescue(watch.newest, files, keep, more)
+        if not saved and watch.newest is not None and watch.newest.chunks > kept:
+            rescue(watch.newest, args, files, memory=keep)
         raise
-    report = video.report
-    report["warnings"] = list(dict.fromkeys([*hints, *report["warnings"]]))
-    report["settings"]["global"] = story.global_prompt if story else ""
-    report["written"] = [made, report["frames"]]
-    write_atomic(files["report"], lambda path: path.write_text(to_json(report), encoding="utf-8"))
-    write_atomic(files["sheet"], watch.contact_sheet(report, Path(args.output).stem).save)
-    write_atomic(files["map"], memory_map(report, watch.pictures | pipe.cast_pictures(video.state)).save)
     _tell(video, report, notes[:1], files, args.json)
+
+
+def _say_size(file: Path, keep: bool, whole: int, small: int) -> None:
+    """How large a state will be, before it is made."""
+    less = f"; with --small-state {mib(small)}" if keep else ", without what is remembered"
+    say(f"{file} will take about {mib(whole if keep else small)}{less}")
 
 
 def _shots(story: Story | None, state: State | None, whole: bool) -> int:
@@ -194,58 +203,6 @@ def output_files(args: argparse.Namespace) -> dict[str, Path]:
     return files
 
 
-def _rescue(state: State, files: Mapping[str, Path], memory: bool, more: str) -> None:
-    """After a failure: keeps the chunks that were made, and says how they go on. more: arguments for that."""
-    seconds = f"{state.frames / state.recipe.timeline.fps:.1f} s"
-    if "growing" in files and files["growing"].exists():
-        _say(f"what was written so far plays: {files['growing']}")
-    try:
-        file = _keep(state, files, memory)
-    except Exception as error:  # what is told in the end is the first one
-        _say(f"the {seconds} made so far are lost: {error}")
-        return
-    again = f"causalcine continue {shlex.quote(str(file))} -o {shlex.quote(str(files['video']))} --whole{more}"
-    size = f"{file.stat().st_size / 2**20:.1f} MiB"
-    _say(f"the {seconds} made so far are kept in {file} ({size}); the whole film, and its rest, is made by: {again}")
-
-
-def _keep(state: State, files: Mapping[str, Path], memory: bool) -> Path:
-    """Saves a film where a state was asked for, else beside the video, else where the machine has its temporary files; with what it
-    remembers where there is room for that. Gives the file; raises the first error where there is room nowhere."""
-    beside = (
-        files["video"].with_name(f"{files['video'].stem}{end}.state")
-        for end in ("", *(f"-{n}" for n in range(2, 1000)))
-    )
-    asked = files.get("state") or next(path for path in beside if not path.exists())
-    spare = Path(tempfile.gettempdir()) / f"causalcine-{uuid.uuid4().hex[:8]}.state"
-    first: OSError | None = None
-    for file in (asked, spare):
-        for whole in (True, False) if memory else (False,):
-            try:
-                state.save(file, memory=whole)
-                return file
-            except OSError as error:
-                first = first or error
-    assert first is not None
-    raise first
-
-
-def _say(text: str) -> None:
-    print(f"causalcine: {text}", file=sys.stderr)
-
-
-def _lost(lost: WorkerLostError, files: Mapping[str, Path], made: int, more: str) -> str:
-    """Keeps the state of a film that lost a worker, and says where everything is."""
-    if lost.state is None:
-        return f"{lost} before the first chunk was whole: nothing was written"
-    seconds = (lost.state.frames - made) / lost.state.recipe.timeline.fps
-    file = _keep(lost.state, files, memory=False)
-    return (
-        f"{lost}: the {seconds:.1f} s made so far are in {files['video']}; finish it with: causalcine continue "
-        f"{shlex.quote(str(file))} -o REST.mp4{more}"
-    )
-
-
 def _tell(video: Video, report: dict[str, Any], notes: Sequence[str], files: Mapping[str, Path], as_json: bool) -> None:
     """The result for the reader: stdout is the table, or with --json the report alone; warnings go to stderr."""
     for warning in report["warnings"]:
@@ -259,6 +216,7 @@ def _tell(video: Video, report: dict[str, Any], notes: Sequence[str], files: Map
     print("; ".join(notes) or f"{len(shots)} shots")
     print(shot_table(shots, report["fps"]))
     print(f"{video.path}: {end - begin} frames, {(end - begin) / report['fps']:.1f} s, sampled in {seconds:.1f} s")
-    for name in ("report", "sheet", "map", "state"):
-        if name in files:
-            print(f"{files[name]}: {name}")
+    for name in ("report", "sheet", "map"):
+        print(f"{files[name]}: {name}")
+    if "state" in files:
+        print(f"{files['state']}: state, {mib(files['state'].stat().st_size)}")

@@ -7,7 +7,9 @@ import io
 import json
 import os
 import pickle
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from causalcine_core import Pipeline, State, cli
-from causalcine_core.commands import checkout
+from causalcine_core.commands import checkout, making, rescue
 from causalcine_core.commands.progress import Watch
 from causalcine_core.encoder import EncoderError
 from causalcine_core.memory import FrameStore
@@ -492,8 +494,7 @@ def test_a_film_that_fails_keeps_its_chunks_though_no_state_was_asked_for(folder
     assert "the 2.1 s made so far are kept in out-2.state (" in err[-2] and " MiB); the whole film" in err[-2]
     assert sorted(os.listdir()) == ["out-2.state", "out.state", "story.json"]
     assert Path("out.state").read_bytes() == b"mine"
-    command = err[-2].partition("is made by: causalcine ")[2].split()
-    assert run(*command, "--model", checkpoint)[0] == 0
+    assert run(*shlex.split(err[-2].partition("is made by: causalcine ")[2]))[0] == 0, "the very command that is named"
     assert run("generate", "story.json", "-o", "straight.mp4", "--model", checkpoint)[0] == 0
     assert (film(Path("out.mp4")) == film(Path("straight.mp4"))).all()
     assert sorted(path for path in os.listdir() if "state" in path) == ["out-2.state", "out.state"]
@@ -538,6 +539,56 @@ def test_a_finished_film_whose_state_finds_no_room_keeps_one_elsewhere(
     (kept,) = spare.glob("causalcine-*.state")
     assert code == 1 and str(kept) in err[-2] and "No space left" in err[-1]
     assert State.load(kept).chunks == 4 and Path("out.mp4").exists()
+
+
+def test_what_fails_beside_a_finished_film_loses_nothing_either(folder, run, checkpoint, monkeypatch):
+    """A report that cannot be written; where the state was kept already there is no second one."""
+    command = ("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)
+    monkeypatch.setattr(making, "to_json", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(*command)
+    assert State.load("out.state").chunks == 4
+    os.remove("out.state")
+    with pytest.raises(ZeroDivisionError):
+        run(*command, "--save-state", "s")
+    assert sorted(os.listdir()) == ["out.mp4", "s", "story.json"]
+
+
+def test_a_film_that_failed_before_anything_was_added_keeps_no_second_state(folder, run, checkpoint, monkeypatch):
+    """Its old part, decoded once more, is in the state that it goes on from."""
+    model = ("--model", checkpoint)
+    assert run("generate", "story.json", "-o", "out.mp4", "--save-state", "s", *model)[0] == 0
+    before = sorted(os.listdir())
+    monkeypatch.setattr(VideoWriter, "write", failing(EncoderError("ffmpeg stopped")))
+    code, _, err = run("continue", "s", "-o", "b.mp4", "--whole", "--from-chunk", "4", *model)
+    assert code == 1 and not any("made so far" in line for line in err)
+    assert sorted(os.listdir()) == before
+
+
+def test_a_disk_that_is_nearly_full_is_not_filled(folder, run, checkpoint, monkeypatch, tmp_path_factory):
+    """The state goes to the temporary folder, with its memory where that is small enough to be kept unasked."""
+    spare, usage = tmp_path_factory.mktemp("spare"), shutil.disk_usage
+    monkeypatch.setattr(tempfile, "tempdir", str(spare))
+    nearly = lambda path: usage(path) if Path(path) == spare else usage(path)._replace(free=1000)  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", nearly)
+    for most, remembered in ((2**30, True), (1000, False)):
+        monkeypatch.setattr(rescue, "MOST", most)
+        monkeypatch.setattr(VideoWriter, "write", failing(MemoryError()))
+        assert run("generate", "story.json", "-o", "out.mp4", "--model", checkpoint)[0] == 1
+        (kept,) = spare.glob("causalcine-*.state")
+        assert os.listdir() == ["story.json"] and (State.load(kept).memory is not None) == remembered
+        kept.unlink()
+
+
+@pytest.mark.parametrize("small", [(), ("--small-state",)])
+def test_the_size_of_a_state_is_said_before_and_after(folder, run, checkpoint, small):
+    Path("long.txt").write_text("[12s] a fox runs")
+    command = ("generate", "long.txt", "-o", "out.mp4", "--model", checkpoint, "--save-state", "s", "--steps", "1")
+    code, out, err = run(*command, *small)
+    assert code == 0
+    said = re.match(r"causalcine: s will take about ([\d.]+) MiB", err[0])
+    assert said and float(said[1]) == pytest.approx(Path("s").stat().st_size / 2**20, rel=0.2, abs=0.06)
+    assert out[-1] == f"s: state, {Path('s').stat().st_size / 2**20:.1f} MiB"
 
 
 # --- retakes
