@@ -87,6 +87,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         install(base)
+        (base / "input").mkdir()
+        shutil.copy(
+            installations()[0].parent / "input/example.png", base / "input/example.png"
+        )  # which history begins with
         for kind, name in (
             ("diffusion_models", "causal_wan_1.3b"),
             ("text_encoders", "umt5_xxl_fp8_e4m3fn_scaled"),
