@@ -204,7 +204,7 @@ def test_a_state_file_is_shown_on_the_node_that_takes_it_up(page: Any, server: S
           await until(() => chooser.options.values.some((name) => name.startsWith("states/page")));
           const name = chooser.options.values.find((name) => name.startsWith("states/page"));
           chooser.value = name; chooser.callback(name);
-          await until(() => card().textContent.includes("robot") && card().querySelector("img").naturalWidth);
+          await until(() => card().textContent.includes("0.6 s") && card().querySelector("img").naturalWidth);
           const kept = node.serialize().widgets_values, prompt = (await app.graphToPrompt()).output[node.id].inputs;
           return [name, card().textContent, card().querySelector("img").naturalWidth, kept, prompt]; }"""
     )
