@@ -34,10 +34,11 @@ def joined(film: Path, metadata: Path, sound: tuple[Sequence[str], str] | None) 
     """The pictures of a film as they are, in one mp4 that is ready to stream. sound: the arguments that open it, and a filter that
     cuts it to the film."""
     opened, cut = sound or ((), "")
+    steady = ["-flush_packets", "1"]  # not by 256 KiB, which may be minutes of film: who waits sees it move
     track = ["-map", "2:a:0", "-af", cut, "-c:a", "aac"] if sound else []
     return [
         *("-i", str(film.absolute()), "-f", "ffmetadata", "-i", str(metadata), *opened),
-        *("-map", "0:v", "-c:v", "copy", *track, "-map_metadata", "1", "-map_chapters", "-1", *_WHOLE),
+        *("-map", "0:v", "-c:v", "copy", *track, "-map_metadata", "1", "-map_chapters", "-1", *steady, *_WHOLE),
     ]
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import check_output, write_atomic
-from .encoder import Encoder, EncoderError, check_encoder
+from .encoder import PATIENCE, Encoder, EncoderError, check_encoder
 from .errors import InputError
 from .growing import GrowingFile
 from .mp4 import EXACT, joined, metadata_file, pictures
@@ -89,6 +89,7 @@ class VideoWriter:
         self.frames = 0
         self._called, self._keep_partial = called or str(self.path), keep_partial
         self._sound, self._begin = sound, begin
+        self._patience = PATIENCE if patience is None else patience
         self._start = partial(Encoder, check_encoder(on_wait), on_wait=on_wait, patience=patience)
         self._partial, self._joined = (self.path.parent / f".causalcine-{secrets.token_hex(6)}.mp4" for _ in "12")
         self._fields = metadata_file(metadata or {})
@@ -138,7 +139,8 @@ class VideoWriter:
         if track is None and self._growing is None:
             return self._partial
         film = self._growing.path if self._growing is not None else self._partial
-        self._encoder = self._start(self._joined, joined(film, self._fields, track))
+        patience = self._patience + self._begin / 20  # nothing is written while ffmpeg hears what comes before
+        self._encoder = self._start(self._joined, joined(film, self._fields, track), patience=patience)
         self._encoder.finish()
         return self._joined
 
