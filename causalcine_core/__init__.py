@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import InputError
     from .film import retake
+    from .filming import Video
     from .lora import LoRA
     from .memory import MemorySettings
-    from .pipeline import Pipeline, Video
+    from .pipeline import Pipeline
     from .sampling import Chunk, Recipe, State
     from .story import Shot, Story
 
@@ -29,7 +30,7 @@ _HOMES = {
     "Shot": "story",
     "State": "sampling",
     "Story": "story",
-    "Video": "pipeline",
+    "Video": "filming",
     "retake": "film",
 }
 

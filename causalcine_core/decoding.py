@@ -56,6 +56,18 @@ class Decoding:
         if waiting is not None:
             yield done(*waiting)
 
+    @torch.no_grad()
+    def encode_picture(self, picture: NDArray[np.uint8]) -> Tensor:
+        """One latent frame `[1, C, 1, h, w]` of a picture, uint8 `[H, W, 3]`."""
+        weight = next(self.vae.parameters())
+        return self.vae.encode(uint8_to_frames(torch.tensor(picture)[None]).to(weight.device, weight.dtype))[0]
+
+    @torch.no_grad()
+    def picture(self, latent: Tensor) -> NDArray[np.uint8]:
+        """The picture, uint8 `[H, W, 3]`, of one latent frame."""
+        weight = next(self.vae.parameters())
+        return frames_to_uint8(self.vae.decode(latent.to(weight.device, weight.dtype))[0])[0].cpu().numpy()
+
     def _left_by(self, state: State) -> VAEState | None:
         """The decoder's part of a state; where it was never decoded, or was cut back, what decoding its latents leaves."""
         decoder, weight = state.decoder, next(self.vae.parameters())

@@ -1,11 +1,11 @@
-"""Story in, chunks out: what the command line and scripts call."""
+"""Story in, chunks out: what the command line and scripts call. Video files are the business of those who ask for them: without that a
+pipeline needs torch, safetensors and einops alone, on a borrowed machine too."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,46 +15,36 @@ import torch
 from torch import Tensor
 
 from .atomic import check_output
-from .card import Card
 from .decoding import Decoding
 from .distributed.sequence_parallel import SequenceParallel
-from .errors import FilmStoppedError, InputError
+from .errors import InputError
 from .executors import Executor, Job, LocalExecutor
 from .film import Asked, Model, appended, begun_recipe, begun_size, continued, first, planned, told
-from .footage import Footage
 from .history import Clip, begun_with, borrowed, check_fits, restyled, size_of
 from .lora import LoRA
 from .memory import MemorySettings
-from .model import CausalWanTransformer, WanConfig, load_checkpoint
+from .model import CausalWanTransformer, load_checkpoint
 from .model.kernels import AUTO
 from .model.transformer import Compute
 from .numbering import mirrored
+from .parts import parts_of, random_parts
 from .plan import PlannedShot
 from .references import Reference, check_pictures, reference
-from .runner import Runner, describe_network, fingerprint, pick_compute, pick_device, pick_dtype, prepare_network
+from .runner import Runner, pick_compute, pick_device
 from .sampling import Chunk, Recipe, State, StepInfo, begin
 from .sampling.restyle import check_restyle, check_strength
 from .session import Event, Session
 from .story import Shot, Story, pace_notes
-from .story_formats.film import STORY_FIELD
 from .styles import MergedStyles, Styles
-from .text import NanoTextEncoder, Reading, TextConfig, fit_prompt, fit_shot
+from .text import NanoTextEncoder, Reading, fit_prompt, fit_shot
 from .threads import one_thread
-from .vae import VAEConfig, WanVAE, frames_to_uint8, uint8_to_frames, vae_from_weights
+from .vae import WanVAE
 from .weights.built_in import model_path
-from .weights.checkpoint import Checkpoint, assign
+from .weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from .filming import Filming, Video
     from .sound import Sound
-
-
-@dataclass(frozen=True)
-class Video:
-    """A finished film on disk."""
-
-    path: Path
-    state: State
-    report: dict[str, Any]
 
 
 class Pipeline:
@@ -114,20 +104,9 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         compute: Compute | None = None,
     ) -> Pipeline:
-        place = pick_device(device)
-        source = f"checkpoint {name}"
-        card = Card.of(checkpoint.header, source)
-        vae = vae_from_weights(checkpoint.vae, source)
-        net = CausalWanTransformer(card.model, device="meta", dtype=pick_dtype(place, dtype))
-        assign(net, checkpoint.model, source)
-        with torch.device("meta"):
-            text = NanoTextEncoder(card.text)
-        assign(text, checkpoint.text, source)
-        for module in (net, text, vae):
-            module.eval().requires_grad_(False)
-        identity = fingerprint(checkpoint.header["model"], checkpoint.model)
-        network = prepare_network(net.to(place), identity, dtype, compute)
-        return cls(network, text.to(place, torch.float32), vae.to(place, torch.float32), card.recipe, name)
+        """A checkpoint that was read. name: what it is called in sentences and reports. device, dtype: as in `from_pretrained`."""
+        parts = parts_of(checkpoint, name, device, dtype, compute)
+        return cls(parts.network, parts.text, parts.vae, parts.recipe, name)
 
     @classmethod
     def random(
@@ -142,21 +121,8 @@ class Pipeline:
 
         text_len: words and marks of a prompt that it reads.
         """
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed)
-            config = WanConfig(
-                dim=96, ffn_dim=128, num_heads=2, num_layers=2, freq_dim=32, text_dim=32, text_len=text_len
-            )
-            net = CausalWanTransformer(config).initialize()
-            torch.nn.init.xavier_uniform_(net.head.head.weight)
-            text = NanoTextEncoder(TextConfig(tuple(vocabulary), dim=32, heads=2, layers=1, length=text_len))
-            vae = WanVAE(
-                VAEConfig(dim=8, dim_mult=(1, 1, 1), num_res_blocks=1, temporal_downsample=(True, True), patch_size=2)
-            )
-        for module in (net, text, vae):
-            module.eval().requires_grad_(False)
-        recipe = recipe or Recipe.of(steps=2, width=32, height=32, window=1, top_k=2, seconds=1.5)
-        return cls(describe_network(net, f"random-{seed}"), text, vae, recipe, "random")
+        parts = random_parts(seed, vocabulary, text_len)
+        return cls(parts.network, parts.text, parts.vae, recipe or parts.recipe, "random")
 
     @property
     def _decoding(self) -> Decoding:
@@ -277,6 +243,8 @@ class Pipeline:
         that the file carries, else words of `story`. name: "history" or "video", for which it is. asked: of `start`. Raises
         InputError where the file cannot be read.
         """
+        from .footage import Footage
+
         film, told = story or Story([Shot("film")]), Asked(**asked)
         recipe, (height, width) = begun_recipe(self.model, film, told), begun_size(self.model, film, told)
         size = (width * self.model.spatial, height * self.model.spatial)
@@ -342,19 +310,13 @@ class Pipeline:
         begun = self.start(story, **asked)
         return self.run(begun, on_step=on_step, decode=decode, overlap=overlap, find_layer=find_layer)
 
-    @torch.no_grad()
     def reference(self, name: str, picture: Any, caption: str | None = None) -> Reference:
         """One picture of a cast. picture: uint8 `[H, W, 3]`, of the film's size. caption: None: the name. Raises InputError."""
-        weight = next(self.vae.parameters())
-        video = uint8_to_frames(torch.tensor(picture)[None]).to(weight.device, weight.dtype)
-        return reference(name, self.vae.encode(video)[0], caption)
+        return reference(name, self._decoding.encode_picture(picture), caption)
 
-    @torch.no_grad()
     def cast_pictures(self, state: State) -> dict[int, Any]:
         """The pictures of a film's cast, by their numbers: uint8 `[H, W, 3]`."""
-        weight = next(self.vae.parameters())
-        latents = [one.latent.to(weight.device, weight.dtype) for one in state.references]
-        return {mirrored(i): frames_to_uint8(self.vae.decode(z)[0])[0].cpu().numpy() for i, z in enumerate(latents)}
+        return {mirrored(i): self._decoding.picture(one.latent) for i, one in enumerate(state.references)}
 
     def session(
         self, story: Story | None = None, *, on_event: Callable[[Event], None] | None = None, **asked: Any
@@ -433,10 +395,12 @@ class Pipeline:
         sound: Sound | None = None,
         grow: str | os.PathLike[str] | None = None,
         **settings: Any,
-    ) -> Callable[[], Video]:
+    ) -> Filming:
         """`generate` in two steps: everything is checked now, and the film is made when what comes back is called. For whoever lets go
         of `state` in between: a call that lasts as long as the film holds what it was given, and a budget pays for no two states."""
         from .encoder import check_encoder
+        from .filming import Filming, carried
+        from .report import build_report
 
         for path in (output, grow):
             if path is not None:
@@ -449,61 +413,17 @@ class Pipeline:
             stream = chain(self._decoding.replay(begun), stream)
         warnings = self.check(story, begun)
         fps = begun.recipe.timeline.fps
-        how: dict[str, Any] = {"fps": fps, "grow": grow, "metadata": self._carried(story, begun, whole, settings)}
+        shown = whole and begun.chunks > 0  # what was made before is in the video too
+        if story is None or shown or "video" in settings:  # whose shots gave the story its lengths
+            story = self.told(begun, 0 if shown else begun.frames) if shown or begun.planned else None
+        how: dict[str, Any] = {"fps": fps, "grow": grow, "metadata": carried(story, begun, settings)}
         if sound is not None:
             here = 0 if whole else begun.frames
             end = begun.planned[-1].frames[1] if begun.planned else begun.frames
             warnings += sound.notes(here / fps, (end - here) / fps) if end > here else []
             how |= {"sound": sound, "begin": here / fps}
-        return partial(self._film, stream, Path(output), on_chunk, warnings, how)
-
-    def _film(
-        self,
-        stream: Iterator[Chunk],
-        output: Path,
-        on_chunk: Callable[[Chunk], None] | None,
-        warnings: Sequence[str],
-        how: Mapping[str, Any],
-    ) -> Video:
-        """Write the chunks of a stream as they come. how: arguments of the writer."""
-        from .report import build_report
-        from .video import VideoWriter
-
-        state: State | None = None
-        writer: VideoWriter | None = None
-        try:
-            for chunk in stream:
-                state = chunk.state
-                if on_chunk is not None:
-                    on_chunk(chunk)
-                if writer is None:
-                    size = (chunk.frames.shape[2], chunk.frames.shape[1])
-                    writer = VideoWriter(output, size=size, **how)
-                    writer.__enter__()
-                writer.write(chunk.frames)
-        except FilmStoppedError as stopped:
-            if writer is not None:
-                writer.__exit__(None, None, None)
-                stopped.state = state
-            raise
-        except BaseException as error:
-            if writer is not None:
-                writer.__exit__(type(error), error, error.__traceback__)
-            raise
-        if writer is None or state is None:
-            raise InputError("nothing is left to make: the film is finished; give a story that goes on from there")
-        writer.__exit__(None, None, None)
-        return Video(output, state, build_report(state, model=self.describe(), warnings=warnings))
-
-    def _carried(self, story: Story | None, begun: State, whole: bool, asked: Mapping[str, Any]) -> dict[str, str]:
-        """What a video says of itself: the story as it was asked for, where the video holds just that, else as the film tells it."""
-        whole = whole and begun.chunks > 0
-        if not whole and not begun.planned:
-            return {}  # there will be no video
-        if story is None or whole or "video" in asked:  # whose shots gave it its lengths
-            story = self.told(begun, 0 if whole else begun.frames)
-        sides = {name: first(asked.get(name), getattr(story, name)) for name in ("width", "height")}
-        return {STORY_FIELD: json.dumps(replace(story, seed=begun.seed, **sides).to_dict(), ensure_ascii=False)}
+        report = partial(build_report, model=self.describe(), warnings=warnings)
+        return Filming(stream, Path(output), how, report, on_chunk)
 
     def told(self, state: State, begin: int = 0) -> Story:
         """The story that makes a film again, or what of it follows on its first `begin` pixel frames."""

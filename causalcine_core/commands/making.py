@@ -20,8 +20,9 @@ from ..distributed.sequence_parallel import SequenceParallel
 from ..encoder import check_encoder
 from ..errors import InputError, WorkerLostError
 from ..film import retake
+from ..filming import Video
 from ..needs import state_bytes
-from ..pipeline import Pipeline, Video
+from ..pipeline import Pipeline
 from ..references import save_cast
 from ..report import memory_map, to_json
 from ..sampling import State
