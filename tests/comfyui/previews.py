@@ -100,7 +100,7 @@ def main() -> None:
             (base / "models" / kind / f"{name}.safetensors").touch()  # so that the page finds nothing missing
         server = Server(installations()[0], base)
         try:
-            for name in ("five_shots", "history", "shot_by_shot", "takes", "wan_1_3b"):
+            for name in ("cast", "five_shots", "history", "shot_by_shot", "takes", "wan_1_3b"):
                 trained = BUILT_IN["nano"].exists() and name != "wan_1_3b"
                 picture = run(server, name) if trained else screenshot(server, name)
                 picture.save(FOLDER / f"{name}.jpg", quality=88)

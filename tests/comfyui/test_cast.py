@@ -63,3 +63,12 @@ def test_what_is_no_cast_is_refused_in_a_sentence(server: Server) -> None:
     run = server.run(graph)
     assert run.status == "error"
     assert 'robot has the captions "robot" and "a blue cat"' in run.error
+
+
+def test_the_template_recalls_its_picture(server: Server, api) -> None:
+    graph = api("cast")
+    del graph["9"]
+    graph["7"]["inputs"]["seconds"] = 0.75
+    run = server.run(graph)
+    assert run.status == "success", run.error
+    assert run.files("10"), "the memory map is shown"

@@ -170,13 +170,14 @@ print("loaded", ok, "CausalCineSampler" in nodes.NODE_CLASS_MAPPINGS, "changed",
 
 def test_templates_and_help_are_served(server: Server) -> None:
     assert sorted(server.get("/workflow_templates")["CausalCine"]) == [
+        "cast",
         "five_shots",
         "history",
         "shot_by_shot",
         "takes",
         "wan_1_3b",
     ]
-    for name in ("five_shots", "history", "shot_by_shot", "takes", "wan_1_3b"):
+    for name in ("cast", "five_shots", "history", "shot_by_shot", "takes", "wan_1_3b"):
         assert server.raw(f"/api/workflow_templates/CausalCine/{name}.json")[0] == 200
         status, _, body = server.raw(f"/api/workflow_templates/CausalCine/{name}.jpg")
         assert status == 200 and body.startswith(b"\xff\xd8")

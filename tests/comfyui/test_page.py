@@ -17,7 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-TEMPLATES = ("five_shots", "history", "shot_by_shot", "takes", "wan_1_3b")
+TEMPLATES = ("cast", "five_shots", "history", "shot_by_shot", "takes", "wan_1_3b")
 ERRORS = """() => [
   ...Object.keys(app.lastNodeErrors ?? {}),
   ...(app.lastExecutionError ? [app.lastExecutionError.exception_message] : []),
