@@ -206,6 +206,12 @@ def retake(state: State, *, shot: int | None = None, chunk: int | None = None, s
     if seed is not None:
         check_seed(seed)
     kept = before(state, shot=shot, chunk=chunk)
+    if kept.chunks < state.history:
+        asked = f"from_shot is {shot}" if chunk is None else f"from_chunk is {chunk}"
+        raise InputError(
+            f"{asked}, inside the history that the film was given and that nobody made: it is made anew from chunk "
+            f"{state.history + 1} on"
+        )
     anew = state.records[kept.chunks :]
     had = {record.plan.shot: record.seed for record in reversed(anew)}  # a film that went on may have had several
 

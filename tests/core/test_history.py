@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from causalcine_core import InputError, Pipeline, Recipe, Shot, State, Story, cli, footage
+from causalcine_core import InputError, Pipeline, Recipe, Shot, State, Story, cli, footage, retake
 from causalcine_core.film import back_to
 from causalcine_core.history import Clip
 from causalcine_core.inspect import describe_file
@@ -50,6 +50,18 @@ def test_a_history_is_remembered_as_a_film_whose_memory_was_left_out(recipe, tmp
         np.testing.assert_array_equal(ours.frames, theirs.frames)
         assert torch.equal(ours.routing, theirs.routing)
     assert [shot.frames for shot in given[-1].state.shots] == [(0, 21), (21, 33), (33, 57)]
+
+
+def test_a_retake_begins_behind_the_history_which_nobody_made(pipe, clip):
+    made = film(list(pipe.stream(MORE, history=Clip(clip.film(), CLIP), seed=5, decode=False)))
+    state = list(pipe.stream(MORE, history=Clip(clip.film(), CLIP), seed=5, decode=False))[-1].state
+    for asked, says in (({"chunk": 3}, "from_chunk is 3"), ({"shot": 2}, "from_shot is 2")):
+        with pytest.raises(InputError, match=f"^{says}, inside the history .* made anew from chunk 4 on$"):
+            retake(state, **asked)
+    for asked in ({"chunk": 4}, {"shot": 3}):
+        again = list(pipe.stream(None, state=retake(state, seed=6, **asked), decode=False))[-1].state
+        assert torch.equal(again.film()[:, :, :9], made[:, :, :9]) and again.history == 3
+        assert not torch.equal(again.film()[:, :, 9:12], made[:, :, 9:12])
 
 
 def test_its_words_and_its_pictures_both_count(pipe, clip):

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from causalcine_core import InputError, MemorySettings, Pipeline, Shot, State, Story
+from causalcine_core import InputError, MemorySettings, Pipeline, Shot, State, Story, retake
 from causalcine_core.cut import Cut
 from causalcine_core.film import back_to
+from causalcine_core.history import Clip
 from causalcine_core.memory import PackedView, ResolvedMemory
 from causalcine_core.memory.settings import STORAGES
 from causalcine_core.model import TextKV, project_text
@@ -166,6 +167,27 @@ def test_a_reference_is_kept_for_ever_and_recalled_at_any_distance(pipe, storage
     assert (state.memory.evicted > 0) == (budget is not None)
     numbers = torch.stack([record.recalled for record in state.records if record.plan.index > 8])
     assert ((numbers <= -2) & (numbers >= -3)).any()
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_cast_a_history_and_a_retake_go_together(pipe, tmp_path, memory):
+    """The clip's own frames may recall a picture too: they are written into memory behind the cast. A retake keeps all before it."""
+    known = pictures(pipe, 2)
+    clip = last(pipe, story("a fox", 2), seed=5).film()
+    state = last(pipe, story("runs", 3), history=Clip(clip, story("a fox", 2)), cast=known, seed=5)
+    assert (state.history, state.chunks, len(state.references)) == (2, 5, 2)
+    assert torch.equal(state.film()[:, :, :6], clip)
+    assert (torch.cat([record.recalled.flatten() for record in state.records[2:]]) <= -2).any()
+    without = last(pipe, story("runs", 3), history=Clip(clip, story("a fox", 2)), seed=5)
+    assert not torch.equal(without.film(), state.film())
+    state.save(tmp_path / "s", memory=memory)
+    kept = State.load(tmp_path / "s")
+    again = last(pipe, None, state=retake(kept, shot=2))
+    torch.testing.assert_close(again.film(), state.film(), rtol=0, atol=0 if memory else 1e-5)
+    other = last(pipe, None, state=retake(kept, chunk=4, seed=6))
+    assert torch.equal(other.film()[:, :, :9], state.film()[:, :, :9])
+    assert not torch.equal(other.latents[3], state.latents[3])
+    assert other.history == 2 and all(a.same(b) for a, b in zip(other.references, known, strict=True))
 
 
 def test_somebody_new_comes_behind_those_who_are_known(pipe):
