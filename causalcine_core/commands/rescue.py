@@ -32,9 +32,8 @@ def rescue(state: State, args: argparse.Namespace, files: Mapping[str, Path], *,
         say(f"the {seconds} made so far are lost: {error}")
         return
     rest = "the whole film, and its rest, is" if state.planned else "the whole film is"
-    say(
-        f"the {seconds} made so far are kept in {file} ({size}); {rest} made by: {_again(file, args, files['video'], '--whole')}"
-    )
+    again = _again(state, file, args, files["video"], "--whole")
+    say(f"the {seconds} made so far are kept in {file} ({size}); {rest} made by: {again}")
 
 
 def after_loss(lost: WorkerLostError, made: int, args: argparse.Namespace, files: Mapping[str, Path]) -> str:
@@ -47,7 +46,7 @@ def after_loss(lost: WorkerLostError, made: int, args: argparse.Namespace, files
         file, _ = _keep(lost.state, files, False)
     except Exception as error:
         return f"{here}; their state could not be kept: {error}"
-    return f"{here}; finish it with: {_again(file, args, Path('REST.mp4'))}"
+    return f"{here}; finish it with: {_again(lost.state, file, args, Path('REST.mp4'))}"
 
 
 def _keep(state: State, files: Mapping[str, Path], memory: bool) -> tuple[Path, str]:
@@ -80,14 +79,13 @@ def _check_room(file: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{file} would take {mib(size)}, and its disk has {mib(room)} left")
 
 
-def _again(file: Path, args: argparse.Namespace, video: Path, *more: str) -> str:
+def _again(state: State, file: Path, args: argparse.Namespace, video: Path, *more: str) -> str:
     """The command that goes on from a state, computed as before."""
     words = ["causalcine", "continue", str(file), "-o", str(video), *more]
     for name, usual in ON_AGAIN.items():
         if (value := getattr(args, name)) != usual:
             words += [f"--{name}", str(value)]
-    if folder := args.lora_folder or (
-        args.story and os.path.dirname(args.story)
-    ):  # beside the story LoRAs are sought too
+    folder = args.lora_folder or (args.story and os.path.dirname(args.story))  # beside the story LoRAs are sought too
+    if folder and any(shot.lora for shot in state.shots):
         words += ["--lora-folder", folder]
     return shlex.join([*words, *(["--compile"] if args.compile else [])])
