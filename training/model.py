@@ -130,8 +130,8 @@ def averaged(state: Mapping[str, Any], given: str = "") -> dict[str, Tensor]:
     """The weights of a run's model, under the names of a plain one: averaged where it trains, else as they are. given: what gave the
     state, for the InputError where the run trains no transformer."""
     if "model" not in state["parts"]:
-        given = given or f"a run of stage {state['stage']}"
-        raise InputError(f"{given} trains no transformer: there are no weights of one to take")
+        run = f"{given} is the state of a run that" if given else f"a run of stage {state['stage']}"
+        raise InputError(f"{run} trains no transformer: there are no weights of one in it")
     part = state["parts"]["model"]
     lora = read(Lora, state["recipe"].get("lora", {}), "lora")
     return merged({**part["weights"], **(part["average"] or {})}, lora)
