@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,7 +10,7 @@ from ..causalcine_core import checks
 from ..causalcine_core.errors import InputError
 from ..causalcine_core.sampling import FAMILIES, SAMPLERS, Recipe, find_family, reshifted
 from .adapt import model as models
-from .adapt.form import Form
+from .adapt.form import Form, advanced
 from .story import AS_MODEL, CUTS
 
 RECOMPUTE: dict[str, str | bool] = {AS_MODEL: AS_MODEL, "yes": True, "no": False}
@@ -71,7 +70,7 @@ def _fields() -> list[io.WidgetInput]:
         _text(
             "negative", "What guidance leads away from. Empty: as the family.", multiline=True, dynamic_prompts=False
         ),
-        *_advanced(
+        *advanced(
             _whole("first_chunk", 0, 64, "Latent frames of the film's first chunk: 1 or the chunk length."),
             _text(
                 "levels",
@@ -124,13 +123,6 @@ def _choice(name: str, tip: str) -> io.WidgetInput:
 
 def _text(name: str, tip: str, **how: Any) -> io.WidgetInput:
     return io.String.Input(name, default="", tooltip=tip, **how)
-
-
-def _advanced(*inputs: io.WidgetInput) -> Iterable[io.WidgetInput]:
-    """Optional inputs that the page shows where it is asked for all of a node's (0.3.64 has no parameter for it)."""
-    for one in inputs:
-        one.optional, one.extra_dict = True, {**one.extra_dict, "advanced": True}
-    return inputs
 
 
 def override(recipe: Recipe, **widgets: Any) -> Recipe:

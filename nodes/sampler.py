@@ -15,7 +15,7 @@ from ..causalcine_core.sampling.restyle import check_restyle
 from ..causalcine_core.story import MAX_SEED, check_size
 from .adapt import model as models
 from .adapt import vae as vaes
-from .adapt.form import Form
+from .adapt.form import Form, advanced
 from .adapt.progress import Progress, say, warn
 from .adapt.rescue import Kept
 from .adapt.stores import Stores
@@ -95,14 +95,15 @@ class CausalCineSampler(Form):
                     optional=True,
                     tooltip="A clip (VAE Encode) that is made anew under these shots' words: each chunk begins from it under noise.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=STRENGTH,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="How much of the video is made anew. 1: nothing is left of it. Without a video it has no meaning.",
+                *advanced(
+                    io.Float.Input(
+                        "strength",
+                        default=STRENGTH,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        tooltip="How much of the video is made anew. 1: nothing is left of it. Without a video it has no meaning.",
+                    )
                 ),
             ],
             outputs=[

@@ -18,7 +18,7 @@ from ..causalcine_core.video import VideoWriter
 from .adapt import files
 from .adapt import vae as vaes
 from .adapt.audio import sound_of
-from .adapt.form import Form
+from .adapt.form import Form, advanced
 from .adapt.progress import tell, warn
 from .adapt.queue import ancestry
 from .adapt.rescue import keep_film
@@ -59,12 +59,13 @@ class CausalCineSaveVideo(Form):
                     optional=True,
                     tooltip="Sound under the film from its first frame on, cut where the film ends.",
                 ),
-                io.Boolean.Input(
-                    "grow",
-                    default=False,
-                    optional=True,
-                    tooltip="Meanwhile write NAME.growing.mp4 beside it, which plays up to the last second that was decoded, without "
-                    "sound. It goes when the film is whole, and stays when that is stopped.",
+                *advanced(
+                    io.Boolean.Input(
+                        "grow",
+                        default=False,
+                        tooltip="Meanwhile write NAME.growing.mp4 beside it, which plays up to the last second that was decoded, "
+                        "without sound. It goes when the film is whole, and stays when that is stopped.",
+                    )
                 ),
             ],
             outputs=[io.Video.Output(display_name="VIDEO", tooltip="The file.")],

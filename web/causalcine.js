@@ -12,7 +12,7 @@ app.registerExtension({
 });
 
 // The classic canvas hides a node's advanced inputs where their widgets say so, and does not read that off their definition.
-// What a loaded workflow has changed is shown.
+// What a loaded workflow has changed is shown, and the strength of a video where there is one.
 const loaded = new WeakSet();
 app.registerExtension({
   name: "CausalCine.AdvancedInputs",
@@ -26,12 +26,18 @@ app.registerExtension({
     // the page sizes a new node after this, for all its widgets; a loaded one keeps its size
     const fit = () => loaded.has(node) || node.setSize([node.size[0], node.computeSize()[1]]);
     if (advanced.length) requestAnimationFrame(() => requestAnimationFrame(fit));
+    const changed = node.onConnectionsChange;
+    node.onConnectionsChange = function (kind, slot, connected, link, input) {
+      if (connected && link && input?.name === "video") node.showAdvanced = true;
+      return changed?.apply(this, arguments);
+    };
   },
   loadedGraphNode(node) {
     if (!node.comfyClass?.startsWith("CausalCine")) return;
     loaded.add(node);
     const inputs = node.constructor.nodeData?.input?.optional ?? {};
     const changed = (widget) => widget.advanced && widget.value !== (inputs[widget.name]?.[1]?.default ?? widget.value);
-    if (node.widgets?.some(changed)) node.showAdvanced = true;
+    const restyles = node.inputs?.some((input) => input.name === "video" && input.link != null);
+    if (restyles || node.widgets?.some(changed)) node.showAdvanced = true;
   },
 });

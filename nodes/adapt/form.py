@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from comfy_api.latest import io
@@ -30,6 +30,13 @@ class Form(io.ComfyNode):
         super().__init_subclass__(**kwargs)
         if "define_schema" in cls.__dict__ and "validate_inputs" not in cls.__dict__:  # ComfyUI copies whole classes
             cls.validate_inputs = classmethod(_validation(cls))
+
+
+def advanced(*inputs: io.WidgetInput) -> Iterable[io.WidgetInput]:
+    """Optional inputs that the page shows where it is asked for all of a node's (0.3.64 has no parameter for it)."""
+    for one in inputs:
+        one.optional, one.extra_dict = True, {**one.extra_dict, "advanced": True}
+    return inputs
 
 
 def _validation(form: type[Form]) -> Callable[..., Coroutine[Any, Any, bool | str]]:

@@ -81,7 +81,10 @@ def stand_in(page: Any, checkpoint: str) -> None:
 
 def test_template_a_takes_two_clicks(page: Any, server: Server, nano: str) -> None:
     open_template(page, "five_shots")
-    shown = page.evaluate("app.graph.nodes.map((node) => (node.widgets ?? []).filter((w) => !w.hidden).length)")
+    shown = page.evaluate(
+        """app.graph.nodes.map((node) => (node.widgets ?? []).filter(
+             (w) => !w.hidden && (node.showAdvanced || !w.advanced)).length)"""
+    )
     assert len(shown) <= 5 and sum(shown) <= 12
     stand_in(page, nano)
     done = press_run(page, server)
@@ -188,6 +191,12 @@ def test_advanced_inputs_are_hidden_until_they_matter(page: Any) -> None:
       await app.loadGraphData(app.graph.serialize()); return ({count})(app.graph.nodes[0]); }}"""
     assert page.evaluate(loaded, -1) == 9
     assert page.evaluate(loaded, 3) == 21
+    linked = """() => { app.graph.clear();
+      const [sampler, latent] = ["CausalCineSampler", "EmptyLatentImage"].map((kind) => LiteGraph.createNode(kind));
+      app.graph.add(sampler); app.graph.add(latent);
+      const seen = () => sampler.isWidgetVisible(sampler.widgets.find((widget) => widget.name === "strength")), before = seen();
+      latent.connect(0, sampler, sampler.inputs.findIndex((input) => input.name === "video")); return [before, seen()]; }"""
+    assert page.evaluate(linked) == [False, True], "the strength of a video is shown where there is one"
 
 
 def test_a_state_file_is_shown_on_the_node_that_takes_it_up(page: Any, server: Server) -> None:
