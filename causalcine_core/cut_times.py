@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 from . import checks
 from .errors import InputError
-from .story import MAX_SECONDS, Story, shots_named
+from .story import MAX_SECONDS, Story, exact, shots_named
 
 _LIST = re.compile(r"[\s,;]*\d[\d.,;\s]*")
 _MOST = 1 << 20  # bytes of a file
@@ -52,12 +51,12 @@ def cut_at(story: Story, times: Sequence[float], begin: float = 0) -> Story:
         )
     for i, time in enumerate(times):
         checks.number(time, f"cut_times[{i}]", 0, MAX_SECONDS)
-    exact = [Fraction(repr(float(time))) for time in (begin, *times)]
-    for i, (before, after) in enumerate(pairwise(exact)):
+    at = [exact(time) for time in (begin, *times)]
+    for i, (before, after) in enumerate(pairwise(at)):
         if after <= before:
             raise InputError(
-                f"cut times must rise, and begin after {float(exact[0]):g} s, got {float(after):g} in place {i + 1}"
+                f"cut times must rise, and begin after {float(at[0]):g} s, got {float(after):g} in place {i + 1}"
             )
-    lengths = [float(after - before) for before, after in pairwise(exact)]
+    lengths = [float(after - before) for before, after in pairwise(at)]
     timed = [replace(shot, seconds=length) for shot, length in zip(story.shots, lengths, strict=False)]
     return replace(story, shots=[*timed, *story.shots[len(timed) :]])

@@ -15,7 +15,7 @@ from .plan import BLEND, Plan, PlannedShot, cut_short, plan
 from .references import Reference, grown
 from .sampling import Recipe, State
 from .sampling.passes import limited
-from .story import Shot, Story, check_seed, check_size, join_prompt
+from .story import Shot, Story, check_seed, check_size, exact, join_prompt
 
 # Fields of a recipe that a film keeps from its first chunk to its last.
 KEPT = ("chunk", "first_chunk", "fps", "negative")
@@ -234,7 +234,7 @@ def told(state: State, model: Model, begin: int = 0) -> Story:
     What the model does by itself is not said again. A shot with chunks of several seeds has that of its first one.
     """
     line, native = state.recipe.timeline, state.given or model.recipe
-    rate = Fraction(repr(float(line.fps)))
+    rate = exact(line.fps)
     plans = [*(record.plan for record in state.records), *state.planned]
     seeds = {record.plan.shot: record.seed for record in reversed(state.records)}
     texts = {chunk.shot: chunk.text for chunk in reversed(plans)}  # of each shot's first chunk

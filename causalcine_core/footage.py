@@ -7,7 +7,6 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import islice, pairwise, repeat
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from .mp4 import EXACT
 from .plan import Timeline, plan
 from .sampling.recipe import TimelineSettings
 from .shot_cuts import SIZE, find_cuts
-from .story import MAX_FRAMES, Shot, Story, join_prompt
+from .story import MAX_FRAMES, Shot, Story, exact, join_prompt
 from .story_formats.film import FILM_SUFFIXES, story_text
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -170,7 +169,7 @@ class Footage:
 
     def _decoded(self, size: tuple[int, int]) -> tuple[dict[str, Any], Iterator[Frame]]:
         """What the file says of itself, and its frames at the film's rate, uint8 `[H W 3]` of a width and height."""
-        rate, (width, height) = Fraction(repr(float(self.fps))), size
+        rate, (width, height) = exact(self.fps), size
         cut = f"scale={width}:{height}:force_original_aspect_ratio=increase,crop={width}:{height}"
         how = ["-map", "0:v:0", "-vf", f"fps={rate.numerator}/{rate.denominator},{cut}", "-sws_flags", EXACT]
         frames = imageio_ffmpeg.read_frames(str(self.path), output_params=how)

@@ -16,7 +16,7 @@ from .model.load import describe_network_file, describe_source
 from .needs import film_needs, to_dict
 from .runner import pick_device, pick_dtype
 from .sampling import Label, choose_family
-from .sampling.state_files import describe_state, read_label
+from .sampling.state_files import describe_state, label_in
 from .weights.checkpoint import PARTS, find_fields
 from .weights.diagnose import no_network
 from .weights.header import Header, read_header
@@ -35,7 +35,9 @@ def describe_file(path: Path) -> dict[str, Any]:
     facts |= {"tensors": len(header.tensors), "numbers": sum(entry.numel for entry in header.tensors.values())}
     facts["types"] = ", ".join(sorted({entry.dtype for entry in header.tensors.values()}))
     if STATE_ENTRY in header.metadata:
-        return facts | _describe_state(describe_state(header.metadata, f"state file {path}"), read_label(path), path)
+        source = f"state file {path}"
+        state = describe_state(header.metadata, source)
+        return facts | _describe_state(state, label_in(header, state, source), path)
     fields = find_fields(header, path)
     if fields is not None:
         return facts | _describe_checkpoint(header, Card.of(fields, f"checkpoint {path}").fields)

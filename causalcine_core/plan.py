@@ -15,7 +15,7 @@ from . import checks
 from .cut import Cut
 from .errors import InputError
 from .lora import LoRA
-from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, join_prompt, shots_named
+from .story import MAX_FRAMES, MAX_SECONDS, MIN_SECONDS, Story, check_fps, exact, join_prompt, shots_named
 
 BLEND = 3  # chunks over which a soft cut's text goes over, where it names none
 
@@ -172,7 +172,7 @@ def plan(
     chunks: list[PlannedChunk] = []
     for i, shot in enumerate(story.shots):
         begin = _rounded(until)
-        until += max(shot.frames or _exact(shot.seconds or seconds) * _exact(rate), 1)
+        until += max(shot.frames or exact(shot.seconds or seconds) * exact(rate), 1)
         end = _rounded(until)
         last = max(at + 1, line.nearest(end))
         if end > MAX_FRAMES or line.frames(at + 1) > MAX_FRAMES:
@@ -222,11 +222,6 @@ def cut_short(shots: Sequence[PlannedShot], made: int) -> tuple[PlannedShot, ...
         last = kept[-1]
         kept[-1] = replace(last, asked=(last.asked[0], made), frames=(last.frames[0], made), until=Fraction(made))
     return tuple(kept)
-
-
-def _exact(value: float) -> Fraction:
-    """A number as its shortest decimal says it, so that sums of any length stay exact: 23.976 is 2997/125."""
-    return Fraction(repr(float(value)))
 
 
 def _rounded(frames: Fraction) -> int:

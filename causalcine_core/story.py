@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def checked_prompt(value: object, name: str) -> str:
 def check_seed(value: object, name: str = "seed") -> int:
     """A seed is any whole number from 0 to 2^64 - 1; anything else is an `InputError`."""
     return checks.whole(value, name, 0, MAX_SEED)
+
+
+def exact(value: float) -> Fraction:
+    """A number as its shortest decimal says it, so that sums of any length stay exact: 23.976 is 2997/125."""
+    return Fraction(repr(float(value)))
 
 
 def check_fps(value: object, name: str = "fps") -> float:

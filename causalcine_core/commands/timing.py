@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ..cut_times import cut_at, read_times
 from ..errors import InputError
-from ..story import Story
+from ..story import Story, exact
 
 if TYPE_CHECKING:
     from ..sampling import State
@@ -32,7 +31,7 @@ def timed(
         return story
     if story is None:
         raise InputError("--cut-times cuts the shots of a story, and none was given")
-    begin = float(state.asked / Fraction(repr(float(state.recipe.timeline.fps)))) if state else 0.0
+    begin = float(state.asked / exact(state.recipe.timeline.fps)) if state else 0.0
     if args.cut_times != PAUSES:
         return cut_at(story, read_times(args.cut_times), begin)
     if sound is None:

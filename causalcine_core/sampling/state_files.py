@@ -37,7 +37,7 @@ from ..references import TENSOR as CAST
 from ..references import cast_of, check_pictures
 from ..story import MAX_FRAMES, MAX_SEED
 from ..vae import SCALES, VAEState
-from ..weights.header import read_header
+from ..weights.header import Header, read_header
 from ..weights.metadata import LABEL_ENTRY, STATE_ENTRY, parse_entry, read_entry
 from ..weights.tensors import read_tensors, write_tensors
 from .label import Label, label_entry, label_of
@@ -145,7 +145,11 @@ def describe_state(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
 def read_label(path: str | os.PathLike[str]) -> Label:
     """What a state file says at a glance, from its header alone. Raises InputError where it is missing, incomplete or none."""
     header, source = read_header(path, WHAT), f"{WHAT} {path}"
-    entry = describe_state(header.metadata, source)
+    return label_in(header, describe_state(header.metadata, source), source)
+
+
+def label_in(header: Header, entry: dict[str, Any], source: str) -> Label:
+    """The label of a state file whose header was read. entry: as `describe_state` gives it. Raises InputError."""
     told = read_entry(header.metadata, LABEL_ENTRY, source) or {}
     with about(f"{source}: its label"):
         return label_of(header, entry, told, MEMORY)

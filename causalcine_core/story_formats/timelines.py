@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import checks
 from ..errors import InputError
-from ..story import MAX_FPS, MAX_FRAMES, MIN_FPS, Shot, Story, checked_prompt, listed
+from ..story import MAX_FPS, MAX_FRAMES, MIN_FPS, Shot, Story, checked_prompt, exact, listed
 from .fields import Fields, film_fields
 from .form import Form, noted
 from .shot_lists import listed_items
@@ -41,7 +41,7 @@ def _read_ltx(data: Any) -> Story:
         length = checks.whole(given.get("length"), f"{name}.length", 1, MAX_FRAMES)
         segments.append((start, length, checked_prompt(given.get("prompt"), f"{name}.prompt")))
     segments.sort(key=lambda segment: segment[0])
-    rate = Fraction(repr(float(fps)))
+    rate = exact(fps)
     shots = [Shot(prompt, seconds=float(length / rate)) for _, length, prompt in segments]
     how = f"JSON of LTX Director, a timeline at {fps:g} fps whose texts go over without cuts"
     return noted(Story(shots, **{"cut": "soft", **told}), how, *_apart(segments), ignored=fields.ignored)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..cut import Cut
 from ..errors import InputError
-from ..story import Shot, Story, shots_named
+from ..story import Shot, Story, exact, shots_named
 
 USUAL_FPS = 16  # where a story names no rate
 
@@ -32,13 +32,13 @@ def is_soft(story: Story, shot: Shot) -> bool:
 def seconds(story: Story, shot: Shot) -> Fraction | None:
     """The length of a shot, exact; None: it names none. Frames count at the story's rate, or 16 a second."""
     if shot.seconds is not None:
-        return Fraction(repr(float(shot.seconds)))
+        return exact(shot.seconds)
     return Fraction(shot.frames) / rate(story) if shot.frames is not None else None
 
 
 def rate(story: Story) -> Fraction:
     """Frames per second, exact."""
-    return Fraction(repr(float(story.fps if story.fps is not None else USUAL_FPS)))
+    return exact(story.fps if story.fps is not None else USUAL_FPS)
 
 
 def spelled(value: Fraction) -> str:
